@@ -1,0 +1,322 @@
+"""The command line, ``dagbump``: each command in a few lines; what it does is in the other modules.
+
+Exit codes: 0 done; 1 the work failed; 2 wrong usage; 3 database not reachable; 4 not installed or not supported.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dagbump import client, database, installation
+from dagbump.errors import (
+    DagbumpError,
+    NotInstalled,
+    Unreachable,
+    UnsupportedAirflow,
+    VersionMismatch,
+    summary,
+    translated,
+)
+from dagbump.loop import BumpLoop
+from dagbump.results import BumpResult, RunBump, RunPreview
+
+app = typer.Typer(
+    name="dagbump",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Keeps task_instance.dag_version_id right inside Airflow's PostgreSQL database.
+
+    First time on a database: [bold]dagbump upgrade[/], then [bold]dagbump preview[/], then [bold]dagbump bump[/].
+
+    Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 database not reachable, 4 not installed or not supported.
+    """,
+    rich_markup_mode="rich",
+)
+
+_WRONG_USAGE, _UNREACHABLE, _UNSUPPORTED = 2, 3, 4
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="The database: any SQLAlchemy URL or libpq connection string. "
+        "Default: DAGBUMP_URL, else AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, else airflow.cfg.",
+    ),
+]
+AirflowSchema = Annotated[
+    str | None,
+    typer.Option(
+        "--airflow-schema",
+        metavar="NAME",
+        help="The schema of Airflow's tables. Default: where task_instance is found on the search path; "
+        "with --sql, public.",
+    ),
+]
+PrintSql = Annotated[bool, typer.Option("--sql", help="Print the script for review; touch no database.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DagRunIds = Annotated[
+    list[int] | None, typer.Option("--dag-run-id", metavar="ID", help="Only this run (dag_run.id); repeatable.")
+]
+DagIds = Annotated[list[str] | None, typer.Option("--dag-id", metavar="ID", help="Only this DAG; repeatable.")]
+MaxRuns = Annotated[
+    int | None,
+    typer.Option("--max-runs", min=0, metavar="N", help="At most N runs, in the scheduler's order."),
+]
+CallerVerifies = Annotated[
+    bool,
+    typer.Option(
+        "--caller-verifies",
+        help="Also bump runs for which verify_integrity is due. You promise to run it for them in the same "
+        "transaction, which a command line cannot do: for tests and for repairs by people who know Airflow's code.",
+    ),
+]
+
+
+@app.command()
+def upgrade(
+    revision: Annotated[str, typer.Argument(help="An Alembic revision.")] = "head",
+    url: Url = None,
+    airflow_schema: AirflowSchema = None,
+    sql: PrintSql = False,
+) -> None:
+    """Install dagbump in Airflow's database, or bring it to the newest revision.
+
+    Everything goes into schema dagbump, in one transaction; Airflow's tables and its own migrations are left alone.
+    """
+    with _exit_codes():
+        if sql:
+            installation.upgrade(None, revision, airflow_schema, sql=True)
+            return
+        engine = _engine(url)
+        installation.upgrade(engine, revision, airflow_schema)
+        _say(f"dagbump {_installed(engine)} is installed in {database.describe(engine)}. Next: dagbump preview")
+
+
+@app.command()
+def downgrade(
+    revision: Annotated[
+        str, typer.Argument(help="An Alembic revision; base removes dagbump. With --sql: FROM:TO, as in 0001:base.")
+    ] = "base",
+    url: Url = None,
+    airflow_schema: AirflowSchema = None,
+    sql: PrintSql = False,
+) -> None:
+    """Remove dagbump from the database, which is left as it was before the first upgrade."""
+    with _exit_codes():
+        if sql:
+            if ":" not in revision:
+                raise typer.BadParameter("with --sql, say where from and where to: 0001:base")
+            installation.downgrade(None, revision, airflow_schema, sql=True)
+            return
+        engine = _engine(url)
+        installation.downgrade(engine, revision, airflow_schema)
+        left = _installed(engine)
+        _say(f"dagbump {left or 'is no longer installed'} in {database.describe(engine)}.".replace("  ", " "))
+
+
+@app.command()
+def preview(
+    url: Url = None,
+    dag_run_id: DagRunIds = None,
+    dag_id: DagIds = None,
+    max_runs: MaxRuns = None,
+    caller_verifies: CallerVerifies = False,
+    as_json: Json = False,
+) -> None:
+    """Show what bump would do, and why it leaves other stale task instances alone. Reads only."""
+    with _exit_codes(), _connection(url) as connection:
+        rows = client.preview(connection, dag_run_id, dag_id, max_runs, caller_verifies)
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+    elif not rows:
+        _say("Nothing is stale: every unfinished task instance is on the latest version of its DAG.")
+    else:
+        _print_table(RunPreview, rows)
+
+
+@app.command()
+def bump(
+    url: Url = None,
+    dag_run_id: DagRunIds = None,
+    dag_id: DagIds = None,
+    max_runs: MaxRuns = None,
+    caller_verifies: CallerVerifies = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, with --caller-verifies.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Move stale task instances to the latest version of their DAG, once.
+
+    By hand this is the safe form: runs for which Airflow's verify_integrity is due are left to the scheduler,
+    which gets to them within a loop. It waits for no row lock; what is locked, a later call picks up.
+    """
+    if caller_verifies:
+        _warn_about_caller_verifies(yes=yes)
+    with _exit_codes(), _connection(url) as connection:
+        result = client.bump(connection, dag_run_id, dag_id, max_runs, caller_verifies)
+        connection.commit()
+    if as_json:
+        _print_json([asdict(row) for row in result.runs])
+        return
+    if result.runs:
+        _print_table(RunBump, result.runs)
+    _say(_sentence(result))
+
+
+@app.command()
+def run(
+    url: Url = None,
+    interval: Annotated[float, typer.Option("--interval", min=0.1, metavar="SECONDS", help="Between two bumps.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """Bump once per interval, beside a stock scheduler, until SIGTERM or Ctrl-C.
+
+    Each bump is the safe form, in a transaction of its own. Prints a line per loop that changed something.
+    A lost database is waited for, with growing pauses.
+    """
+    with _exit_codes():
+        engine = _engine(url)
+        loop = BumpLoop(engine, interval, _loop_reporter(as_json=as_json), _report_outage)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: loop.stop())
+        _note(f"dagbump run: one safe bump every {interval:g} s in {database.describe(engine)}. Ctrl-C ends it.")
+        loop.run()
+        _note("dagbump run: ended.")
+
+
+def _loop_reporter(*, as_json: bool) -> Callable[[BumpResult], None]:
+    last_seen: list[object] = []
+
+    def report(result: BumpResult) -> None:
+        # A run that waits for Airflow is in every loop's answer; say it when it is new.
+        seen = [(row.dag_run_id, row.dag_version_id, row.locked) for row in result.runs]
+        if not result.bumped and seen == last_seen:
+            return
+        last_seen[:] = seen
+        if not result.runs:
+            return
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        if as_json:
+            print(json.dumps({"at": now, "runs": [asdict(row) for row in result.runs]}, default=str), flush=True)
+        else:
+            print(f"{now} {_sentence(result)}", flush=True)
+
+    return report
+
+
+def _report_outage(error: BaseException, seconds: float) -> None:
+    _note(f"dagbump run: {summary(error)}; next try in {seconds:.1f} s")
+
+
+def _sentence(result: BumpResult) -> str:
+    if not result.runs:
+        return "Nothing to do: every task instance that may be bumped is on the latest version of its DAG."
+    changed = sum(1 for row in result.runs if row.bumped)
+    parts = [f"bumped {result.bumped} task instances in {changed} runs"]
+    if result.locked:
+        parts.append(f"left {result.locked} that other transactions hold")
+    if result.needs_verify:
+        parts.append(f"verify_integrity is due for {len(result.needs_verify)} runs")
+    return "; ".join(parts)
+
+
+def _warn_about_caller_verifies(*, yes: bool) -> None:
+    _note(
+        "--caller-verifies bumps runs that Airflow has not verified yet. Airflow verifies a run only while the latest\n"
+        "version is on none of its task instances: unless you run verify_integrity for each run answered with\n"
+        "needs_verify, the task instances of newly added tasks are never created in it."
+    )
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        _note("Say --yes to go on without being asked.")
+        raise typer.Exit(_WRONG_USAGE)
+    typer.confirm("Go on?", abort=True, err=True)
+
+
+def _engine(url: str | None) -> sa.engine.Engine:
+    return database.create_engine(database.find_url(url))
+
+
+@contextmanager
+def _connection(url: str | None) -> Iterator[sa.engine.Connection]:
+    """Connect for one command, after a look at the revision, which says more than a missing function would."""
+    with database.connect(_engine(url)) as connection:
+        with translated():
+            installed, newest = installation.installed_revision(connection), installation.newest_revision()
+        if installed is None:
+            raise NotInstalled("dagbump is not installed in this database: run `dagbump upgrade`.")
+        if installed != newest:
+            raise VersionMismatch(
+                f"this database holds dagbump {installed}, this package works with {newest}: run `dagbump upgrade`, "
+                "or use the release of the package that the database was upgraded with."
+            )
+        yield connection
+
+
+def _installed(engine: sa.engine.Engine) -> str | None:
+    with database.connect(engine) as connection:
+        return installation.installed_revision(connection)
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """End with the exit code and one message, never a traceback, for what a user can mend."""
+    try:
+        yield
+    except DagbumpError as error:
+        _note(f"dagbump: {error}")
+        if isinstance(error, database.InvalidUrl):
+            raise typer.Exit(_WRONG_USAGE) from None
+        if isinstance(error, Unreachable):
+            raise typer.Exit(_UNREACHABLE) from None
+        if isinstance(error, NotInstalled | VersionMismatch | UnsupportedAirflow):
+            raise typer.Exit(_UNSUPPORTED) from None
+        raise typer.Exit(1) from None
+    except sa.exc.DBAPIError as error:
+        _note(f"dagbump: {summary(error)}")
+        raise typer.Exit(_UNREACHABLE if error.connection_invalidated else 1) from None
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _print_table(kind: type[RunBump | RunPreview], rows: Iterable[RunBump | RunPreview]) -> None:
+    console = Console()
+    if not console.is_terminal:  # a pipe has no width to fit into
+        console = Console(width=200)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for field in fields(kind):
+        numeric = field.type in {"int", "int | None"}
+        table.add_column(field.name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(getattr(row, field.name)) for field in fields(kind)))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {count}" for key, count in sorted(value.items()))
+    return "" if value is None else str(value)
+
+
+def _say(message: str) -> None:
+    print(message)
+
+
+def _note(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

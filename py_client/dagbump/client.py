@@ -1,0 +1,223 @@
+"""The Python client: one function per SQL function, on the caller's connection and in the caller's transaction.
+
+A call is one statement and one round trip. It neither commits nor rolls back, changes no setting and leaves
+no prepared statement behind, so that it works through PgBouncer in transaction mode. (asyncpg is the exception:
+it prepares whatever it runs; behind PgBouncer, configure it as SQLAlchemy's documentation of that driver says.)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, scoped_session
+
+from dagbump.errors import translated
+from dagbump.results import BumpResult, RunBump, RunPreview, from_rows
+
+if TYPE_CHECKING:
+    import psycopg
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+    SyncConnection: TypeAlias = psycopg.Connection[Any] | sa.engine.Connection | Session | scoped_session[Session]
+    AnyAsyncConnection: TypeAlias = psycopg.AsyncConnection[Any] | AsyncConnection | AsyncSession
+
+
+def bump(
+    connection: SyncConnection,
+    dag_run_ids: Iterable[int] | None = None,
+    dag_ids: Iterable[str] | None = None,
+    max_runs: int | None = None,
+    caller_verifies: bool = False,
+) -> BumpResult:
+    """Move the stale task instances of the examined DAG runs to the latest version of their DAG.
+
+    Never waits for a row lock: what another transaction holds is counted in ``locked`` and left for the next call.
+    Of a SQLAlchemy `Session`, pending changes are flushed first (unless its autoflush is off), and afterwards
+    ``dag_version_id``, ``updated_at`` and ``dag_version`` of the task instances it holds of bumped runs are expired.
+
+    Args:
+        connection: a `psycopg.Connection`, or a SQLAlchemy `Connection` or `Session`.
+        dag_run_ids: ``dag_run.id``; None: every examined run; empty: none.
+        dag_ids: None: every DAG; empty: none.
+        max_runs: at most so many examined runs, in the scheduler's order; None: no limit.
+        caller_verifies: False (safe): runs for which ``verify_integrity`` is due are left to Airflow and
+            answered with ``needs_verify``. True: they are bumped too, and the caller promises to run
+            ``verify_integrity`` for each of them in this transaction; otherwise Airflow never creates the
+            task instances of newly added tasks.
+
+    Raises:
+        NotInstalled: schema ``dagbump`` is not there.
+        VersionMismatch: another revision of it is.
+        UnsupportedAirflow: Airflow's tables have changed since it was installed.
+        InsufficientPrivilege: this role has not been granted the function.
+    """
+    call = _Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies=caller_verifies)
+    session = _session(connection)
+    if session is not None and session.autoflush:
+        session.flush()
+    result = BumpResult(from_rows(RunBump, _rows(connection, call)))
+    if session is not None:
+        _expire_bumped(session, result)
+    return result
+
+
+async def abump(
+    connection: AnyAsyncConnection,
+    dag_run_ids: Iterable[int] | None = None,
+    dag_ids: Iterable[str] | None = None,
+    max_runs: int | None = None,
+    caller_verifies: bool = False,
+) -> BumpResult:
+    """Do what `bump` does, on a `psycopg.AsyncConnection` or a SQLAlchemy `AsyncConnection` or `AsyncSession`."""
+    if not _is_psycopg(connection, "AsyncConnection"):
+        return await connection.run_sync(bump, dag_run_ids, dag_ids, max_runs, caller_verifies)  # type: ignore[union-attr]
+
+    from psycopg.rows import dict_row  # see _is_psycopg
+
+    call = _Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies=caller_verifies)
+    with translated():
+        async with connection.cursor(row_factory=dict_row) as cursor:  # type: ignore[union-attr]
+            await cursor.execute(call.psycopg_sql, call.arguments, prepare=False)
+            return BumpResult(from_rows(RunBump, await cursor.fetchall()))
+
+
+def preview(
+    connection: SyncConnection,
+    dag_run_ids: Iterable[int] | None = None,
+    dag_ids: Iterable[str] | None = None,
+    max_runs: int | None = None,
+    caller_verifies: bool = False,
+) -> tuple[RunPreview, ...]:
+    """Show what `bump` with the same arguments would do, and why it leaves other stale task instances alone.
+
+    Reads only. Takes the same arguments and raises the same errors as `bump`.
+    """
+    call = _Call.to("preview", dag_run_ids, dag_ids, max_runs, caller_verifies=caller_verifies)
+    return from_rows(RunPreview, _rows(connection, call))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a function in schema ``dagbump``, ready for psycopg and for SQLAlchemy."""
+
+    function: str
+    arguments: dict[str, Any]
+
+    @classmethod
+    def to(
+        cls,
+        function: str,
+        dag_run_ids: Iterable[int] | None,
+        dag_ids: Iterable[str] | None,
+        max_runs: int | None,
+        *,
+        caller_verifies: bool,
+    ) -> _Call:
+        if isinstance(dag_ids, str):
+            raise TypeError(f"dag_ids takes several ids: write [{dag_ids!r}] for one")
+        return cls(
+            function,
+            {
+                "dag_run_ids": None if dag_run_ids is None else list(dag_run_ids),
+                "dag_ids": None if dag_ids is None else list(dag_ids),
+                "max_runs": max_runs,
+                "caller_verifies": caller_verifies,
+            },
+        )
+
+    def _sql(self, placeholder: str) -> str:
+        # The casts let every driver send an empty list, or None.
+        types = {
+            "dag_run_ids": "bigint[]",
+            "dag_ids": "text[]",
+            "max_runs": "integer",
+            "caller_verifies": "boolean",
+        }
+        arguments = ", ".join(f"{name} => CAST({placeholder.format(name)} AS {kind})" for name, kind in types.items())
+        return f"SELECT * FROM dagbump.{self.function}({arguments})"  # noqa: S608  (constants only)
+
+    @property
+    def psycopg_sql(self) -> str:
+        return self._sql("%({})s")
+
+    @property
+    def sqlalchemy_sql(self) -> str:
+        return self._sql(":{}")
+
+
+def _rows(connection: SyncConnection, call: _Call) -> Sequence[Mapping[str, Any]]:
+    with translated():
+        if _is_psycopg(connection, "Connection"):
+            from psycopg.rows import dict_row  # see _is_psycopg
+
+            with connection.cursor(row_factory=dict_row) as cursor:  # type: ignore[union-attr]
+                cursor.execute(call.psycopg_sql, call.arguments, prepare=False)
+                return cursor.fetchall()
+        session = _session(connection)
+        sa_connection: sa.engine.Connection = connection if session is None else session.connection()  # type: ignore[assignment]
+        with _never_prepared(sa_connection):
+            result = sa_connection.execute(sa.text(call.sqlalchemy_sql), call.arguments)
+            return [dict(row) for row in result.mappings()]
+
+
+def _is_psycopg(connection: object, class_name: str) -> bool:
+    # psycopg cannot be imported where there is no libpq; whoever holds one of its connections has imported it.
+    module = sys.modules.get("psycopg")
+    return module is not None and isinstance(connection, getattr(module, class_name))
+
+
+def _session(connection: object) -> Session | None:
+    if isinstance(connection, scoped_session):
+        session: Session = connection()
+        return session
+    return connection if isinstance(connection, Session) else None
+
+
+@contextmanager
+def _never_prepared(connection: sa.engine.Connection) -> Iterator[None]:
+    """Keep psycopg, below SQLAlchemy, from preparing the statement on the server after a few calls."""
+    driver_connection: Any = connection.connection.driver_connection
+    if not hasattr(driver_connection, "prepare_threshold"):
+        yield
+        return
+    threshold = driver_connection.prepare_threshold
+    driver_connection.prepare_threshold = None
+    try:
+        yield
+    finally:
+        driver_connection.prepare_threshold = threshold
+
+
+def _expire_bumped(session: Session, result: BumpResult) -> None:
+    """Expire what the bump made out of date in the session's identity map; Airflow's models are not imported."""
+    latest = {(run.dag_id, run.run_id): run.dag_version_id for run in result.runs if run.bumped}
+    if not latest:
+        return
+    for instance in session.identity_map.values():
+        state: Any = sa.inspect(instance)
+        if getattr(state.mapper.local_table, "name", None) != "task_instance":
+            continue
+        loaded = state.dict
+        run = (loaded.get("dag_id"), loaded.get("run_id"))
+        if None not in run and run not in latest:
+            continue
+        if str(loaded.get("dag_version_id")) == str(latest.get(run)):
+            continue
+        stale = set(_version_attributes(state.mapper)) - set(state.committed_state)
+        session.expire(instance, sorted(stale))
+
+
+def _version_attributes(mapper: Any) -> Iterator[str]:
+    """Yield the mapped attributes that depend on the two columns that a bump writes."""
+    written = {"dag_version_id", "updated_at"}
+    for attribute in mapper.column_attrs:
+        if written & {column.name for column in attribute.columns}:
+            yield attribute.key
+    for relationship in mapper.relationships:
+        if "dag_version_id" in {column.name for column in relationship.local_columns}:
+            yield relationship.key

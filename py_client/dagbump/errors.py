@@ -1,0 +1,90 @@
+"""dagbump's exceptions, and the one place that maps PostgreSQL's SQLSTATEs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class DagbumpError(Exception):
+    """Base of all errors that dagbump raises of its own; the message says what to do."""
+
+
+class NotInstalled(DagbumpError):  # noqa: N818  (the name is part of the public interface)
+    """The database has no schema ``dagbump``: the migration has not been run there."""
+
+
+class VersionMismatch(DagbumpError):  # noqa: N818
+    """The database holds another revision of dagbump than this client works with."""
+
+
+class UnsupportedAirflow(DagbumpError):  # noqa: N818
+    """The Airflow tables are missing, or are not those of Airflow 3.0 to 3.3; or it is not PostgreSQL."""
+
+
+class InsufficientPrivilege(DagbumpError):  # noqa: N818
+    """The role may not do this."""
+
+
+class Unreachable(DagbumpError):  # noqa: N818
+    """No connection to the database could be made."""
+
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/0001/preconditions.sql.
+_BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
+    "3F000": (
+        NotInstalled,
+        "dagbump is not installed in this database: run `dagbump upgrade` against it.",
+    ),
+    "42883": (
+        VersionMismatch,
+        "this database holds another revision of dagbump than this client works with: "
+        "install the same release of the package everywhere, then run `dagbump upgrade`.",
+    ),
+    "42P01": (
+        UnsupportedAirflow,
+        "dagbump is installed, but Airflow's tables are not where they were at that time: "
+        "run `airflow db migrate`, or `dagbump downgrade` and `dagbump upgrade` with the right --airflow-schema.",
+    ),
+    "42703": (
+        UnsupportedAirflow,
+        "dagbump is installed, but Airflow's tables are not those of Airflow 3.0 to 3.3: "
+        "look for a newer dagbump that knows this Airflow.",
+    ),
+    "42501": (
+        InsufficientPrivilege,
+        "this role may not do that: connect as the role that owns Airflow's tables, or have it grant what is missing.",
+    ),
+    "DBU01": (UnsupportedAirflow, "name the schema of Airflow's tables, or run `airflow db migrate` first."),
+    "DBU02": (UnsupportedAirflow, "dagbump serves Airflow 3.0 to 3.3."),
+}
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the five-character SQLSTATE of a driver's or SQLAlchemy's error, None where it carries none."""
+    driver_error = getattr(error, "orig", None) or error
+    # psycopg and asyncpg call it sqlstate, psycopg2 pgcode.
+    state = getattr(driver_error, "sqlstate", None) or getattr(driver_error, "pgcode", None)
+    return state if isinstance(state, str) else None
+
+
+def summary(error: BaseException) -> str:
+    """Return the first line of what the server or the driver said: never SQL, never parameters."""
+    driver_error = getattr(error, "orig", None) or error
+    return (str(driver_error).strip() or type(driver_error).__name__).splitlines()[0]
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the `DagbumpError` for a database error whose SQLSTATE has one; let every other error pass.
+
+    The database error stays reachable as ``__cause__``.
+    """
+    try:
+        yield
+    except Exception as error:
+        known = _BY_SQLSTATE.get(sqlstate(error) or "")
+        if known is None:
+            raise
+        kind, advice = known
+        raise kind(f"{summary(error)}\n{advice}") from error

@@ -1,0 +1,114 @@
+"""What the SQL functions answer, as frozen dataclasses: one field per column, in the same order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, TypeVar
+from uuid import UUID
+
+from dagbump.errors import VersionMismatch
+
+RowT = TypeVar("RowT", bound="RunBump | RunPreview")
+
+
+@dataclass(frozen=True)
+class RunBump:
+    """One row of ``dagbump.bump``: a DAG run in which something changed, or has to.
+
+    Attributes:
+        dag_run_id: ``dag_run.id``.
+        dag_id: ``dag_run.dag_id``.
+        run_id: ``dag_run.run_id``; the same text may occur in several DAGs.
+        dag_version_id: the latest version of the DAG.
+        version_number: its number.
+        bumped: task instances moved to it by this call.
+        locked: stale task instances left for the next call, because another transaction holds them.
+        needs_verify: ``verify_integrity`` is due for this run.
+    """
+
+    dag_run_id: int
+    dag_id: str
+    run_id: str
+    dag_version_id: UUID
+    version_number: int
+    bumped: int
+    locked: int
+    needs_verify: bool
+
+
+@dataclass(frozen=True)
+class RunPreview:
+    """One row of ``dagbump.preview``: a running DAG run that holds stale task instances, or needs a verify.
+
+    Attributes:
+        dag_run_id: ``dag_run.id``.
+        dag_id: ``dag_run.dag_id``.
+        run_id: ``dag_run.run_id``.
+        dag_version_id: the latest version of the DAG, None where it has none.
+        version_number: its number, None where it has none.
+        stale: unfinished task instances that are not on the latest version.
+        stale_by_state: the same by state; ``no_status`` stands for NULL, as in Airflow's UI.
+        verdict: ``bump``, ``needs_verify``, ``pinned``, ``paused``, ``stale_dag``, ``not_due``,
+            ``no_serialized_dag`` or ``no_version``.
+    """
+
+    dag_run_id: int
+    dag_id: str
+    run_id: str
+    dag_version_id: UUID | None
+    version_number: int | None
+    stale: int
+    stale_by_state: Mapping[str, int]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class BumpResult:
+    """All rows of one call of ``dagbump.bump``; empty where nothing changed."""
+
+    runs: tuple[RunBump, ...]
+
+    @cached_property
+    def bumped(self) -> int:
+        """Task instances moved, over all runs."""
+        return sum(run.bumped for run in self.runs)
+
+    @cached_property
+    def locked(self) -> int:
+        """Stale task instances left for the next call, over all runs."""
+        return sum(run.locked for run in self.runs)
+
+    @cached_property
+    def needs_verify(self) -> tuple[RunBump, ...]:
+        """The runs for which ``verify_integrity`` is due."""
+        return tuple(run for run in self.runs if run.needs_verify)
+
+
+def from_rows(kind: type[RowT], rows: Iterable[Mapping[str, Any]]) -> tuple[RowT, ...]:
+    """Build one object per row, columns by name.
+
+    Columns that this client does not know are ignored: a newer revision may add some.
+
+    Raises:
+        VersionMismatch: a column is missing.
+    """
+    names = [field.name for field in fields(kind)]
+    try:
+        return tuple(kind(**{name: _python_value(name, row[name]) for name in names}) for row in rows)
+    except KeyError as missing:
+        raise VersionMismatch(
+            f"the installed dagbump does not answer the column {missing}: run `dagbump upgrade`."
+        ) from None
+
+
+def _python_value(name: str, value: Any) -> Any:
+    # Drivers differ: psycopg2 answers a uuid as text, asyncpg a jsonb as text.
+    if isinstance(value, str):
+        if name == "dag_version_id":
+            return UUID(value)
+        if name == "stale_by_state":
+            return json.loads(value)
+    return value

@@ -1,0 +1,35 @@
+"""The SQL files: where they are, and how a migration runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import op
+
+from dagbump.errors import DagbumpError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped(name: str) -> Path:
+    """Return the directory ``sql`` or ``migrations``: inside the package in a wheel, at the top in a checkout."""
+    return next(path for path in (_PACKAGE / name, _PACKAGE.parents[1] / name) if path.is_dir())
+
+
+def read(revision: str, name: str, airflow_schema: str) -> str:
+    """Return the text of ``sql/REVISION/NAME.sql`` with the schema of Airflow's tables filled in, quoted."""
+    if "$" in airflow_schema:  # it could end the dollar-quoted body that it is put into
+        raise DagbumpError(f"a schema name with a dollar sign is not supported: {airflow_schema}")
+    text = (shipped("sql") / revision / f"{name}.sql").read_text(encoding="utf-8")
+    identifier = '"{}"'.format(airflow_schema.replace('"', '""'))
+    literal = "'{}'".format(airflow_schema.replace("'", "''"))
+    return text.replace("@airflow_schema@", identifier).replace("@airflow_schema_literal@", literal)
+
+
+def run(revision: str, *names: str) -> None:
+    """Run files of a revision, in this order, in the migration under way; with ``--sql``, print them."""
+    airflow_schema = op.get_context().opts["airflow_schema"]
+    for name in names:
+        text = read(revision, name, airflow_schema).strip().removesuffix(";")
+        op.execute(sa.text(text.replace(":", r"\:")))  # SQLAlchemy would take :name for a parameter

@@ -1,0 +1,184 @@
+-- dagbump.bump: moves the stale task instances (TIs) of the examined runs to the latest version of their DAG.
+--
+-- For the scheduler, once per loop and in its transaction; for a person or a
+-- cron job, in the safe form (caller_verifies => false).
+--
+-- Locks, and waits for none: KEY SHARE on the latest dag_version row, the lock
+-- that the foreign-key check of the update takes; NO KEY UPDATE on the TIs it
+-- moves. What another transaction holds is skipped and counted.
+-- Writes task_instance.dag_version_id and updated_at, nothing else; where no TI
+-- is stale it writes nothing at all, not even a row lock.
+--
+-- The trap that caller_verifies is about: Airflow runs verify_integrity for a
+-- run only while the latest version is on none of its TIs and TI-history rows
+-- (DagRun.check_version_id_exists_in_dr). The first bump of a run takes that
+-- sign away; unless the caller verifies in the same transaction, the TIs of
+-- newly added tasks are never created.
+
+CREATE FUNCTION dagbump.bump(
+    dag_run_ids bigint[] DEFAULT NULL,
+    dag_ids text[] DEFAULT NULL,
+    max_runs integer DEFAULT NULL,
+    caller_verifies boolean DEFAULT FALSE
+) RETURNS TABLE (
+    dag_run_id bigint,
+    dag_id text,
+    run_id text,
+    dag_version_id uuid,
+    version_number integer,
+    bumped integer,
+    locked integer,
+    needs_verify boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = @airflow_schema@, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS $bump$
+DECLARE
+    run record;
+    held tid[];
+BEGIN
+    IF bump.caller_verifies IS NULL THEN
+        RAISE EXCEPTION 'caller_verifies must be true or false, and is NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
+    END IF;
+
+    -- 1. One pass finds the runs that have something to do: in a steady loop, none.
+    FOR run IN
+        SELECT examined.*, tis.stale, verdict.verified
+        FROM dagbump.running_runs(bump.dag_run_ids, bump.dag_ids, bump.max_runs, TRUE) AS examined
+        CROSS JOIN LATERAL (
+            SELECT
+                pg_catalog.count(*) FILTER (
+                    WHERE (
+                        ti.state IS NULL
+                        OR ti.state::text <> ALL ('{success,failed,skipped,upstream_failed,removed}'::text[])
+                    )
+                    AND ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
+                )::integer AS stale,
+                pg_catalog.bool_or(ti.dag_version_id = examined.dag_version_id) AS on_latest
+            FROM @airflow_schema@.task_instance AS ti
+            WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
+        ) AS tis
+        CROSS JOIN LATERAL (
+            SELECT
+                tis.on_latest IS TRUE
+                OR EXISTS (
+                    SELECT FROM @airflow_schema@.task_instance_history AS past
+                    WHERE past.dag_id::text = examined.dag_id AND past.run_id::text = examined.run_id
+                    AND past.dag_version_id = examined.dag_version_id
+                ) AS verified
+        ) AS verdict
+        WHERE tis.stale > 0 OR NOT verdict.verified
+        ORDER BY examined.place
+    LOOP
+        dag_run_id := run.dag_run_id;
+        dag_id := run.dag_id;
+        run_id := run.run_id;
+        dag_version_id := run.dag_version_id;
+        version_number := run.version_number;
+        bumped := 0;
+        locked := 0;
+        needs_verify := NOT run.verified;
+
+        -- 2. Safe form: the first bump of a run is Airflow's to make.
+        IF needs_verify AND NOT bump.caller_verifies THEN
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+
+        -- 3. Take the lock that the foreign-key check would wait for. Not to be had:
+        -- the run waits for the next call, whole, and so does its verify_integrity.
+        PERFORM FROM @airflow_schema@.dag_version AS version
+        WHERE version.id = run.dag_version_id
+        FOR KEY SHARE SKIP LOCKED;
+        IF NOT FOUND THEN
+            locked := run.stale;
+            needs_verify := FALSE;
+            IF locked > 0 THEN
+                RETURN NEXT;
+            END IF;
+            CONTINUE;
+        END IF;
+
+        IF run.stale > 0 THEN
+            -- 4. Lock what is free. A TI that has changed since step 1 is judged anew,
+            -- as it is now: one that has finished stays where it is.
+            SELECT pg_catalog.array_agg(stale.ctid) INTO held
+            FROM (
+                SELECT ti.ctid
+                FROM @airflow_schema@.task_instance AS ti
+                WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text = run.run_id
+                AND (
+                    ti.state IS NULL
+                    OR ti.state::text <> ALL ('{success,failed,skipped,upstream_failed,removed}'::text[])
+                )
+                AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id
+                FOR NO KEY UPDATE SKIP LOCKED
+            ) AS stale;
+
+            -- 5. Locked rows stay where they are, so their physical address is good.
+            UPDATE @airflow_schema@.task_instance AS ti
+            SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
+            WHERE ti.ctid = ANY (held);
+            GET DIAGNOSTICS bumped = ROW_COUNT;
+
+            -- 6. What is stale still, another transaction holds.
+            IF bumped < run.stale THEN
+                SELECT pg_catalog.count(*)::integer INTO locked
+                FROM @airflow_schema@.task_instance AS ti
+                WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text = run.run_id
+                AND (
+                    ti.state IS NULL
+                    OR ti.state::text <> ALL ('{success,failed,skipped,upstream_failed,removed}'::text[])
+                )
+                AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id;
+            END IF;
+        END IF;
+
+        IF bumped > 0 OR locked > 0 OR needs_verify THEN
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+END
+$bump$;
+
+COMMENT ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) IS
+'Moves task_instance.dag_version_id of the stale task instances (TIs) of the examined DAG runs to the latest version of their DAG. One call does a whole scheduler loop.
+
+  SELECT * FROM dagbump.bump();                                    every examined run, the safe form
+  SELECT * FROM dagbump.bump(dag_ids => ''{etl}'');                  the runs of one DAG
+  SELECT * FROM dagbump.bump(''{17,18}'', caller_verifies => true);  two runs; you call verify_integrity
+
+Words
+  latest      the dag_version of the DAG with the highest version_number
+  unfinished  state is NULL or not one of success, failed, skipped, upstream_failed, removed
+  stale       an unfinished TI whose dag_version_id IS DISTINCT FROM latest
+  examined    a running run, not pinned to a bundle_version, run_after reached, its DAG neither paused nor stale,
+              and the latest version has a serialized_dag row
+  unverified  an examined run with the latest version on none of its TIs and none of its TI-history rows:
+              Airflow''s own sign that verify_integrity has not run for this version
+
+Arguments
+  dag_run_ids      dag_run.id; NULL: every examined run; an empty array: none
+  dag_ids          NULL: every DAG; an empty array: none
+  max_runs         at most so many examined runs, in the scheduler''s order; NULL: no limit
+  caller_verifies  false (safe): an unverified run is left to Airflow, untouched, and answered with needs_verify.
+                   true: it is bumped too, and the caller promises to run verify_integrity for it in this transaction.
+                   Breaking that promise means that the TIs of newly added tasks are never created.
+
+Answers one row per run for which bumped > 0, locked > 0 or needs_verify; no row where nothing changed.
+  bumped        TIs moved by this call
+  locked        stale TIs left for the next call because another transaction holds them, or holds the dag_version row
+  needs_verify  the run was unverified before this call; false where the dag_version row is held
+
+Locks: KEY SHARE on dag_version, NO KEY UPDATE on the TIs moved, both SKIP LOCKED: it never waits for a row lock.
+Commits nothing. Writes nothing where nothing is stale.
+Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies NULL;
+40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try the transaction again.';
+
+REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) FROM PUBLIC;

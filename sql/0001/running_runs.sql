@@ -1,0 +1,160 @@
+-- dagbump.running_runs: every running DAG run, the latest version of its DAG,
+-- and what, if anything, keeps it from being examined.
+--
+-- For bump and preview, which call it once each: the one place that says what
+-- "examined" and "latest" mean, and that checks their arguments. Reads no task
+-- instance; locks nothing; writes nothing.
+--
+-- About the settings, here and in the other functions: the plan is made once
+-- per connection, for any argument, of index look-ups only, so that it is the
+-- same with fresh, stale and no statistics. Operands are cast to text because
+-- PostgreSQL has no operator of its own for varchar: for an exact match it
+-- would also take one that somebody put into Airflow's schema.
+
+CREATE FUNCTION dagbump.running_runs(
+    dag_run_ids bigint[],
+    dag_ids text[],
+    max_runs integer,
+    examined_only boolean
+) RETURNS TABLE (
+    dag_run_id bigint,
+    dag_id text,
+    run_id text,
+    dag_version_id uuid,
+    version_number integer,
+    obstacle text,
+    place bigint
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = @airflow_schema@, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS $running_runs$
+BEGIN
+    IF max_runs < 0 THEN
+        RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    END IF;
+
+    RETURN QUERY
+    WITH running AS (
+        -- Of these two the executor runs one: a list of ids costs a look-up
+        -- each, not a pass over all running runs.
+        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after
+        FROM @airflow_schema@.dag_run AS run
+        WHERE running_runs.dag_run_ids IS NULL AND run.state::text = 'running'
+        UNION ALL
+        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after
+        FROM @airflow_schema@.dag_run AS run
+        WHERE run.id = ANY (running_runs.dag_run_ids) AND run.state::text = 'running'
+    ),
+
+    judged AS (
+        SELECT
+            run.id,
+            run.dag_id,
+            run.run_id,
+            run.last_scheduling_decision,
+            run.run_after,
+            CASE
+                -- Airflow tests bundle_version for truth: '' is as good as NULL.
+                WHEN run.bundle_version::text <> '' THEN 'pinned'
+                WHEN dag.dag_id IS NULL THEN 'no_version'
+                -- Both are nullable up to Airflow 3.1, which examines only runs where they are false.
+                WHEN dag.is_paused IS NOT FALSE THEN 'paused'
+                WHEN dag.is_stale IS NOT FALSE THEN 'stale_dag'
+                WHEN run.run_after > pg_catalog.now() THEN 'not_due'
+            END AS obstacle
+        FROM running AS run
+        LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = run.dag_id::text
+        WHERE running_runs.dag_ids IS NULL OR run.dag_id::text = ANY (running_runs.dag_ids)
+    ),
+
+    versioned AS (
+        SELECT
+            run.id,
+            run.dag_id,
+            run.run_id,
+            run.last_scheduling_decision,
+            run.run_after,
+            latest.id AS dag_version_id,
+            latest.version_number,
+            CASE
+                WHEN run.obstacle IS NOT NULL THEN run.obstacle
+                WHEN latest.id IS NULL THEN 'no_version'
+                WHEN NOT EXISTS (
+                    SELECT FROM @airflow_schema@.serialized_dag AS serialized
+                    WHERE serialized.dag_version_id = latest.id
+                ) THEN 'no_serialized_dag'
+            END AS obstacle
+        FROM judged AS run
+        LEFT JOIN LATERAL (
+            SELECT version.id, version.version_number
+            FROM @airflow_schema@.dag_version AS version
+            WHERE version.dag_id::text = run.dag_id::text
+            ORDER BY version.version_number DESC
+            LIMIT 1
+        ) AS latest ON TRUE
+        WHERE run.obstacle IS NULL OR NOT running_runs.examined_only
+    ),
+
+    backfill AS (
+        -- Only a limit asks for Airflow's order; without one this reads nothing.
+        SELECT item.dag_run_id, pg_catalog.min(item.sort_ordinal) AS sort_ordinal
+        FROM @airflow_schema@.backfill_dag_run AS item
+        WHERE running_runs.max_runs IS NOT NULL
+        GROUP BY item.dag_run_id
+    ),
+
+    placed AS (
+        SELECT
+            run.*,
+            pg_catalog.row_number() OVER (
+                PARTITION BY run.obstacle IS NULL
+                ORDER BY
+                    backfill.sort_ordinal NULLS FIRST,
+                    run.last_scheduling_decision NULLS FIRST,
+                    run.run_after,
+                    run.id
+            ) AS place
+        FROM versioned AS run
+        LEFT JOIN backfill ON backfill.dag_run_id = run.id
+    )
+
+    SELECT
+        run.id::bigint,
+        run.dag_id::text,
+        run.run_id::text,
+        run.dag_version_id,
+        run.version_number,
+        run.obstacle,
+        run.place
+    FROM placed AS run
+    WHERE CASE
+        WHEN run.obstacle IS NOT NULL THEN NOT running_runs.examined_only
+        ELSE running_runs.max_runs IS NULL OR run.place <= running_runs.max_runs
+    END;
+END
+$running_runs$;
+
+COMMENT ON FUNCTION dagbump.running_runs(bigint[], text[], integer, boolean) IS
+'Internal to dagbump.bump and dagbump.preview: the running DAG runs, one row each.
+
+  dag_version_id, version_number   the latest version of the DAG: the highest version_number, whatever created_at says
+  obstacle    NULL for an examined run, else why it is not one: pinned, paused, stale_dag, not_due, no_version, no_serialized_dag
+  place       1, 2, … in the order in which Airflow''s scheduler takes runs (DagRun.get_running_dag_runs_to_examine):
+              backfill_dag_run.sort_ordinal (looked up only where max_runs is given), last_scheduling_decision, run_after
+
+max_runs limits the examined runs; examined_only leaves the others out.
+Errors: 22023 for a negative max_runs or a NULL inside an array. Locks: none.';
+
+REVOKE ALL ON FUNCTION dagbump.running_runs(bigint[], text[], integer, boolean) FROM PUBLIC;

@@ -1,0 +1,106 @@
+"""Fixtures: one PostgreSQL for the run, Airflow's schema made there once by Airflow itself, a clone for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from typing import Any
+
+import psycopg
+import pytest
+from dagbump import database as dagbump_database
+from dagbump import installation
+from sqlalchemy.engine import URL
+from support import airflow, server
+from support.fleet import Fleet
+from support.server import Server
+
+_stack = ExitStack()
+_database_numbers = count(1)
+
+Connect = Callable[..., psycopg.Connection[Any]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SERVER] = _stack.enter_context(server.start())
+
+
+def pytest_unconfigure() -> None:
+    _stack.close()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    postgres = config.stash[SERVER]
+    with postgres.maintenance() as connection:
+        (version,) = connection.execute("SHOW server_version").fetchone() or ("?",)
+    return f"PostgreSQL {version} from {postgres.source}; schema of Airflow {airflow.release()}"
+
+
+SERVER = pytest.StashKey[Server]()
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Server:
+    return request.config.stash[SERVER]
+
+
+@pytest.fixture(scope="session")
+def airflow_template(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database with what `airflow db migrate` creates, and no dagbump."""
+    name = f"airflow_{airflow.release().replace('.', '_')}"
+    postgres.drop_database(name)
+    airflow.migrate(airflow.release(), postgres.create_database(name), tmp_path_factory.mktemp("airflow"))
+    return name
+
+
+@pytest.fixture(scope="session")
+def dagbump_template(postgres: Server, airflow_template: str) -> str:
+    """The same, upgraded to dagbump's newest revision."""
+    name = f"{airflow_template}_dagbump"
+    postgres.drop_database(name)
+    url = postgres.create_database(name, airflow_template)
+    installation.upgrade(dagbump_database.create_engine(server.libpq(url)))
+    return name
+
+
+@pytest.fixture
+def airflow_database(postgres: Server, airflow_template: str) -> Iterator[URL]:
+    """A fresh database of Airflow's, without dagbump."""
+    yield from _clone(postgres, airflow_template)
+
+
+@pytest.fixture
+def database(postgres: Server, dagbump_template: str) -> Iterator[URL]:
+    """A fresh database of Airflow's, with dagbump."""
+    yield from _clone(postgres, dagbump_template)
+
+
+def _clone(postgres: Server, template: str) -> Iterator[URL]:
+    name = f"test_{next(_database_numbers)}"
+    postgres.drop_database(name)
+    yield postgres.create_database(name, template)
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def connect(database: URL) -> Iterator[Connect]:
+    """Opens psycopg connections to the test's database, closed at the end; autocommit=True as an argument."""
+    with ExitStack() as stack:
+
+        def open_connection(**arguments: Any) -> psycopg.Connection[Any]:
+            return stack.enter_context(psycopg.connect(server.libpq(database), **arguments))
+
+        yield open_connection
+
+
+@pytest.fixture
+def connection(connect: Connect) -> psycopg.Connection[Any]:
+    """The test's main connection; in a transaction from its first statement on."""
+    return connect()
+
+
+@pytest.fixture
+def fleet(connect: Connect) -> Fleet:
+    """Makes DAGs, versions, runs and task instances, each committed at once."""
+    return Fleet(connect(autocommit=True))

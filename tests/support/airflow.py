@@ -1,0 +1,64 @@
+"""Real Airflow releases, each in an environment of its own that uv makes on first use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+from uv import find_uv_bin
+
+DEFAULT_RELEASE = "3.3.2"
+RELEASES = ("3.0.6", "3.1.6", "3.2.2", "3.3.2")
+CACHE = Path(__file__).parents[2] / ".cache"
+
+
+def release() -> str:
+    """Return the Airflow release whose schema the tests run on."""
+    return os.environ.get("DAGBUMP_AIRFLOW") or DEFAULT_RELEASE
+
+
+def python_of(version: str) -> Path:
+    """Return the interpreter of an environment that holds this release and psycopg2; make it where it is missing."""
+    environment = CACHE / f"airflow-{version}"
+    python = environment / "bin" / "python"
+    complete = environment / ".complete"
+    if not complete.exists():
+        uv("venv", "--clear", "--python", "3.11", str(environment))
+        uv("pip", "install", "--python", str(python), f"apache-airflow-core=={version}", "psycopg2-binary", "asyncpg")
+        complete.touch()
+    return python
+
+
+def uv(*arguments: str) -> str:
+    done = subprocess.run([find_uv_bin(), "--quiet", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"uv {' '.join(arguments)} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def environment_for(url: URL, home: Path) -> dict[str, str]:
+    """Return the environment variables under which that Airflow uses this database, and nothing else of the machine."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "DAGBUMP"))}
+    return kept | {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url.set(drivername="postgresql+psycopg2").render_as_string(
+            hide_password=False
+        ),
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+    }
+
+
+def migrate(version: str, url: URL, home: Path) -> None:
+    """Run `airflow db migrate` of that release against the database."""
+    done = subprocess.run(
+        [python_of(version), "-m", "airflow", "db", "migrate"],
+        env=environment_for(url, home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"airflow {version} db migrate failed:\n{done.stdout}\n{done.stderr}")

