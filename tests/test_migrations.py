@@ -1,0 +1,249 @@
+"""Installing and removing dagbump: the same by `dagbump` and by plain `alembic`, all of it or nothing."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dagbump
+import psycopg
+import pytest
+from dagbump import database as dagbump_database
+from dagbump import installation
+from psycopg import sql
+from sqlalchemy.engine import URL, Engine
+from support.fleet import Fleet
+from support.processes import ALEMBIC, DAGBUMP, command
+from support.server import Server, dump_schema, libpq, run_client
+
+
+def engine(url: URL) -> Engine:
+    return dagbump_database.create_engine(libpq(url))
+
+
+def run(words: Sequence[str], url: URL | None = None) -> subprocess.CompletedProcess[str]:
+    return command(*words) if url is None else command(*words, DAGBUMP_URL=libpq(url))
+
+
+def ok(words: Sequence[str], url: URL | None = None) -> str:
+    done = run(words, url)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def query(url: URL, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(libpq(url)) as connection:
+        return connection.execute(statement.encode()).fetchall()
+
+
+@pytest.fixture(params=["dagbump", "alembic"])
+def upgrade_and_downgrade(request: pytest.FixtureRequest) -> tuple[list[str], list[str]]:
+    if request.param == "dagbump":
+        return [*DAGBUMP, "upgrade"], [*DAGBUMP, "downgrade"]
+    return [*ALEMBIC, "upgrade", "head"], [*ALEMBIC, "downgrade", "base"]
+
+
+def test_upgrade_installs_and_downgrade_leaves_no_trace(
+    airflow_database: URL, upgrade_and_downgrade: tuple[list[str], list[str]]
+) -> None:
+    upgrade, downgrade = upgrade_and_downgrade
+    before = dump_schema(airflow_database)
+    airflows_revision = query(airflow_database, "SELECT * FROM public.alembic_version")
+
+    ok(upgrade, airflow_database)
+    assert query(airflow_database, "SELECT version_num FROM dagbump.alembic_version") == [
+        (installation.newest_revision(),)
+    ]
+    assert query(airflow_database, "SELECT * FROM dagbump.bump()") == []
+    ok(upgrade, airflow_database)  # again: nothing to do
+    assert query(airflow_database, "SELECT * FROM public.alembic_version") == airflows_revision
+
+    ok(downgrade, airflow_database)
+    assert dump_schema(airflow_database) == before
+    ok(downgrade, airflow_database)  # again: nothing to do
+    assert dump_schema(airflow_database) == before
+
+
+def test_both_ways_install_the_same(airflow_database: URL, postgres: Server, airflow_template: str) -> None:
+    postgres.drop_database("other_way")
+    other = postgres.create_database("other_way", airflow_template)
+    ok([*DAGBUMP, "upgrade"], airflow_database)
+    ok([*ALEMBIC, "upgrade", "head"], other)
+    assert dump_schema(airflow_database) == dump_schema(other)
+    postgres.drop_database("other_way")
+
+
+def test_the_printed_scripts_apply_with_psql_and_do_the_same(airflow_database: URL, database: URL) -> None:
+    before = dump_schema(airflow_database)
+
+    upgrade = ok([*DAGBUMP, "upgrade", "--sql"])
+    run_client("psql", airflow_database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=upgrade)
+    assert dump_schema(airflow_database) == dump_schema(database)
+
+    downgrade = ok([*DAGBUMP, "downgrade", "--sql", f"{installation.newest_revision()}:base"])
+    run_client("psql", airflow_database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=downgrade)
+    assert dump_schema(airflow_database) == before
+
+
+def test_the_printed_script_refuses_as_the_upgrade_does(empty_database: URL) -> None:
+    script = ok([*ALEMBIC, "upgrade", "head", "--sql"])
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run_client("psql", empty_database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
+    assert "no Airflow tables" in failed.value.stderr
+    assert query(empty_database, "SELECT to_regnamespace('dagbump')") == [(None,)]
+
+
+def test_ten_upgrades_at_once_end_with_one_installation(airflow_database: URL, database: URL) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        runs = list(pool.map(lambda _: run([*DAGBUMP, "upgrade"], airflow_database), range(10)))
+
+    assert [done.returncode for done in runs] == [0] * 10, [done.stderr for done in runs]
+    assert dump_schema(airflow_database) == dump_schema(database)
+
+
+def test_the_database_holds_what_the_files_say(database: URL, airflow_database: URL) -> None:
+    """An upgraded database and one in which the newest files were run by hand have the same functions."""
+    from dagbump import sql_files
+
+    with psycopg.connect(libpq(airflow_database)) as connection:
+        connection.execute("CREATE SCHEMA dagbump")
+        for file in sorted(sql_files.shipped("sql").glob("*/*.sql")):
+            connection.execute(sql_files.read(file.parent.name, file.stem, "public").encode())
+    functions = """
+        SELECT pg_get_functiondef(oid), obj_description(oid), proacl::text
+        FROM pg_proc WHERE pronamespace = 'dagbump'::regnamespace ORDER BY 1
+    """
+    assert query(database, functions) == query(airflow_database, functions)
+
+
+@pytest.mark.parametrize("schema", ["airflow", 'It\'s "Air flow"; --'])
+def test_airflows_tables_may_be_in_another_schema(airflow_database: URL, schema: str) -> None:
+    with psycopg.connect(libpq(airflow_database), autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER SCHEMA public RENAME TO {}").format(sql.Identifier(schema)))
+        connection.execute("CREATE SCHEMA public")
+        before = dump_schema(airflow_database)
+        installation.upgrade(engine(airflow_database), airflow_schema=schema)
+
+        fleet = Fleet(connection, schema)
+        old, new = fleet.dag("d", versions=2)
+        run = fleet.run("d")
+        fleet.ti(run, new, "success")
+        fleet.ti(run, old, "queued")
+        assert dagbump.preview(connection)[0].verdict == "bump"
+        assert dagbump.bump(connection).bumped == 1
+
+    installation.downgrade(engine(airflow_database))
+    assert dump_schema(airflow_database) == before
+
+
+def test_airflows_schema_is_found_on_the_search_path(airflow_database: URL) -> None:
+    with psycopg.connect(libpq(airflow_database), autocommit=True) as connection:
+        connection.execute("ALTER SCHEMA public RENAME TO airflow")
+        connection.execute("CREATE SCHEMA public")
+    on_path = airflow_database.update_query_dict({"options": "-csearch_path=public,airflow"})
+
+    installation.upgrade(engine(on_path))
+    assert query(airflow_database, "SELECT * FROM dagbump.bump()") == []
+
+
+@pytest.fixture
+def empty_database(postgres: Server) -> Iterator[URL]:
+    postgres.drop_database("empty")
+    yield postgres.create_database("empty")
+    postgres.drop_database("empty")
+
+
+class TestRefusals:
+    """Each says what is wrong and what to do, exits with 4 (or 1), and has written nothing."""
+
+    def refused(self, url: URL, *options: str, code: int = 4) -> str:
+        before = dump_schema(url)
+        by_dagbump = run([*DAGBUMP, "upgrade", *options], url)
+        by_alembic = run([*ALEMBIC, "upgrade", "head"], url)
+
+        assert by_dagbump.returncode == code
+        assert by_alembic.returncode != 0
+        assert "Traceback" not in by_dagbump.stderr + by_alembic.stderr
+        assert dump_schema(url) == before
+        return by_dagbump.stderr
+
+    def test_not_postgresql(self) -> None:
+        for words in ([*DAGBUMP, "upgrade"], [*ALEMBIC, "upgrade", "head"]):
+            done = command(*words, DAGBUMP_URL="mysql+pymysql://airflow:secret@db/airflow")
+            assert done.returncode != 0
+            assert "PostgreSQL only" in done.stderr
+            assert "secret" not in done.stderr
+            assert "Traceback" not in done.stderr
+
+    def test_no_airflow_tables(self, empty_database: URL) -> None:
+        assert "no Airflow tables" in self.refused(empty_database)
+
+    def test_a_schema_that_is_not_there(self, airflow_database: URL) -> None:
+        before = dump_schema(airflow_database)
+        with pytest.raises(dagbump.UnsupportedAirflow, match='schema "elsewhere"'):
+            installation.upgrade(engine(airflow_database), airflow_schema="elsewhere")
+        assert dump_schema(airflow_database) == before
+
+    def test_airflow_2(self, empty_database: URL) -> None:
+        with psycopg.connect(libpq(empty_database)) as connection:
+            for table in ("task_instance", "dag_run", "dag", "serialized_dag"):
+                connection.execute(f"CREATE TABLE {table} (dag_id text, run_id text, state text)".encode())
+        assert "Airflow 2" in self.refused(empty_database)
+
+    def test_a_release_that_lacks_a_column(self, airflow_database: URL) -> None:
+        with psycopg.connect(libpq(airflow_database)) as connection:
+            connection.execute("ALTER TABLE backfill_dag_run RENAME sort_ordinal TO something_else")
+        assert "missing: backfill_dag_run.sort_ordinal" in self.refused(airflow_database)
+
+    def test_a_role_that_may_not_create_a_schema(self, airflow_database: URL, postgres: Server) -> None:
+        with postgres.maintenance() as connection:
+            connection.execute("DROP ROLE IF EXISTS dagbump_test_reader")
+            connection.execute("CREATE ROLE dagbump_test_reader LOGIN PASSWORD 'reader'")
+        reader = airflow_database.set(username="dagbump_test_reader", password="reader")  # noqa: S106
+        try:
+            before = dump_schema(airflow_database)
+            done = run([*DAGBUMP, "upgrade"], reader)
+            assert done.returncode == 1
+            assert "permission denied for database" in done.stderr
+            assert "connect as the role that owns Airflow's tables" in done.stderr
+            assert dump_schema(airflow_database) == before
+        finally:
+            with postgres.maintenance() as connection:
+                connection.execute("DROP ROLE dagbump_test_reader")
+
+    def test_a_newer_dagbump(self, database: URL) -> None:
+        with psycopg.connect(libpq(database)) as connection:
+            connection.execute("UPDATE dagbump.alembic_version SET version_num = '9999'")
+        assert "newer dagbump is installed" in self.refused(database)
+        assert query(database, "SELECT version_num FROM dagbump.alembic_version") == [("9999",)]
+
+    def test_something_of_somebody_elses_in_the_schema_stops_a_downgrade(self, database: URL) -> None:
+        with psycopg.connect(libpq(database)) as connection:
+            connection.execute("CREATE TABLE dagbump.notes (note text)")
+        before = dump_schema(database)
+        done = run([*DAGBUMP, "downgrade"], database)
+        assert done.returncode == 1
+        assert "depend" in done.stderr
+        assert dump_schema(database) == before
+
+
+def test_alembic_current_writes_nothing(airflow_database: URL) -> None:
+    before = dump_schema(airflow_database)
+    assert ok([*ALEMBIC, "current"], airflow_database).strip() == ""
+    assert dump_schema(airflow_database) == before
+
+
+def test_an_upgrade_that_fails_half_way_has_written_nothing(airflow_database: URL) -> None:
+    """A function of the same name is in the way of the last file."""
+    with psycopg.connect(libpq(airflow_database)) as connection:
+        connection.execute("CREATE SCHEMA dagbump")
+        connection.execute(
+            "CREATE FUNCTION dagbump.preview(bigint[], text[], integer, boolean) RETURNS int LANGUAGE sql AS 'SELECT 1'"
+        )
+    before = dump_schema(airflow_database)
+    done = run([*DAGBUMP, "upgrade"], airflow_database)
+    assert done.returncode == 1
+    assert "already exists" in done.stderr
+    assert dump_schema(airflow_database) == before
