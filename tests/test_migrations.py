@@ -95,6 +95,12 @@ def test_the_printed_script_refuses_as_the_upgrade_does(empty_database: URL) -> 
     assert query(empty_database, "SELECT to_regnamespace('dagbump')") == [(None,)]
 
 
+def test_the_locale_does_not_matter() -> None:
+    done = command(*DAGBUMP, "upgrade", "--sql", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "CREATE FUNCTION dagbump.bump" in done.stdout
+
+
 def test_ten_upgrades_at_once_end_with_one_installation(airflow_database: URL, database: URL) -> None:
     with ThreadPoolExecutor(10) as pool:
         runs = list(pool.map(lambda _: run([*DAGBUMP, "upgrade"], airflow_database), range(10)))

@@ -188,13 +188,32 @@ def run(
     A lost database is waited for, with growing pauses.
     """
     with _exit_codes():
-        engine = _engine(url)
+        with _connection(url) as connection:  # what cannot be waited out fails here
+            engine = connection.engine
         loop = BumpLoop(engine, interval, _loop_reporter(as_json=as_json), _report_outage)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: loop.stop())
         _note(f"dagbump run: one safe bump every {interval:g} s in {database.describe(engine)}. Ctrl-C ends it.")
         loop.run()
         _note("dagbump run: ended.")
+
+
+@app.command()
+def demo(
+    runs: Annotated[int, typer.Option("--runs", min=1, metavar="N", help="Running runs in the fleet.")] = 20,
+    tis: Annotated[int, typer.Option("--tis", min=1, metavar="N", help="Task instances of each.")] = 100,
+) -> None:
+    r"""Show it all on an embedded PostgreSQL: a fleet of runs, new DAG versions, loops, and what each costs.
+
+    Touches no database of yours, and removes what it makes. Needs: pip install 'dagbump\[demo]'.
+    """
+    with _exit_codes():
+        try:
+            from dagbump.demo import run_demo
+
+            run_demo(runs, tis)
+        except ImportError as error:
+            raise DagbumpError(f"the demo needs its extra: pip install 'dagbump[demo]' ({error})") from None
 
 
 def _loop_reporter(*, as_json: bool) -> Callable[[BumpResult], None]:

@@ -151,7 +151,7 @@ COMMENT ON FUNCTION dagbump.running_runs(bigint[], text[], integer, boolean) IS
 
   dag_version_id, version_number   the latest version of the DAG: the highest version_number, whatever created_at says
   obstacle    NULL for an examined run, else why it is not one: pinned, paused, stale_dag, not_due, no_version, no_serialized_dag
-  place       1, 2, … in the order in which Airflow''s scheduler takes runs (DagRun.get_running_dag_runs_to_examine):
+  place       1, 2, 3 and so on, in the order in which Airflow''s scheduler takes runs (DagRun.get_running_dag_runs_to_examine):
               backfill_dag_run.sort_ordinal (looked up only where max_runs is given), last_scheduling_decision, run_after
 
 max_runs limits the examined runs; examined_only leaves the others out.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -31,6 +34,25 @@ def python_of(version: str) -> Path:
     return python
 
 
+@contextmanager
+def clone_of(version: str, directory: Path) -> Iterator[Path]:
+    """Lend the interpreter of a copy of that environment, for a test that installs something into it."""
+    environment = directory / f"airflow-{version}"
+    shutil.copytree(python_of(version).parents[1], environment, symlinks=True, copy_function=_link_or_copy)
+    try:
+        yield environment / "bin" / "python"
+    finally:
+        shutil.rmtree(environment)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    # What pip and uv replace they write anew: the original is safe.
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
 def uv(*arguments: str) -> str:
     done = subprocess.run([find_uv_bin(), "--quiet", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -40,7 +62,8 @@ def uv(*arguments: str) -> str:
 
 def environment_for(url: URL, home: Path) -> dict[str, str]:
     """Return the environment variables under which that Airflow uses this database, and nothing else of the machine."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "DAGBUMP"))}
+    foreign = ("AIRFLOW", "DAGBUMP", "PG", "PSYCOPG", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

