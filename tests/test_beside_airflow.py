@@ -1,0 +1,148 @@
+"""The wheel installed beside Airflow, in an environment of each release, and used there as in a deployment."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import psycopg
+import pytest
+from sqlalchemy.engine import URL
+from support import airflow, server
+from support.fleet import Fleet
+from support.server import Server
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("wheel")
+    airflow.uv("build", "--wheel", "--out-dir", str(directory), str(CHECKOUT))
+    (wheel,) = directory.glob("*.whl")
+    return wheel
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """An environment with Airflow and dagbump, and a database that this Airflow has migrated."""
+
+    python: Path
+    url: URL
+    home: Path
+    packages_before: frozenset[str]
+
+    def packages(self) -> frozenset[str]:
+        return freeze(self.python)
+
+    def dagbump(self, *arguments: str) -> str:
+        """Run the command line; the database is the one that Airflow's configuration names."""
+        return self._run(str(self.python.with_name("dagbump")), *arguments)
+
+    def script(self, source: str) -> Any:
+        """Run Python there; return what it prints, which is JSON."""
+        return json.loads(self._run(str(self.python), "-c", source))
+
+    def _run(self, *command: str) -> str:
+        # PSYCOPG_IMPL: psycopg cannot be loaded, also where the machine has a libpq.
+        environment = airflow.environment_for(self.url, self.home) | {"PSYCOPG_IMPL": "binary"}
+        done = subprocess.run(command, env=environment, cwd=self.home, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+def freeze(python: Path) -> frozenset[str]:
+    return frozenset(airflow.uv("pip", "freeze", "--python", str(python)).splitlines())
+
+
+@pytest.fixture(scope="module", params=airflow.RELEASES)
+def deployment(
+    request: pytest.FixtureRequest, postgres: Server, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    release: str = request.param
+    home = tmp_path_factory.mktemp("deployment")
+    name = f"beside_{release.replace('.', '_')}"
+    postgres.drop_database(name)
+    url = postgres.create_database(name)
+    airflow.migrate(release, url, home)
+    with airflow.clone_of(release, home) as python:
+        packages_before = freeze(python)
+        airflow.uv("pip", "install", "--python", str(python), str(wheel))
+        yield Deployment(python, url, home, packages_before)
+    postgres.drop_database(name)
+
+
+def test_the_wheel_carries_the_sql_and_the_migrations(wheel: Path) -> None:
+    carried = {name.removeprefix("dagbump/") for name in ZipFile(wheel).namelist()}
+    files = {
+        path.relative_to(CHECKOUT).as_posix()
+        for directory in ("sql", "migrations")
+        for path in (CHECKOUT / directory).rglob("*.*")
+        if path.suffix in {".sql", ".py", ".ini", ".mako"}
+    }
+    assert files
+    assert files <= carried
+
+
+def test_installing_it_moves_no_package_of_airflow(deployment: Deployment) -> None:
+    after = deployment.packages()
+
+    assert deployment.packages_before <= after
+    brought = {package.partition(" @ ")[0].partition("==")[0] for package in after - deployment.packages_before}
+    assert brought == {"dagbump", "psycopg"}
+
+
+def test_the_command_line_does_its_work_with_airflows_configuration(deployment: Deployment) -> None:
+    with psycopg.connect(server.libpq(deployment.url), autocommit=True) as connection:
+        fleet = Fleet(connection)
+        old, new = fleet.dag("d", versions=2)
+        run = fleet.run("d", "r")
+        fleet.ti(run, new, "success")
+        stale = fleet.ti(run, old)
+        before = server.dump_schema(deployment.url)
+
+        deployment.dagbump("upgrade")
+        (previewed,) = json.loads(deployment.dagbump("preview", "--json"))
+        assert fleet.versions_of([stale]) == [old]
+        (bumped,) = json.loads(deployment.dagbump("bump", "--json"))
+        assert fleet.versions_of([stale]) == [new]
+        deployment.dagbump("downgrade")
+
+        row = {"dag_run_id": run, "dag_id": "d", "run_id": "r", "dag_version_id": str(new), "version_number": 2}
+        assert previewed == row | {"stale": 1, "stale_by_state": {"no_status": 1}, "verdict": "bump"}
+        assert bumped == row | {"bumped": 1, "locked": 0, "needs_verify": False}
+        assert server.dump_schema(deployment.url) == before
+
+
+def test_without_libpq_it_connects_through_airflows_psycopg2(deployment: Deployment) -> None:
+    used = deployment.script(
+        """
+import json
+from dagbump import database
+try:
+    import psycopg
+except ImportError:
+    with database.connect(database.create_engine(database.find_url())) as connection:
+        print(json.dumps(type(connection.connection.driver_connection).__module__))
+"""
+    )
+    assert used == "psycopg2.extensions"
+
+
+def test_importing_it_loads_nothing_that_a_scheduler_has_not_loaded(deployment: Deployment) -> None:
+    loaded = deployment.script(
+        """
+import json, sys
+import sqlalchemy.orm
+before = set(sys.modules)
+import dagbump
+packages = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(json.dumps(sorted(packages - sys.stdlib_module_names)))
+"""
+    )
+    assert loaded == ["dagbump"]

@@ -1,0 +1,449 @@
+"""dagbump beside and inside Airflow's own code: real DAG files, written, run and verified by a real release.
+
+The release is the one that the tests' schema is of, `support.airflow.release`. Airflow runs in its own environment
+(support/airflow_worker.py); what came of it is read from the database by the test itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import IO, Any
+
+import dagbump
+import psycopg
+import pytest
+from sqlalchemy.engine import URL
+from support import airflow, server
+from support.server import Server
+
+WORKER = Path(__file__).parent / "support" / "airflow_worker.py"
+PY_CLIENT = Path(dagbump.__file__).parents[1]
+RELEASE = tuple(map(int, airflow.release().split(".")[:2]))
+# From 3.2 on the scheduler's bulk UPDATE passes over task instances whose state is NULL.
+STOCK_FORGETS_NULL = RELEASE >= (3, 2)
+# Up to 3.0 the scheduler creates the task instances of a mapped task that has grown without a version.
+EXPANDS_WITHOUT_VERSION = RELEASE < (3, 1)
+
+Tis = dict[str, tuple[str | None, int | None]]
+Row = tuple[Any, ...]
+COLUMNS = ("dag_run_id", "version_number", "bumped", "locked", "needs_verify")  # of a Row
+_numbers = count(1)
+
+
+class Worker:
+    """Airflow, in its own process: ``worker("command", argument=…)``."""
+
+    def __init__(self, questions: IO[str], answers: IO[str], log: Path) -> None:
+        self._questions = questions
+        self._answers = answers
+        self._log = log
+        assert self._answer() == "ready"
+
+    def __call__(self, command: str, **arguments: Any) -> Any:
+        print(json.dumps({"command": command, **arguments}), file=self._questions, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        line = self._answers.readline()
+        assert line, f"Airflow {airflow.release()} has ended:\n{self._log.read_text()}"
+        answer = json.loads(line)
+        assert "error" not in answer, f"in Airflow {airflow.release()}: {answer['error']}"
+        return answer["answer"]
+
+
+@pytest.fixture(scope="module")
+def airflow_url(postgres: Server, dagbump_template: str) -> Iterator[URL]:
+    """One database for the module: Airflow takes seconds to start."""
+    name = "real_airflow"
+    postgres.drop_database(name)
+    yield postgres.create_database(name, dagbump_template)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def worker(airflow_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    home = tmp_path_factory.mktemp("airflow")
+    environment = airflow.environment_for(airflow_url, home) | {
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",  # a new version at once
+        "PGOPTIONS": "-c lock_timeout=3s",  # what waits for a lock fails: nobody else would end its transaction
+        "PYTHONPATH": str(PY_CLIENT),
+    }
+    log = home / "worker.log"
+    answers_read, answers_write = os.pipe()  # stdout is where Airflow logs to
+    # -P: beside the script there is an airflow.py that is not Airflow.
+    command = [str(airflow.python_of(airflow.release())), "-P", str(WORKER), str(answers_write)]
+    with (
+        os.fdopen(answers_read, encoding="utf-8") as answers,
+        log.open("w") as output,
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=[answers_write],
+            text=True,
+        ) as process,
+    ):
+        os.close(answers_write)
+        assert process.stdin is not None
+        yield Worker(process.stdin, answers, log)
+
+
+DAG_FILE = """\
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
+
+
+def task(task_id):
+    return BashOperator(task_id=task_id, bash_command="true")
+
+
+def mapped(task_id, commands):
+    return BashOperator.partial(task_id=task_id).expand(bash_command=commands)
+
+
+with DAG("{dag_id}", description="{description}", schedule=None):
+    {tasks}
+"""
+
+
+class Dag:
+    """One DAG, and the run of it that a test is about."""
+
+    def __init__(self, worker: Worker, connection: psycopg.Connection[Any]) -> None:
+        self.worker = worker
+        self.connection = connection
+        self.dag_id = f"dag_{next(_numbers)}"
+        self.run = 0
+
+    def write(self, tasks: str, *, description: str = "", commit: bool = True) -> None:
+        """Let the DAG processor write what is now in the DAG file."""
+        source = DAG_FILE.format(dag_id=self.dag_id, description=description, tasks=tasks)
+        self.worker("write_dag", file=f"{self.dag_id}.py", source=source, commit=commit)
+
+    def start(self, tasks: str, states: Mapping[str, str]) -> None:
+        """Write the first version and start a run, whose task instances have come to these states, others to none."""
+        self.write(tasks)
+        self.run = self.start_another_run()
+        self.worker("set_states", run=self.run, states=states)
+
+    def start_another_run(self) -> int:
+        run: int = self.worker("create_run", dag_id=self.dag_id, run_id=f"manual__{next(_numbers)}")
+        return run
+
+    def stock_loop(self) -> None:
+        self.worker("stock_loop")
+
+    def dagbump_loop(self, *, verify: bool = True) -> list[Row]:
+        rows = self.open_dagbump_loop(verify=verify)
+        self.commit("scheduler")
+        return rows
+
+    def open_dagbump_loop(self, *, verify: bool = True) -> list[Row]:
+        return [tuple(row[name] for name in COLUMNS) for row in self.worker("dagbump_verify", verify=verify)]
+
+    def safe_bump(self) -> list[Row]:
+        """Do what a person, or `dagbump run`, does beside a stock scheduler."""
+        return [tuple(getattr(row, name) for name in COLUMNS) for row in dagbump.bump(self.connection).runs]
+
+    def commit(self, session: str) -> None:
+        self.worker("end", session=session, how="commit")
+
+    def tis(self) -> Tis:
+        """Return state and version number of each task instance of the run, by task_id or task_id[map_index]."""
+        rows = self.connection.execute(
+            """
+            SELECT ti.task_id || CASE WHEN ti.map_index < 0 THEN '' ELSE '[' || ti.map_index || ']' END,
+                ti.state, version.version_number
+            FROM task_instance AS ti
+            JOIN dag_run AS run ON run.dag_id = ti.dag_id AND run.run_id = ti.run_id
+            LEFT JOIN dag_version AS version ON version.id = ti.dag_version_id
+            WHERE run.id = %s
+            """,
+            (self.run,),
+        )
+        return {name: (state, number) for name, state, number in rows}
+
+    def versions(self) -> dict[int, str]:
+        """Return the ids of the DAG's versions by number."""
+        rows = self.connection.execute("SELECT version_number, id FROM dag_version WHERE dag_id = %s", (self.dag_id,))
+        return {number: str(version) for number, version in rows}
+
+    def locks_to_be_had(self, version: int) -> list[str]:
+        """Return the row locks on a version that nobody's lock stands in the way of."""
+        free = []
+        for lock in ("KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE"):
+            row = self.connection.execute(
+                f"SELECT FROM dag_version WHERE id = %s FOR {lock} SKIP LOCKED".encode(), (self.versions()[version],)
+            )
+            free += [lock] * row.rowcount
+        return free
+
+    def finish(self) -> None:
+        """Take the DAG's runs out of every scheduler's sight."""
+        self.worker("abandon")
+        self.connection.execute("UPDATE dag_run SET state = 'success' WHERE dag_id = %s", (self.dag_id,))
+
+
+@pytest.fixture
+def dag(worker: Worker, airflow_url: URL) -> Iterator[Dag]:
+    with psycopg.connect(server.libpq(airflow_url), autocommit=True) as connection:
+        dag = Dag(worker, connection)
+        yield dag
+        dag.finish()
+
+
+V1 = 'task("A") >> task("B") >> task("C")'
+V2 = 'task("A") >> task("B") >> task("C") >> task("D")'
+V3 = 'task("A") >> task("B") >> task("C") >> task("D") >> task("E")'
+
+
+@pytest.fixture
+def worked_example(dag: Dag) -> Dag:
+    """A and B have succeeded and C is scheduled when a second version of the DAG adds D."""
+    dag.start(V1, {"A": "success", "B": "success", "C": "scheduled"})
+    dag.write(V2)
+    assert dag.tis() == {"A": ("success", 1), "B": ("success", 1), "C": ("scheduled", 1)}
+    return dag
+
+
+DONE: Tis = {"A": ("success", 1), "B": ("success", 1), "C": ("scheduled", 2), "D": (None, 2)}
+D_WAS_NEVER_CREATED: Tis = {"A": ("success", 1), "B": ("success", 1), "C": ("scheduled", 2)}
+
+
+class TestWorkedExample:
+    def test_a_scheduler_with_dagbump_moves_c_and_airflow_creates_d(self, worked_example: Dag) -> None:
+        dag = worked_example
+
+        assert dag.dagbump_loop() == [(dag.run, 2, 1, 0, True)]
+        assert dag.tis() == DONE
+        assert dag.dagbump_loop() == []
+        assert dag.safe_bump() == []
+
+    def test_the_stock_scheduler_finds_nothing_left_to_do(self, worked_example: Dag) -> None:
+        dag = worked_example
+        dag.dagbump_loop()
+
+        dag.stock_loop()
+
+        assert dag.tis() == DONE
+
+    def test_the_safe_form_moves_nothing_and_says_why(self, worked_example: Dag) -> None:
+        dag = worked_example
+        before = dag.tis()
+
+        assert dag.safe_bump() == [(dag.run, 2, 0, 0, True)]
+        assert dag.tis() == before
+
+    def test_the_safe_form_beside_a_stock_scheduler_ends_in_the_same_state(self, worked_example: Dag) -> None:
+        dag = worked_example
+        dag.safe_bump()
+
+        dag.stock_loop()
+
+        assert dag.safe_bump() == []
+        assert dag.tis() == DONE
+
+
+C_WAITED: Tis = {"A": ("success", 1), "B": ("running", 2), "C": (None, 2), "D": (None, 2)}
+
+
+class TestStateNull:
+    """C waits for B, so that its state is still NULL when the second version arrives."""
+
+    @pytest.fixture
+    def dag(self, dag: Dag) -> Dag:
+        dag.start(V1, {"A": "success", "B": "running"})
+        dag.write(V2)
+        return dag
+
+    def test_a_scheduler_with_dagbump_moves_it(self, dag: Dag) -> None:
+        assert dag.dagbump_loop() == [(dag.run, 2, 2, 0, True)]
+        assert dag.tis() == C_WAITED
+
+    def test_the_stock_scheduler_forgets_it_from_3_2_on_and_a_safe_bump_mends_that(self, dag: Dag) -> None:
+        dag.stock_loop()
+        dag.stock_loop()
+
+        assert dag.tis() == C_WAITED | {"C": (None, 1 if STOCK_FORGETS_NULL else 2)}
+        assert dag.safe_bump() == ([(dag.run, 2, 1, 0, False)] if STOCK_FORGETS_NULL else [])
+        assert dag.tis() == C_WAITED
+
+
+class TestTrap:
+    """Why the safe form is the default: after a bump without verify_integrity, Airflow takes the run for verified."""
+
+    def test_after_a_plain_update_airflow_never_creates_d(self, worked_example: Dag) -> None:
+        dag = worked_example
+        dag.connection.execute(
+            "UPDATE task_instance SET dag_version_id = %s WHERE dag_id = %s AND task_id = 'C'",
+            (dag.versions()[2], dag.dag_id),
+        )
+
+        dag.stock_loop()
+
+        assert dag.tis() == D_WAS_NEVER_CREATED
+
+    def test_nor_after_a_bump_whose_caller_did_not_verify(self, worked_example: Dag) -> None:
+        dag = worked_example
+        assert dag.dagbump_loop(verify=False) == [(dag.run, 2, 1, 0, True)]
+
+        dag.stock_loop()
+
+        assert dag.tis() == D_WAS_NEVER_CREATED
+
+    def test_the_next_version_brings_d_along(self, worked_example: Dag) -> None:
+        dag = worked_example
+        dag.dagbump_loop(verify=False)
+        dag.write(V3)
+
+        assert dag.dagbump_loop() == [(dag.run, 3, 1, 0, True)]
+        assert dag.tis() == DONE | {"C": ("scheduled", 3), "D": (None, 3), "E": (None, 3)}
+
+
+class TestKindsOfChange:
+    def test_a_version_that_changes_no_task(self, dag: Dag) -> None:
+        dag.start('task("A") >> task("B")', {"A": "success", "B": "queued"})
+        dag.write('task("A") >> task("B")', description="reworded")
+
+        assert dag.dagbump_loop() == [(dag.run, 2, 1, 0, True)]
+        assert dag.tis() == {"A": ("success", 1), "B": ("queued", 2)}
+        assert dag.dagbump_loop() == []
+
+    def test_a_removed_task_is_moved_and_left_to_airflow_to_remove(self, dag: Dag) -> None:
+        dag.start(V1, {"A": "success", "B": "running", "C": "scheduled"})
+        dag.write('task("A") >> task("B")')
+
+        assert dag.dagbump_loop() == [(dag.run, 2, 2, 0, True)]
+        assert dag.tis() == {"A": ("success", 1), "B": ("running", 2), "C": ("scheduled", 2)}
+        dag.stock_loop()
+        assert dag.tis()["C"] == ("removed", 2)
+        assert dag.safe_bump() == []
+
+    def test_of_a_mapped_task_the_unfinished_ones_move(self, dag: Dag) -> None:
+        dag.start(
+            'mapped("m", ["true"] * 5)', {"m[0]": "success", "m[1]": "running", "m[2]": "failed", "m[3]": "queued"}
+        )
+        dag.write('mapped("m", ["true"] * 5) >> mapped("n", ["true"] * 2)')
+
+        assert dag.dagbump_loop() == [(dag.run, 2, 3, 0, True)]
+        assert dag.tis() == {
+            "m[0]": ("success", 1),
+            "m[1]": ("running", 2),
+            "m[2]": ("failed", 1),
+            "m[3]": ("queued", 2),
+            "m[4]": (None, 2),
+            "n[0]": (None, 2),
+            "n[1]": (None, 2),
+        }
+        assert dag.dagbump_loop() == []
+
+    def test_of_a_mapped_task_that_has_shrunk_airflow_removes_the_surplus(self, dag: Dag) -> None:
+        dag.start('mapped("m", ["true"] * 3)', {"m[0]": "success", "m[1]": "running"})
+        dag.write('mapped("m", ["true"] * 2)')
+
+        assert dag.dagbump_loop() == [(dag.run, 2, 2, 0, True)]
+        assert dag.tis() == {"m[0]": ("success", 1), "m[1]": ("running", 2), "m[2]": ("removed", 2)}
+        assert dag.dagbump_loop() == []
+
+    def test_of_a_mapped_task_that_has_grown_the_new_ones_come_to_the_version_too(self, dag: Dag) -> None:
+        dag.start('mapped("m", ["true"] * 2)', {"m[0]": "success"})
+        dag.write('mapped("m", ["true"] * 3)')
+
+        assert dag.dagbump_loop() == [(dag.run, 2, 1, 0, True)]
+        dag.stock_loop()  # expands, and in 3.0 gives what it creates no version
+        assert dag.tis()["m[2]"] == ("scheduled", None if EXPANDS_WITHOUT_VERSION else 2)
+        assert dag.safe_bump() == ([(dag.run, 2, 1, 0, False)] if EXPANDS_WITHOUT_VERSION else [])
+        assert dag.tis() == {"m[0]": ("success", 1), "m[1]": ("scheduled", 2), "m[2]": ("scheduled", 2)}
+
+
+def test_the_orms_objects_show_the_new_version_without_a_refresh(worked_example: Dag) -> None:
+    dag = worked_example
+    v1, v2 = dag.versions()[1], dag.versions()[2]
+
+    before, after = dag.worker("tis_across_a_bump", run=dag.run, pending={"C": "queued"})
+
+    assert before == {"A": ["success", v1, 1], "B": ["success", v1, 1], "C": ["scheduled", v1, 1]}
+    assert after == {"A": ["success", v1, 1], "B": ["success", v1, 1], "C": ["queued", v2, 2]}
+    assert dag.tis() == {"A": ("success", 1), "B": ("success", 1), "C": ("queued", 2)}
+
+
+@pytest.fixture
+def v2_in_use(worked_example: Dag) -> Dag:
+    """Besides the run of the example there is one that began on the second version."""
+    worked_example.start_another_run()
+    return worked_example
+
+
+class TestDagProcessorAtTheSameTime:
+    """Neither waits for the other, or fails: a wait would end in the worker's lock_timeout.
+
+    The DAG processor adds a version where a committed task instance is on the latest one, else it changes that one in
+    place. In the second case tasks that it adds while a verify_integrity is not yet committed are never created in that
+    run: that is so with the stock loop too.
+    """
+
+    @pytest.mark.parametrize("loop", ["stock_verify", "dagbump_verify"])
+    def test_it_adds_a_version_while_a_scheduler_is_at_work(self, v2_in_use: Dag, loop: str) -> None:
+        dag = v2_in_use
+        dag.worker(loop)
+
+        dag.write(V3)
+        dag.commit("scheduler")
+
+        assert dag.tis() == DONE
+        assert dag.versions().keys() == {1, 2, 3}
+        dag.dagbump_loop()
+        assert dag.tis() == DONE | {"C": ("scheduled", 3), "D": (None, 3), "E": (None, 3)}
+
+    @pytest.mark.parametrize("loop", ["stock_verify", "dagbump_verify"])
+    def test_it_changes_a_version_while_a_scheduler_is_at_work(self, worked_example: Dag, loop: str) -> None:
+        dag = worked_example
+        dag.worker(loop)
+
+        dag.write(V3)
+        dag.commit("scheduler")
+
+        assert dag.tis() == DONE
+        assert dag.versions().keys() == {1, 2}
+        assert dag.dagbump_loop() == []
+        dag.stock_loop()
+        assert dag.tis() == DONE
+
+    def test_a_scheduler_bumps_while_it_adds_a_version(self, v2_in_use: Dag) -> None:
+        dag = v2_in_use
+        dag.write(V3, commit=False)
+
+        assert dag.open_dagbump_loop() == [(dag.run, 2, 1, 0, True)]
+        dag.commit("scheduler")
+        dag.commit("dag processor")
+
+        assert dag.tis() == DONE
+        assert dag.versions().keys() == {1, 2, 3}
+
+    def test_a_scheduler_bumps_while_it_changes_a_version(self, worked_example: Dag) -> None:
+        dag = worked_example
+        dag.write(V3, commit=False)
+
+        assert dag.open_dagbump_loop() == [(dag.run, 2, 1, 0, True)]
+        dag.commit("scheduler")
+        dag.commit("dag processor")
+
+        assert dag.tis() == DONE
+        assert dag.versions().keys() == {1, 2}
+
+    def test_because_the_lock_of_each_leaves_room_for_the_others(self, v2_in_use: Dag) -> None:
+        dag = v2_in_use
+        dag.open_dagbump_loop()
+        assert dag.locks_to_be_had(2) == ["KEY SHARE", "SHARE", "NO KEY UPDATE"]
+        dag.commit("scheduler")
+
+        dag.write(V3, commit=False)
+        assert dag.locks_to_be_had(2) == ["KEY SHARE"]
