@@ -13,6 +13,7 @@ from alembic import context
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from dagbump import database
+from dagbump.concurrent_index import BuiltMeanwhile
 from dagbump.errors import DagbumpError, VersionMismatch, translated
 from dagbump.installation import SCHEMA
 
@@ -21,9 +22,17 @@ arguments = context.get_x_argument(as_dictionary=True)
 if config.config_file_name and not config.attributes.get("quiet"):
     logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
 
+MAIN_BRANCH = "dagbump"
 CREATE_SCHEMA = f"CREATE SCHEMA {SCHEMA}"
 # Any number that is nobody else's: the bytes of "dagbump".
 ADVISORY_LOCK = f"SELECT pg_catalog.pg_advisory_xact_lock({int.from_bytes(b'dagbump', 'big')})"
+
+
+def head_is_the_main_branchs() -> None:
+    """Let ``head`` mean that of the main branch: ``alembic upgrade head`` leaves the optional index alone."""
+    revisions = context.script.revision_map
+    head_of = revisions.get_current_head
+    revisions.get_current_head = lambda branch_label=None: head_of(branch_label or MAIN_BRANCH)  # type: ignore[method-assign]
 
 
 def given_airflow_schema() -> str | None:
@@ -91,7 +100,10 @@ def run_online() -> None:
             database.find_url(arguments.get("url") or config.get_main_option("sqlalchemy.url"))
         )
         with database.connect(engine) as connection, translated():
-            migrate(connection)
+            try:
+                migrate(connection)
+            except BuiltMeanwhile:
+                migrate(connection)
     except DagbumpError as error:
         raise CommandError(str(error)) from error
 
@@ -109,10 +121,11 @@ def run_offline() -> None:
         if context.get_starting_revision_argument() is None:
             context.execute(CREATE_SCHEMA)
         context.run_migrations()
-        if context.get_revision_argument() is None:
+        if context.get_revision_argument() is None and "index" not in str(context.get_starting_revision_argument()):
             remove_version_table_and_schema()
 
 
+head_is_the_main_branchs()
 if context.is_offline_mode():
     run_offline()
 else:

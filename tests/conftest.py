@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from dagbump import database as dagbump_database
-from dagbump import installation
+from dagbump import installation, sql_files
 from sqlalchemy.engine import URL
 from support import airflow, server
 from support.fleet import Fleet
@@ -84,6 +84,14 @@ def _clone(postgres: Server, template: str) -> Iterator[URL]:
     postgres.drop_database(name)
     yield postgres.create_database(name, template)
     postgres.drop_database(name)
+
+
+@pytest.fixture(params=["without the index", "with the index"])
+def either_way(request: pytest.FixtureRequest, database: URL) -> None:
+    """Runs the test twice: as `dagbump upgrade` installs, and with the optional index."""
+    if request.param == "with the index":
+        with psycopg.connect(server.libpq(database), autocommit=True) as connection:
+            connection.execute(sql_files.read("index_0001", "create", "public").encode())
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import psycopg
 import pytest
 from support.fleet import Fleet
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 Connection = psycopg.Connection[Any]
 
 UNFINISHED = [None, "scheduled", "queued", "running", "up_for_retry", "deferred", "a_later_airflows"]

@@ -14,6 +14,8 @@ from conftest import Connect
 from support.fleet import Fleet
 from support.waits import until_waiting_for_lock
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 Connection = psycopg.Connection[Any]
 
 

@@ -11,7 +11,7 @@ from dagbump import sql_files
 
 revision = "0001"
 down_revision = None
-branch_labels = None
+branch_labels = ("dagbump",)
 depends_on = None
 
 

@@ -55,6 +55,11 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
         InsufficientPrivilege,
         "this role may not do that: connect as the role that owns Airflow's tables, or have it grant what is missing.",
     ),
+    "25001": (
+        DagbumpError,
+        "the index is built CONCURRENTLY, which PostgreSQL does not do inside a transaction: "
+        "run that statement, or script, outside of one.",
+    ),
     "DBU01": (UnsupportedAirflow, "name the schema of Airflow's tables, or run `airflow db migrate` first."),
     "DBU02": (UnsupportedAirflow, "dagbump serves Airflow 3.0 to 3.3."),
 }

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from alembic import command
@@ -14,14 +16,22 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
+from dagbump import database
 from dagbump.errors import DagbumpError
 from dagbump.sql_files import shipped
 
 SCHEMA = "dagbump"
+INDEX = "dagbump_ti_unfinished"
+
+# Alembic's names for the heads of the two branches.
+NEWEST = "dagbump@head"
+NEWEST_INDEX = "index@head"
+
+_PROGRESS_SECONDS = 0.2
 
 
 def upgrade(
-    engine: sa.engine.Engine | None, revision: str = "head", airflow_schema: str | None = None, *, sql: bool = False
+    engine: sa.engine.Engine | None, revision: str = NEWEST, airflow_schema: str | None = None, *, sql: bool = False
 ) -> None:
     """Install dagbump, or bring it to a revision.
 
@@ -49,19 +59,82 @@ def downgrade(
         command.downgrade(_config(engine, airflow_schema), revision, sql=sql)
 
 
+@dataclass(frozen=True)
+class IndexProgress:
+    """A row of pg_stat_progress_create_index: what the build does, and how much of it is done, 0 to 1."""
+
+    phase: str
+    done: float
+
+
+def build_index(
+    engine: sa.engine.Engine, airflow_schema: str | None, on_progress: Callable[[IndexProgress], None]
+) -> None:
+    """Build the optional index, without blocking anybody, while reporting how far it is.
+
+    An interrupt (Ctrl-C) cancels the build, and what there is of the index is dropped.
+
+    Args:
+        engine: the database.
+        airflow_schema: as in `upgrade`.
+        on_progress: called several times a second while the server builds.
+
+    Raises:
+        DagbumpError: as in `upgrade`.
+    """
+    # The observer is apart from the pool, which waits for the build to end, and so for a cancelled one to clean up.
+    with (
+        database.connect(engine).execution_options(isolation_level="AUTOCOMMIT") as observer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        build = pool.submit(upgrade, engine, NEWEST_INDEX, airflow_schema)
+        try:
+            while not wait([build], timeout=_PROGRESS_SECONDS).done:
+                for progress in _index_progress(observer):
+                    on_progress(progress)
+        except BaseException:
+            observer.execute(sa.text(f"SELECT pg_catalog.pg_cancel_backend(build.pid) {_FROM_BUILDS}"))
+            raise
+        build.result()
+
+
+# The builds of this database; relid cannot be named without knowing the schema, the index can.
+_FROM_BUILDS = f"""
+    FROM pg_catalog.pg_stat_progress_create_index AS build
+    JOIN pg_catalog.pg_class AS index ON index.oid = build.index_relid AND index.relname = '{INDEX}'
+    WHERE build.datname = pg_catalog.current_database()
+"""
+
+
+def _index_progress(observer: sa.engine.Connection) -> Iterator[IndexProgress]:
+    rows = observer.execute(
+        sa.text(
+            f"""
+            SELECT build.phase, build.blocks_done + build.tuples_done + build.lockers_done AS done,
+                   build.blocks_total + build.tuples_total + build.lockers_total AS total
+            {_FROM_BUILDS}
+            """
+        )
+    )
+    for phase, done, total in rows:
+        yield IndexProgress(phase, done / total if total else 0.0)
+
+
 def installed_revision(connection: sa.engine.Connection) -> str | None:
-    """Return the revision that the database holds, None where dagbump is not installed."""
+    """Return the revision that the database holds, the index aside; None where dagbump is not installed."""
     if connection.scalar(sa.text("SELECT pg_catalog.to_regclass('dagbump.alembic_version')")) is None:
         return None
-    revision: str | None = connection.scalar(sa.text("SELECT version_num FROM dagbump.alembic_version"))
+    revision: str | None = connection.scalar(
+        sa.text("SELECT version_num FROM dagbump.alembic_version WHERE version_num NOT LIKE 'index%'")
+    )
     return revision
 
 
 def newest_revision() -> str:
-    """Return the revision that this package brings."""
-    head = ScriptDirectory.from_config(_config(None, None)).get_current_head()
+    """Return the revision that this package brings, the index aside."""
+    head = ScriptDirectory.from_config(_config(None, None)).get_revision(NEWEST)
     assert head is not None  # noqa: S101  (the package ships at least one migration)
-    return head
+    return head.revision
 
 
 def _config(engine: sa.engine.Engine | None, airflow_schema: str | None) -> Config:

@@ -39,41 +39,89 @@ SET enable_mergejoin = off
 SET jit = off
 AS $bump$
 DECLARE
+    indexed boolean;
     run record;
-    held tid[];
+    stale integer;
+    free tid[];
 BEGIN
     IF bump.caller_verifies IS NULL THEN
         RAISE EXCEPTION 'caller_verifies must be true or false, and is NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
     END IF;
 
-    -- 1. One pass finds the runs that have something to do: in a steady loop, none.
+    -- Is the optional index there: (dag_id, run_id, dag_version_id) of the unfinished TIs?
+    indexed := EXISTS (
+        SELECT FROM pg_catalog.pg_index AS index
+        WHERE index.indisvalid
+        AND index.indexrelid = pg_catalog.to_regclass(
+            pg_catalog.format('%I.dagbump_ti_unfinished', @airflow_schema_literal@)
+        )::oid
+    );
+
+    -- 1. One query finds the runs that have something to do: in a steady loop, none.
+    -- With the index it looks at two TIs of each run, however many there are: the
+    -- unfinished ones with the lowest and the highest version (NULL counts as the
+    -- highest). If both are on the latest, so are all between them, and the run is
+    -- verified. Without the index it looks at every TI of the run, once.
     FOR run IN
-        SELECT examined.*, tis.stale, verdict.verified
+        SELECT examined.*, verdict.verified, tis.any_stale
         FROM dagbump.running_runs(bump.dag_run_ids, bump.dag_ids, bump.max_runs, TRUE) AS examined
         CROSS JOIN LATERAL (
             SELECT
-                pg_catalog.count(*) FILTER (
-                    WHERE (
-                        ti.state IS NULL
-                        OR ti.state::text <> ALL ('{success,failed,skipped,upstream_failed,removed}'::text[])
-                    )
-                    AND ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
-                )::integer AS stale,
-                pg_catalog.bool_or(ti.dag_version_id = examined.dag_version_id) AS on_latest
-            FROM @airflow_schema@.task_instance AS ti
-            WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
+                coalesce(
+                    pg_catalog.bool_or(
+                        ti.unfinished AND ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
+                    ),
+                    FALSE
+                ) AS any_stale,
+                coalesce(pg_catalog.bool_or(ti.dag_version_id = examined.dag_version_id), FALSE) AS on_latest
+            FROM (
+                (
+                    SELECT ti.dag_version_id, TRUE AS unfinished
+                    FROM @airflow_schema@.task_instance AS ti
+                    WHERE indexed
+                    AND ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
+                    AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                    ORDER BY ti.dag_version_id ASC NULLS LAST
+                    LIMIT 1
+                )
+                UNION ALL
+                (
+                    SELECT ti.dag_version_id, TRUE
+                    FROM @airflow_schema@.task_instance AS ti
+                    WHERE indexed
+                    AND ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
+                    AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                    ORDER BY ti.dag_version_id DESC NULLS FIRST
+                    LIMIT 1
+                )
+                UNION ALL
+                SELECT ti.dag_version_id, coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                FROM @airflow_schema@.task_instance AS ti
+                WHERE NOT indexed
+                AND ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
+            ) AS ti
         ) AS tis
         CROSS JOIN LATERAL (
             SELECT
-                tis.on_latest IS TRUE
+                tis.on_latest
+                -- With the index, the finished TIs have not been looked at yet.
+                OR (indexed AND EXISTS (
+                    SELECT FROM (
+                        SELECT ti.dag_version_id
+                        FROM @airflow_schema@.task_instance AS ti
+                        WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
+                        OFFSET 0 -- by run: an index on dag_version_id alone leads to other runs
+                    ) AS ti
+                    WHERE ti.dag_version_id = examined.dag_version_id
+                ))
                 OR EXISTS (
                     SELECT FROM @airflow_schema@.task_instance_history AS past
                     WHERE past.dag_id::text = examined.dag_id AND past.run_id::text = examined.run_id
                     AND past.dag_version_id = examined.dag_version_id
                 ) AS verified
         ) AS verdict
-        WHERE tis.stale > 0 OR NOT verdict.verified
+        WHERE tis.any_stale OR NOT verdict.verified
         ORDER BY examined.place
     LOOP
         dag_run_id := run.dag_run_id;
@@ -91,51 +139,48 @@ BEGIN
             CONTINUE;
         END IF;
 
+        stale := 0;
+        IF run.any_stale THEN
+            SELECT pg_catalog.count(*)::integer INTO stale
+            FROM @airflow_schema@.task_instance AS ti
+            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text = run.run_id
+            AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+            AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id;
+        END IF;
+
         -- 3. Take the lock that the foreign-key check would wait for. Not to be had:
         -- the run waits for the next call, whole, and so does its verify_integrity.
         PERFORM FROM @airflow_schema@.dag_version AS version
         WHERE version.id = run.dag_version_id
         FOR KEY SHARE SKIP LOCKED;
         IF NOT FOUND THEN
-            locked := run.stale;
+            locked := stale;
             needs_verify := FALSE;
-            IF locked > 0 THEN
-                RETURN NEXT;
-            END IF;
-            CONTINUE;
-        END IF;
-
-        IF run.stale > 0 THEN
-            -- 4. Lock what is free. A TI that has changed since step 1 is judged anew,
-            -- as it is now: one that has finished stays where it is.
-            SELECT pg_catalog.array_agg(stale.ctid) INTO held
+        ELSIF stale > 0 THEN
+            -- 4. Lock what is free. A TI that has changed since it was counted is judged
+            -- anew, as it is now: one that has finished stays where it is.
+            SELECT pg_catalog.array_agg(ti.ctid) INTO free
             FROM (
                 SELECT ti.ctid
                 FROM @airflow_schema@.task_instance AS ti
                 WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text = run.run_id
-                AND (
-                    ti.state IS NULL
-                    OR ti.state::text <> ALL ('{success,failed,skipped,upstream_failed,removed}'::text[])
-                )
+                AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
                 AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id
                 FOR NO KEY UPDATE SKIP LOCKED
-            ) AS stale;
+            ) AS ti;
 
             -- 5. Locked rows stay where they are, so their physical address is good.
             UPDATE @airflow_schema@.task_instance AS ti
             SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
-            WHERE ti.ctid = ANY (held);
+            WHERE ti.ctid = ANY (free);
             GET DIAGNOSTICS bumped = ROW_COUNT;
 
             -- 6. What is stale still, another transaction holds.
-            IF bumped < run.stale THEN
+            IF bumped < stale THEN
                 SELECT pg_catalog.count(*)::integer INTO locked
                 FROM @airflow_schema@.task_instance AS ti
                 WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text = run.run_id
-                AND (
-                    ti.state IS NULL
-                    OR ti.state::text <> ALL ('{success,failed,skipped,upstream_failed,removed}'::text[])
-                )
+                AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
                 AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id;
             END IF;
         END IF;

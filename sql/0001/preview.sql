@@ -58,10 +58,7 @@ BEGIN
             SELECT
                 coalesce(ti.state::text, 'no_status') AS state,
                 pg_catalog.count(*) FILTER (
-                    WHERE (
-                        ti.state IS NULL
-                        OR ti.state::text <> ALL ('{success,failed,skipped,upstream_failed,removed}'::text[])
-                    )
+                    WHERE coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
                     -- Where the DAG has no version at all, nothing can be on the latest.
                     AND (ti.dag_version_id = run.dag_version_id) IS NOT TRUE
                 ) AS stale,

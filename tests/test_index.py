@@ -1,0 +1,159 @@
+"""The optional partial index: built without blocking anybody, cleaned up after a cut, and used by bump."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dagbump
+import psycopg
+import pytest
+from conftest import Connect
+from dagbump import installation
+from dagbump.database import create_engine
+from sqlalchemy.engine import URL
+from support.fleet import Fleet
+from support.processes import ALEMBIC, DAGBUMP, command, running
+from support.server import dump_schema, libpq, run_client
+from support.waits import until
+
+WITH_INDEX = (*DAGBUMP, "upgrade", "--with-index")
+STATE = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('dagbump_ti_unfinished')"
+
+
+def index_state(fleet: Fleet) -> tuple[bool, ...] | None:
+    return fleet.execute(STATE).fetchone()
+
+
+def build(url: URL) -> None:
+    installation.build_index(create_engine(libpq(url)), None, lambda _: None)
+
+
+@pytest.fixture
+def long_transaction(connect: Connect) -> Iterator[psycopg.Connection[Any]]:
+    """A transaction that a concurrent build has to wait for: it has written to the table."""
+    connection = connect()
+    connection.execute("UPDATE task_instance SET hostname = 'held' WHERE FALSE")
+    yield connection
+    connection.rollback()
+
+
+def until_building(fleet: Fleet) -> None:
+    """Return when the index is in the catalog, invalid yet, and the build waits."""
+    until(lambda: index_state(fleet) == (False,), lambda: "the index is being built")
+
+
+@pytest.mark.parametrize("words", [WITH_INDEX, (*ALEMBIC, "upgrade", "heads")])
+def test_is_built_and_removed_again(airflow_database: URL, words: tuple[str, ...]) -> None:
+    before = dump_schema(airflow_database)
+    for _ in range(2):  # the second time there is nothing to do
+        done = command(*words, DAGBUMP_URL=libpq(airflow_database))
+        assert done.returncode == 0, done.stderr
+    with psycopg.connect(libpq(airflow_database)) as connection:
+        assert connection.execute(STATE).fetchone() == (True,)
+        assert connection.execute(
+            "SELECT obj_description('dagbump_ti_unfinished'::regclass) LIKE '%downgrade index@base%'"
+        ).fetchone() == (True,)
+        assert connection.execute("SELECT version_num FROM dagbump.alembic_version ORDER BY 1").fetchall() == [
+            (installation.newest_revision(),),
+            ("index_0001",),
+        ]
+
+    assert command(*DAGBUMP, "downgrade", DAGBUMP_URL=libpq(airflow_database)).returncode == 0
+    assert dump_schema(airflow_database) == before
+
+
+def test_the_plain_upgrade_leaves_it_out_and_alone(fleet: Fleet, database: URL) -> None:
+    assert index_state(fleet) is None
+    build(database)
+    for words in ((*DAGBUMP, "upgrade"), (*ALEMBIC, "upgrade", "head")):
+        done = command(*words, DAGBUMP_URL=libpq(database))
+        assert done.returncode == 0, done.stderr
+    assert index_state(fleet) == (True,)
+
+
+def test_it_can_be_removed_alone(fleet: Fleet, database: URL) -> None:
+    before = dump_schema(database)
+    build(database)
+    done = command(*DAGBUMP, "downgrade", "index@base", DAGBUMP_URL=libpq(database))
+    assert done.returncode == 0, done.stderr
+    assert index_state(fleet) is None
+    assert dump_schema(database) == before
+    assert "dagbump 0001 in" in done.stdout
+
+
+def test_the_printed_script_applies_with_psql(airflow_database: URL, database: URL) -> None:
+    build(database)
+    script = command(*WITH_INDEX, "--sql").stdout
+    run_client("psql", airflow_database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
+    assert dump_schema(airflow_database) == dump_schema(database)
+
+
+def test_five_builds_at_once_end_with_one_index_and_no_error(airflow_database: URL) -> None:
+    with ThreadPoolExecutor(5) as pool:
+        runs = list(pool.map(lambda _: command(*WITH_INDEX, DAGBUMP_URL=libpq(airflow_database)), range(5)))
+    assert [done.returncode for done in runs] == [0] * 5, [done.stderr for done in runs]
+
+
+def test_a_build_blocks_no_write(
+    fleet: Fleet, database: URL, connect: Connect, long_transaction: psycopg.Connection[Any]
+) -> None:
+    (version,) = fleet.dag("d", versions=1)
+    with running(*WITH_INDEX, DAGBUMP_URL=libpq(database)) as process:
+        until_building(fleet)
+        writer = connect(options="-c lock_timeout=50ms")
+        Fleet(writer).ti(fleet.run("d"), version, "queued")
+        assert dagbump.bump(writer).runs == ()
+        writer.commit()
+        long_transaction.rollback()
+        assert process.finish(timeout=20) == 0
+    assert index_state(fleet) == (True,)
+
+
+def test_ctrl_c_leaves_nothing_behind(fleet: Fleet, database: URL, long_transaction: psycopg.Connection[Any]) -> None:
+    with running(*WITH_INDEX, DAGBUMP_URL=libpq(database)) as process:
+        until_building(fleet)
+        process.process.send_signal(signal.SIGINT)
+        # Dropping what there is of the index, concurrently, waits for that transaction too.
+        dropping = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND starts_with(query, 'DROP INDEX')"
+        )
+        until(lambda: fleet.execute(dropping).fetchone() is not None, lambda: "what there is of the index is dropped")
+        long_transaction.rollback()
+        assert process.finish(timeout=20) == 130
+    assert index_state(fleet) is None
+
+
+def test_a_build_that_was_cut_off_is_cleaned_up_by_the_next(
+    fleet: Fleet, database: URL, long_transaction: psycopg.Connection[Any]
+) -> None:
+    with running(*WITH_INDEX, DAGBUMP_URL=libpq(database)) as process:
+        until_building(fleet)
+        process.process.kill()
+        process.finish(timeout=5)
+    builds = "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index WHERE datname = current_database()"
+    until(lambda: fleet.execute(builds).fetchone() is None, lambda: "the build's backend has gone")
+    assert index_state(fleet) == (False,)
+    long_transaction.rollback()
+
+    build(database)
+    assert index_state(fleet) == (True,)
+
+
+def test_an_invalid_index_is_not_relied_on(fleet: Fleet, database: URL, connection: psycopg.Connection[Any]) -> None:
+    build(database)
+    old, new = fleet.dag("d", versions=2)
+    run = fleet.run("d")
+    fleet.ti(run, new, "success")
+    fleet.execute("UPDATE pg_index SET indisvalid = FALSE WHERE indexrelid = 'dagbump_ti_unfinished'::regclass")
+    fleet.ti(run, old, "queued")
+    assert dagbump.bump(connection).bumped == 1
+
+
+def test_create_inside_a_transaction_is_refused(database: URL) -> None:
+    script = command(*WITH_INDEX, "--sql").stdout
+    create = script[script.index("CREATE INDEX") :].split(";")[0]
+    with psycopg.connect(libpq(database)) as connection, pytest.raises(psycopg.errors.ActiveSqlTransaction):
+        connection.execute(create.encode())
