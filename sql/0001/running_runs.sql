@@ -91,10 +91,7 @@ BEGIN
             CASE
                 WHEN run.obstacle IS NOT NULL THEN run.obstacle
                 WHEN latest.id IS NULL THEN 'no_version'
-                WHEN NOT EXISTS (
-                    SELECT FROM @airflow_schema@.serialized_dag AS serialized
-                    WHERE serialized.dag_version_id = latest.id
-                ) THEN 'no_serialized_dag'
+                WHEN serialized.dag_version_id IS NULL THEN 'no_serialized_dag'
             END AS obstacle
         FROM judged AS run
         LEFT JOIN LATERAL (
@@ -104,6 +101,8 @@ BEGIN
             ORDER BY version.version_number DESC
             LIMIT 1
         ) AS latest ON TRUE
+        -- Unique in dag_version_id. (An EXISTS might be hashed: read whole, for a few rows of it.)
+        LEFT JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
         WHERE run.obstacle IS NULL OR NOT running_runs.examined_only
     ),
 

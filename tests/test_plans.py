@@ -1,0 +1,222 @@
+"""Plans that do not depend on luck: what bump reads in a large database, whatever the statistics say.
+
+A million finished TIs and a DAG with 2,000 versions; twenty runs are examined. What is read is taken from the server's
+own counters, after more calls on one connection than it takes to come to a generic plan.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dagbump
+import psycopg
+import pytest
+from dagbump import sql_files
+from sqlalchemy.engine import URL
+from support.fleet import Fleet
+from support.server import Server, libpq
+
+Connection = psycopg.Connection[Any]
+
+EXAMINED_RUNS = 20
+TIS_PER_RUN = 100
+FINISHED_RUNS = 1_000
+TIS_PER_FINISHED_RUN = 1_000
+VERSIONS = 2_000
+
+# Each is made from the one before it.
+STATISTICS = {
+    "analyzed when it was empty": "",
+    "never analyzed, as after a restore": """
+        DELETE FROM pg_statistic
+        WHERE starelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace);
+        UPDATE pg_class SET reltuples = -1, relpages = 0
+        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i');
+    """,
+    "analyzed as it is": "ANALYZE",
+}
+
+FILL = """
+    INSERT INTO dag_version (id, dag_id, version_number, created_at, last_updated)
+    SELECT gen_random_uuid(), 'many', number, now(), now() FROM generate_series(3, %(versions)s) AS number;
+
+    INSERT INTO serialized_dag (id, dag_id, dag_version_id, dag_hash, data, created_at, last_updated)
+    SELECT gen_random_uuid(), dag_id, id, '', '{}', now(), now() FROM dag_version WHERE version_number > 2;
+
+    INSERT INTO dag_run (dag_id, run_id, run_type, state, span_status, run_after)
+    SELECT dag.dag_id, 'finished_' || number, 'manual', 'success', 'ended', now()
+    FROM dag, generate_series(1, %(runs)s / 2) AS number;
+
+    INSERT INTO task_instance (
+        id, dag_id, run_id, task_id, state, dag_version_id, pool, pool_slots, span_status, try_number, max_tries
+    )
+    SELECT gen_random_uuid(), run.dag_id, run.run_id, 'task_' || number, 'success', version.id, '', 1, '', 1, 0
+    FROM dag_run AS run
+    JOIN dag_version AS version ON version.dag_id = run.dag_id AND version.version_number = 1
+    CROSS JOIN generate_series(1, %(tis)s) AS number
+    WHERE run.state = 'success';
+
+    INSERT INTO task_instance_history (
+        task_instance_id, dag_id, run_id, task_id, state, dag_version_id, pool, pool_slots, span_status, try_number,
+        max_tries
+    )
+    SELECT gen_random_uuid(), dag_id, run_id, task_id, 'failed', dag_version_id, '', 1, '', 1, 0
+    FROM task_instance WHERE task_id IN ('task_1', 'task_2', 'task_3');
+"""
+
+
+@pytest.fixture(scope="module")
+def large(postgres: Server, dagbump_template: str) -> Iterator[URL]:
+    postgres.drop_database("large")
+    url = postgres.create_database("large", dagbump_template)
+    with psycopg.connect(libpq(url), autocommit=True) as connection:
+        for (table,) in connection.execute("SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r'").fetchall():
+            if not table.startswith(("pg_", "information_schema.")):
+                connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
+        connection.execute("ANALYZE")
+        connection.execute("SET session_replication_role = replica")  # a million foreign-key checks would take a minute
+        fill(Fleet(connection), connection)
+    yield url
+    postgres.drop_database("large")
+
+
+def fill(fleet: Fleet, connection: Connection) -> None:
+    for dag_id in ("many", "few"):
+        fleet.dag(dag_id, versions=2)
+    numbers = {"versions": VERSIONS, "runs": FINISHED_RUNS, "tis": TIS_PER_FINISHED_RUN}
+    psycopg.ClientCursor(connection).execute(FILL, numbers)
+    for number in range(EXAMINED_RUNS):
+        dag_id = ("many", "few")[number % 2]
+        latest = connection.execute(
+            "SELECT id FROM dag_version WHERE dag_id = %s ORDER BY version_number DESC LIMIT 1", (dag_id,)
+        ).fetchone()
+        assert latest is not None
+        fleet.tis(fleet.run(dag_id), latest[0], ["success", "running", "scheduled", None] * (TIS_PER_RUN // 4))
+
+
+@pytest.fixture(scope="module", params=STATISTICS)
+def statistics(request: pytest.FixtureRequest, large: URL) -> str:
+    with psycopg.connect(libpq(large), autocommit=True) as connection:
+        if STATISTICS[request.param]:
+            connection.execute(STATISTICS[request.param].encode())
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=[False, True], ids=["without the index", "with the index"])
+def indexed(request: pytest.FixtureRequest, large: URL, statistics: str) -> Iterator[bool]:
+    with psycopg.connect(libpq(large), autocommit=True) as connection:
+        if request.param:
+            connection.execute(sql_files.read("index_0001", "create", "public").encode())
+            if statistics == "never analyzed, as after a restore":
+                connection.execute("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname = 'task_instance'")
+        yield request.param
+        connection.execute("DROP INDEX IF EXISTS dagbump_ti_unfinished")
+
+
+@pytest.fixture
+def warm(large: URL, indexed: bool) -> Iterator[Connection]:
+    """A connection on which bump has been called often enough for a generic plan, were it not the first already."""
+    assert indexed in {False, True}
+    with psycopg.connect(libpq(large)) as connection:
+        for _ in range(7):
+            assert dagbump.bump(connection, caller_verifies=True).runs == ()
+            connection.commit()
+        yield connection
+        connection.rollback()
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What was read of the tables: rows by index, and which of them sequentially."""
+
+    by_index: Counter[str]
+    sequentially: set[str]
+
+
+def reads_of(connection: Connection, work: Callable[[], object]) -> Reads:
+    """Do some work and return what it has read."""
+    before = _counters(connection)
+    work()
+    after = _counters(connection)
+    rows, scans = (Counter({name: row[field] for name, row in after.items()}) for field in (0, 1))
+    rows.subtract({name: row[0] for name, row in before.items()})
+    scans.subtract({name: row[1] for name, row in before.items()})
+    return Reads(rows, {name for name, count in scans.items() if count})
+
+
+def _counters(connection: Connection) -> dict[str, tuple[int, int]]:
+    rows = connection.execute(
+        "SELECT relname, idx_tup_fetch, seq_scan FROM pg_stat_xact_user_tables WHERE schemaname = 'public'"
+    )
+    return {name: (fetched or 0, scans) for name, fetched, scans in rows}
+
+
+def buffers(connection: Connection, statement: str) -> int:
+    """Return the pages that a statement touches, those inside functions included."""
+    (plan,) = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}".encode()).fetchone() or ([],)
+    root = plan[0]["Plan"]
+    pages: int = root["Shared Hit Blocks"] + root["Shared Read Blocks"]
+    return pages
+
+
+def test_a_steady_loop_reads_the_examined_runs_and_nothing_else(warm: Connection, indexed: bool) -> None:
+    read = reads_of(warm, lambda: dagbump.bump(warm, caller_verifies=True))
+
+    assert read.sequentially == set()
+    # With the index: the TIs with the lowest and the highest version of each run.
+    assert read.by_index["task_instance"] == EXAMINED_RUNS * (2 if indexed else TIS_PER_RUN)
+    assert read.by_index["task_instance_history"] == 0
+    # A bitmap scan counts a row twice.
+    for table in ("dag_run", "dag", "dag_version", "serialized_dag"):
+        assert read.by_index[table] <= 2 * EXAMINED_RUNS, table
+
+
+def test_a_steady_loop_touches_few_pages(warm: Connection, indexed: bool) -> None:
+    """Pages see what counters of rows do not: index entries that are passed over."""
+    # Per run: dag, dag_version, serialized_dag and the TIs, each by an index of up to four levels.
+    per_run = 40 if indexed else 40 + 2 * TIS_PER_RUN
+    assert buffers(warm, "SELECT * FROM dagbump.bump(caller_verifies => TRUE)") <= EXAMINED_RUNS * per_run
+
+
+def test_a_loop_in_which_a_version_lands_reads_the_examined_runs_and_nothing_else(warm: Connection) -> None:
+    fleet = Fleet(warm)
+    fleet.version("many", VERSIONS + 1)
+    fleet.version("few", 3)
+    results: list[dagbump.BumpResult] = []
+
+    read = reads_of(warm, lambda: results.append(dagbump.bump(warm, caller_verifies=True)))
+
+    assert results[0].bumped == EXAMINED_RUNS * TIS_PER_RUN * 3 // 4
+    assert len(results[0].needs_verify) == EXAMINED_RUNS
+    assert read.sequentially == set()
+    assert read.by_index["task_instance_history"] == 0  # the examined runs have none
+    # Looked at to find and to verify the run, to count and to lock.
+    assert read.by_index["task_instance"] <= EXAMINED_RUNS * TIS_PER_RUN * 4
+
+
+def test_runs_that_wait_for_airflow_touch_few_pages(warm: Connection) -> None:
+    fleet = Fleet(warm)
+    fleet.version("many", VERSIONS + 1)
+    fleet.version("few", 3)
+    assert len(dagbump.bump(warm).needs_verify) == EXAMINED_RUNS
+    assert buffers(warm, "SELECT * FROM dagbump.bump()") <= EXAMINED_RUNS * (40 + 3 * TIS_PER_RUN)
+
+
+def test_a_list_of_runs_and_a_limit_read_no_more(warm: Connection) -> None:
+    ids = [id_ for (id_,) in warm.execute("SELECT id FROM dag_run WHERE state = 'running'")]
+
+    read = reads_of(warm, lambda: dagbump.bump(warm, ids, ["many", "few"], 1_000, caller_verifies=True))
+
+    assert read.sequentially <= {"backfill_dag_run"}  # which has no index on dag_run_id; a limit asks for its order
+    assert read.by_index["dag_run"] <= 2 * EXAMINED_RUNS
+
+
+def test_preview_reads_the_running_runs_and_nothing_else(warm: Connection) -> None:
+    read = reads_of(warm, lambda: dagbump.preview(warm))
+
+    assert read.sequentially == set()
+    assert read.by_index["task_instance"] <= EXAMINED_RUNS * TIS_PER_RUN
