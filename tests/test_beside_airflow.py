@@ -17,6 +17,8 @@ from support import airflow, server
 from support.fleet import Fleet
 from support.server import Server
 
+pytestmark = pytest.mark.once
+
 CHECKOUT = Path(__file__).parents[1]
 
 

@@ -26,6 +26,8 @@ from support.server import Embedded, Server, libpq
 from support.waits import until
 from typer.main import get_command
 
+pytestmark = pytest.mark.once
+
 SECRET = "cor rect/horse:battery%@staple"  # noqa: S105  (of no account)
 
 

@@ -21,6 +21,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
 from support import airflow
 
+pytestmark = pytest.mark.once
+
 RUN_CLI = "from dagbump.cli import app; app()"
 SMALL_FLEET = ("demo", "--runs", "5", "--tis", "20")
 

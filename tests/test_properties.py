@@ -1,0 +1,397 @@
+"""dagbump.bump and dagbump.preview on random fleets in a live database, against the model in support/model.py.
+
+50 fleets for each property by default; `DAGBUMP_EXAMPLES=5000 pytest tests/test_properties.py` tries more. A failure
+prints the smallest fleet that shows it, and .hypothesis remembers it for the next run. Where CI is set, Hypothesis
+tries the same fleets every time (its own profile "ci").
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
+
+import dagbump
+import psycopg
+import pytest
+from dagbump import sql_files
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import sql
+from psycopg.rows import dict_row
+from psycopg.types.json import Json
+from support import airflow, model, server
+from support.fleet import FILLERS, TIMESTAMPS
+from support.model import Call, Dag, Run, Ti, Version
+from support.server import Server
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+BACKFILL: Row = {"is_paused": False, "dag_run_conf": Json({}), "reprocess_behavior": "none", "max_active_runs": 1}
+
+properties = settings(
+    max_examples=int(os.environ.get("DAGBUMP_EXAMPLES") or 50),
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+# ---- Random fleets ----
+
+# Ids that meet where two are put together ("a" + "bc", "ab" + "c"), that differ in case only, that match one another
+# as patterns, or that need quoting in SQL or in an array.
+DAG_IDS = ["a", "ab", "A", "%", '{"é", NULL\\']
+RUN_IDS = ["c", "bc", "it's"]
+UNFINISHED = [None, "scheduled", "queued", "running", "up_for_retry", "a_state_of_4", "Success", "no_status"]
+NOT_FALSE = [True, None] if airflow.release().startswith(("3.0.", "3.1.")) else [True]  # NOT NULL from 3.2 on
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
+past_hours = st.integers(-2, 0)
+one_in_three = st.sampled_from([False, False, True])
+
+
+def one_of(odd: bool, usual: list[T], others: list[T]) -> st.SearchStrategy[T]:
+    """Draw one of the usual values, and of the others too where it is for an odd DAG or run.
+
+    Were every value as likely everywhere, hardly any run would be examined.
+    """
+    return st.sampled_from(usual + others if odd else usual)
+
+
+@st.composite
+def dags(draw: st.DrawFn, dag_id: str, ids: Iterator[int]) -> Dag:
+    odd = draw(one_in_three)
+    numbers = draw(st.lists(st.integers(1, 9), min_size=0 if odd else 1, max_size=3, unique=True))
+    return Dag(
+        dag_id,
+        paused=draw(one_of(odd, [False], NOT_FALSE)),
+        stale=draw(one_of(odd, [False], NOT_FALSE)),
+        # Neither the ids nor created_at follow version_number.
+        versions=[
+            Version(UUID(int=next(ids)), number, draw(past_hours), draw(one_of(odd, [True], [False])))
+            for number in numbers
+        ],
+    )
+
+
+@st.composite
+def tis(draw: st.DrawFn, dag: Dag, ids: Iterator[int]) -> Ti:
+    versions = st.sampled_from([None, *(version.id for version in dag.versions)])
+    return Ti(
+        UUID(int=next(ids)),
+        mapped=draw(st.booleans()),
+        state=draw(st.sampled_from([*UNFINISHED, *model.FINISHED])),
+        version=draw(versions),
+        past_versions=draw(st.lists(versions, max_size=2)),
+    )
+
+
+@st.composite
+def runs(draw: st.DrawFn, dag: Dag, run_id: str, ids: Iterator[int]) -> Run:
+    odd = draw(one_in_three)
+    return Run(
+        next(ids),
+        dag,
+        run_id,
+        state=draw(one_of(odd, ["running"] * 3, ["queued", "success", "failed"])),
+        bundle_version=draw(one_of(odd, [None, ""], ["abc"])),
+        run_after=draw(one_of(odd, [0, -1, -2], [1])),
+        last_scheduling_decision=draw(st.none() | past_hours),
+        sort_ordinals=draw(st.lists(st.integers(1, 3), max_size=2)),
+        tis=[draw(tis(dag, ids)) for _ in range(draw(st.integers(0, 5)))],
+    )
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> list[Run]:
+    ids = count(1)
+    dag_ids = draw(st.lists(st.sampled_from(DAG_IDS) | texts, min_size=2, max_size=4, unique=True))
+    its_dags = st.sampled_from([draw(dags(dag_id, ids)) for dag_id in dag_ids])
+    run_ids = st.sampled_from(RUN_IDS) | texts
+    # A coin for each of 12 runs makes fleets large enough to find something; what fails still shrinks to few.
+    drawn = [draw(runs(draw(its_dags), draw(run_ids), ids)) for _ in range(12) if draw(st.booleans())]
+    return list({(run.dag.dag_id, run.run_id): run for run in drawn}.values())
+
+
+@st.composite
+def fleets_and_calls(draw: st.DrawFn) -> tuple[list[Run], Call]:
+    fleet = draw(fleets())
+    return fleet, draw(calls(fleet))
+
+
+def calls(fleet: list[Run]) -> st.SearchStrategy[Call]:
+    run_ids = [*(run.id for run in fleet), 0, 2**40]
+    dag_ids = [*{run.dag.dag_id: None for run in fleet}, "unknown"]
+    return st.builds(
+        Call,
+        dag_run_ids=st.none() | st.lists(st.sampled_from(run_ids), max_size=2 * len(run_ids)),
+        dag_ids=st.none() | st.lists(st.sampled_from(dag_ids), max_size=2 * len(dag_ids)),
+        max_runs=st.none() | st.integers(0, 4),
+        caller_verifies=st.booleans(),
+    )
+
+
+@st.composite
+def subsets(draw: st.DrawFn, ids: Iterable[UUID], member: st.SearchStrategy[bool]) -> set[UUID]:
+    return {one for one in ids if draw(member)}
+
+
+class Hold(NamedTuple):
+    """What another transaction has locked, and how."""
+
+    tis: set[UUID]
+    versions: set[UUID]
+    strength: str
+
+    @property
+    def in_the_way(self) -> set[UUID]:
+        """What a bump cannot have: it takes NO KEY UPDATE on a TI, and KEY SHARE on a version."""
+        conflicting_tis = set() if self.strength == "KEY SHARE" else self.tis
+        conflicting_versions = self.versions if self.strength == "UPDATE" else set()
+        return conflicting_tis | conflicting_versions
+
+
+@st.composite
+def fleets_calls_and_holds(draw: st.DrawFn) -> tuple[list[Run], Call, Hold]:
+    fleet, call = draw(fleets_and_calls())
+    hold = Hold(
+        tis=draw(subsets({ti.id for run in fleet for ti in run.tis}, st.booleans())),
+        versions=draw(subsets({version.id for run in fleet for version in run.dag.versions}, one_in_three)),
+        strength=draw(st.just("UPDATE") | st.sampled_from(["NO KEY UPDATE", "SHARE", "KEY SHARE"])),
+    )
+    return fleet, call, hold
+
+
+# ---- in a live database ----
+
+
+def rows_of(fleet: list[Run], now: datetime) -> Iterator[tuple[str, Row]]:
+    """Yield a fleet as rows, each with its table; the first of a table comes after those that it refers to."""
+    for dag in {run.dag.dag_id: run.dag for run in fleet}.values():
+        yield from rows_of_dag(dag, now)
+    for run in fleet:
+        yield from rows_of_run(run, now)
+        for position, ti in enumerate(run.tis):
+            yield from rows_of_ti(run, position, ti, now)
+
+
+def rows_of_dag(dag: Dag, now: datetime) -> Iterator[tuple[str, Row]]:
+    yield row("dag", dag_id=dag.dag_id, is_paused=dag.paused, is_stale=dag.stale)
+    for version in dag.versions:
+        key = {"id": version.id, "dag_id": dag.dag_id}
+        yield row("dag_version", **key, version_number=version.number, created_at=at(now, version.created_at))
+        if version.serialized:
+            yield row("serialized_dag", **key, dag_version_id=version.id)
+
+
+def rows_of_run(run: Run, now: datetime) -> Iterator[tuple[str, Row]]:
+    yield row(
+        "dag_run",
+        id=run.id,
+        dag_id=run.dag.dag_id,
+        run_id=run.run_id,
+        state=run.state,
+        bundle_version=run.bundle_version,
+        run_after=at(now, run.run_after),
+        last_scheduling_decision=at(now, run.last_scheduling_decision),
+    )
+    for number, ordinal in enumerate(run.sort_ordinals):
+        backfill = 10 * run.id + number
+        yield row("backfill", id=backfill, dag_id=run.dag.dag_id, from_date=now, to_date=now, **BACKFILL)
+        yield row("backfill_dag_run", backfill_id=backfill, dag_run_id=run.id, logical_date=now, sort_ordinal=ordinal)
+
+
+def rows_of_ti(run: Run, position: int, ti: Ti, now: datetime) -> Iterator[tuple[str, Row]]:
+    task, map_index = ("mapped", position) if ti.mapped else (f"task_{position}", -1)
+    key = {"dag_id": run.dag.dag_id, "run_id": run.run_id, "task_id": task, "map_index": map_index}
+    yield row("task_instance", **key, id=ti.id, state=ti.state, dag_version_id=ti.version, updated_at=at(now, -1))
+    for number, version_id in enumerate(ti.past_versions):
+        past_id = UUID(int=100 * ti.id.int + number)
+        yield row(
+            "task_instance_history", **key, task_instance_id=past_id, dag_version_id=version_id, try_number=number
+        )
+
+
+def row(table: str, **values: Any) -> tuple[str, Row]:
+    return table, {**FILLERS.get(table, {}), **values}
+
+
+def at(now: datetime, hours: int | None) -> datetime | None:
+    return None if hours is None else now + timedelta(hours=hours)
+
+
+class Snapshot(NamedTuple):
+    """Airflow's rows with their physical addresses, which every write changes, even one of equal values."""
+
+    tis: dict[UUID, Row]
+    other_rows: set[tuple[str, ...]]
+
+
+class LiveDatabase:
+    """A database in which an example finds the fleet that it has put there, and no other."""
+
+    def __init__(self, url: str) -> None:
+        # Nothing that is held comes free while a bump runs: any timeout tells whether it waits.
+        self.connection = psycopg.connect(url, autocommit=True, options="-c lock_timeout=500ms")
+        self.other_connection = psycopg.connect(url)
+        self.connection.execute("INSERT INTO dag_bundle (name) VALUES ('fleet')")
+        self._columns: dict[str, set[str]] = {}
+        for table, column in self.connection.execute(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
+        ):
+            self._columns.setdefault(table, set()).add(column)
+        self._all_other_rows = sql.SQL(" UNION ALL ").join(
+            sql.SQL("SELECT {}, ctid::text, to_jsonb(row)::text FROM {} AS row").format(table, sql.Identifier(table))
+            for table in self._columns
+            if table != "task_instance"
+        )
+
+    def close(self) -> None:
+        self.other_connection.close()
+        self.connection.close()
+
+    @contextmanager
+    def uncommitted(self, fleet: list[Run]) -> Iterator[None]:
+        """Put a fleet into a transaction that is rolled back at the end: the quickest way to forget it."""
+        with self.connection.transaction(force_rollback=True):
+            self._put(fleet)
+            yield
+
+    @contextmanager
+    def committed(self, fleet: list[Run]) -> Iterator[None]:
+        """Put a fleet where another transaction can lock it."""
+        with self.connection.transaction():
+            self._put(fleet)
+        try:
+            yield
+        finally:
+            for table in ("backfill", "dag_run", "dag"):  # the other tables follow ON DELETE CASCADE
+                self.connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+
+    @contextmanager
+    def held(self, hold: Hold) -> Iterator[None]:
+        """Hold rows in another transaction: what the hold names, and all those of which a bump needs no lock."""
+        with self.other_connection.transaction(force_rollback=True):
+            for table, ids in (("task_instance", hold.tis), ("dag_version", hold.versions)):
+                statement = sql.SQL("SELECT FROM {} WHERE id = ANY (%s) FOR {}")
+                self.other_connection.execute(
+                    statement.format(sql.Identifier(table), sql.SQL(hold.strength)), [list(ids)]
+                )
+            for table in ("dag", "dag_run", "serialized_dag", "task_instance_history"):
+                self.other_connection.execute(sql.SQL("SELECT FROM {} FOR UPDATE").format(sql.Identifier(table)))
+            yield
+
+    def snapshot(self) -> Snapshot:
+        with self.connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute("SELECT *, ctid::text FROM task_instance")
+            tis = {row["id"]: row for row in cursor}
+        return Snapshot(tis, set(self.connection.execute(self._all_other_rows)))
+
+    def _put(self, fleet: list[Run]) -> None:
+        (now,) = self.connection.execute("SELECT now()").fetchone() or (None,)
+        assert now is not None
+        by_table: dict[str, list[Row]] = {}
+        for table, values in rows_of(fleet, now):
+            stamps = dict.fromkeys(TIMESTAMPS.get(table, ()), now)
+            by_table.setdefault(table, []).append({**stamps, **values})
+        with self.connection.cursor() as cursor:
+            for table, rows in by_table.items():
+                cursor.executemany(self._insert_into(table, rows[0]), rows)
+
+    def _insert_into(self, table: str, row: Row) -> sql.Composed:
+        columns = [name for name in row if name in self._columns[table]]
+        return sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+            sql.Identifier(table),
+            sql.SQL(", ").join(map(sql.Identifier, columns)),
+            sql.SQL(", ").join(map(sql.Placeholder, columns)),
+        )
+
+
+def assert_moved_as_in(fleet: list[Run], before: Snapshot, after: Snapshot) -> None:
+    """Only dag_version_id and updated_at have changed, only of the TIs that the model has moved."""
+    assert after.other_rows == before.other_rows
+    assert after.tis.keys() == before.tis.keys()
+    for ti in (ti for run in fleet for ti in run.tis):
+        old, new = before.tis[ti.id], after.tis[ti.id]
+        if ti.version != old["dag_version_id"]:
+            assert new["updated_at"] > old["updated_at"]
+            old = old | {"dag_version_id": ti.version, "updated_at": new["updated_at"], "ctid": new["ctid"]}
+        assert new == old
+
+
+def in_promised_order(rows: Iterable[dagbump.RunPreview]) -> list[dagbump.RunPreview]:
+    """Examined runs come in Airflow's order; nothing is said about that of the others."""
+    return sorted(rows, key=lambda row: 0 if row.verdict in {"bump", "needs_verify"} else row.dag_run_id)
+
+
+@pytest.fixture(scope="module", params=["without the index", "with the index"])
+def live(request: pytest.FixtureRequest, postgres: Server, dagbump_template: str) -> Iterator[LiveDatabase]:
+    name = "properties"
+    postgres.drop_database(name)
+    live = LiveDatabase(server.libpq(postgres.create_database(name, dagbump_template)))
+    if request.param == "with the index":
+        live.connection.execute(sql_files.read("index_0001", "create", "public").encode())
+    yield live
+    live.close()
+    postgres.drop_database(name)
+
+
+@properties
+@given(case=fleets_and_calls())
+def test_bump_answers_and_writes_what_the_contract_says(live: LiveDatabase, case: tuple[list[Run], Call]) -> None:
+    fleet, call = case
+    with live.uncommitted(fleet):
+        before = live.snapshot()
+        assert dagbump.bump(live.connection, *call).runs == model.bump(fleet, call)
+        assert_moved_as_in(fleet, before, live.snapshot())
+
+
+@properties
+@given(case=fleets_and_calls())
+def test_preview_predicts_the_bump_and_writes_nothing(live: LiveDatabase, case: tuple[list[Run], Call]) -> None:
+    fleet, call = case
+    with live.uncommitted(fleet):
+        before = live.snapshot()
+        preview = dagbump.preview(live.connection, *call)
+        assert live.snapshot() == before
+        assert in_promised_order(preview) == in_promised_order(model.preview(fleet, call))
+
+        result = dagbump.bump(live.connection, *call)
+        predicted = {(row.dag_run_id, row.stale) for row in preview if row.verdict == "bump"}
+        assert predicted == {(row.dag_run_id, row.bumped) for row in result.runs if row.bumped}
+
+
+@properties
+@given(case=fleets_and_calls())
+def test_a_second_bump_finds_nothing_to_write(live: LiveDatabase, case: tuple[list[Run], Call]) -> None:
+    fleet, call = case
+    with live.uncommitted(fleet):
+        dagbump.bump(live.connection, *call)
+        model.bump(fleet, call)
+        before = live.snapshot()
+        second = dagbump.bump(live.connection, *call)
+        assert live.snapshot() == before
+        assert second.runs == model.bump(fleet, call)
+        assert (second.bumped, second.locked) == (0, 0)
+
+
+@properties
+@given(case=fleets_calls_and_holds())
+def test_what_others_hold_is_counted_and_left_for_the_next_bump(
+    live: LiveDatabase, case: tuple[list[Run], Call, Hold]
+) -> None:
+    fleet, call, hold = case
+    with live.committed(fleet):
+        before = live.snapshot()
+        with live.held(hold):
+            assert dagbump.bump(live.connection, *call).runs == model.bump(fleet, call, hold.in_the_way)
+            assert_moved_as_in(fleet, before, live.snapshot())
+        after_release = dagbump.bump(live.connection, *call)
+        assert after_release.runs == model.bump(fleet, call)
+        assert after_release.locked == 0
+        assert_moved_as_in(fleet, before, live.snapshot())
