@@ -45,35 +45,36 @@ properties = settings(
 
 # Ids that meet where two are put together ("a" + "bc", "ab" + "c"), that differ in case only, that match one another
 # as patterns, or that need quoting in SQL or in an array.
-DAG_IDS = ["a", "ab", "A", "%", '{"é", NULL\\']
-RUN_IDS = ["c", "bc", "it's"]
+DAG_IDS = st.sampled_from(["a", "ab", "A", "%", '{"é", NULL\\'])
+RUN_IDS = st.sampled_from(["c", "bc", "it's"])
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
 UNFINISHED = [None, "scheduled", "queued", "running", "up_for_retry", "a_state_of_4", "Success", "no_status"]
 NOT_FALSE = [True, None] if airflow.release().startswith(("3.0.", "3.1.")) else [True]  # NOT NULL from 3.2 on
 
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
-past_hours = st.integers(-2, 0)
-one_in_three = st.sampled_from([False, False, True])
+PAST_HOURS = st.integers(-2, 0)
 
 
-def one_of(odd: bool, usual: list[T], others: list[T]) -> st.SearchStrategy[T]:
-    """Draw one of the usual values, and of the others too where it is for an odd DAG or run.
+def mostly(usual: st.SearchStrategy[T], other: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
+    # Not usual | usual | usual | other: Hypothesis would take the first three for one.
+    return st.sampled_from([False, False, False, True]).flatmap(lambda rare: other if rare else usual)
 
-    Were every value as likely everywhere, hardly any run would be examined.
-    """
-    return st.sampled_from(usual + others if odd else usual)
+
+def usual_unless(odd: bool, usual: list[T], others: list[T]) -> st.SearchStrategy[T]:
+    """For every second DAG and run, only what lets it be examined: were all of them odd, hardly one would be."""
+    return mostly(st.sampled_from(usual), st.sampled_from(others)) if odd else st.sampled_from(usual)
 
 
 @st.composite
 def dags(draw: st.DrawFn, dag_id: str, ids: Iterator[int]) -> Dag:
-    odd = draw(one_in_three)
+    odd = draw(st.booleans())
     numbers = draw(st.lists(st.integers(1, 9), min_size=0 if odd else 1, max_size=3, unique=True))
     return Dag(
         dag_id,
-        paused=draw(one_of(odd, [False], NOT_FALSE)),
-        stale=draw(one_of(odd, [False], NOT_FALSE)),
+        paused=draw(usual_unless(odd, [False], NOT_FALSE)),
+        stale=draw(usual_unless(odd, [False], NOT_FALSE)),
         # Neither the ids nor created_at follow version_number.
         versions=[
-            Version(UUID(int=next(ids)), number, draw(past_hours), draw(one_of(odd, [True], [False])))
+            Version(UUID(int=next(ids)), number, draw(PAST_HOURS), draw(usual_unless(odd, [True], [False])))
             for number in numbers
         ],
     )
@@ -93,15 +94,15 @@ def tis(draw: st.DrawFn, dag: Dag, ids: Iterator[int]) -> Ti:
 
 @st.composite
 def runs(draw: st.DrawFn, dag: Dag, run_id: str, ids: Iterator[int]) -> Run:
-    odd = draw(one_in_three)
+    odd = draw(st.booleans())
     return Run(
         next(ids),
         dag,
         run_id,
-        state=draw(one_of(odd, ["running"] * 3, ["queued", "success", "failed"])),
-        bundle_version=draw(one_of(odd, [None, ""], ["abc"])),
-        run_after=draw(one_of(odd, [0, -1, -2], [1])),
-        last_scheduling_decision=draw(st.none() | past_hours),
+        state=draw(usual_unless(odd, ["running"], ["queued", "success", "failed"])),
+        bundle_version=draw(usual_unless(odd, [None, ""], ["abc"])),
+        run_after=draw(usual_unless(odd, [0, -1, -2], [1])),
+        last_scheduling_decision=draw(st.none() | PAST_HOURS),
         sort_ordinals=draw(st.lists(st.integers(1, 3), max_size=2)),
         tis=[draw(tis(dag, ids)) for _ in range(draw(st.integers(0, 5)))],
     )
@@ -110,9 +111,9 @@ def runs(draw: st.DrawFn, dag: Dag, run_id: str, ids: Iterator[int]) -> Run:
 @st.composite
 def fleets(draw: st.DrawFn) -> list[Run]:
     ids = count(1)
-    dag_ids = draw(st.lists(st.sampled_from(DAG_IDS) | texts, min_size=2, max_size=4, unique=True))
+    dag_ids = draw(st.lists(mostly(DAG_IDS, TEXTS), min_size=2, max_size=4, unique=True))
     its_dags = st.sampled_from([draw(dags(dag_id, ids)) for dag_id in dag_ids])
-    run_ids = st.sampled_from(RUN_IDS) | texts
+    run_ids = mostly(RUN_IDS, TEXTS)
     # A coin for each of 12 runs makes fleets large enough to find something; what fails still shrinks to few.
     drawn = [draw(runs(draw(its_dags), draw(run_ids), ids)) for _ in range(12) if draw(st.booleans())]
     return list({(run.dag.dag_id, run.run_id): run for run in drawn}.values())
@@ -129,16 +130,16 @@ def calls(fleet: list[Run]) -> st.SearchStrategy[Call]:
     dag_ids = [*{run.dag.dag_id: None for run in fleet}, "unknown"]
     return st.builds(
         Call,
-        dag_run_ids=st.none() | st.lists(st.sampled_from(run_ids), max_size=2 * len(run_ids)),
-        dag_ids=st.none() | st.lists(st.sampled_from(dag_ids), max_size=2 * len(dag_ids)),
+        dag_run_ids=mostly(st.none(), st.lists(st.sampled_from(run_ids), max_size=2 * len(run_ids))),
+        dag_ids=mostly(st.none(), st.lists(st.sampled_from(dag_ids), max_size=2 * len(dag_ids))),
         max_runs=st.none() | st.integers(0, 4),
         caller_verifies=st.booleans(),
     )
 
 
 @st.composite
-def subsets(draw: st.DrawFn, ids: Iterable[UUID], member: st.SearchStrategy[bool]) -> set[UUID]:
-    return {one for one in ids if draw(member)}
+def subsets(draw: st.DrawFn, ids: Iterable[UUID]) -> set[UUID]:
+    return {one for one in ids if draw(st.booleans())}
 
 
 class Hold(NamedTuple):
@@ -160,8 +161,8 @@ class Hold(NamedTuple):
 def fleets_calls_and_holds(draw: st.DrawFn) -> tuple[list[Run], Call, Hold]:
     fleet, call = draw(fleets_and_calls())
     hold = Hold(
-        tis=draw(subsets({ti.id for run in fleet for ti in run.tis}, st.booleans())),
-        versions=draw(subsets({version.id for run in fleet for version in run.dag.versions}, one_in_three)),
+        tis=draw(subsets({ti.id for run in fleet for ti in run.tis})),
+        versions=draw(subsets({version.id for run in fleet for version in run.dag.versions})),
         strength=draw(st.just("UPDATE") | st.sampled_from(["NO KEY UPDATE", "SHARE", "KEY SHARE"])),
     )
     return fleet, call, hold

@@ -153,7 +153,8 @@ def downgrade(
         engine = _engine(url)
         installation.downgrade(engine, revision, airflow_schema)
         left = _installed(engine)
-        _say(f"dagbump {left or 'is no longer installed'} in {database.describe(engine)}.".replace("  ", " "))
+        state = f"{left} is" if left else "is no longer"
+        _say(f"dagbump {state} installed in {database.describe(engine)}.")
 
 
 @app.command()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, LiteralString
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Json
+from typing_extensions import LiteralString
 
 # Values for the NOT NULL columns without a default, of all releases; each table takes those that it has.
 FILLERS: Mapping[str, Mapping[str, Any]] = {
