@@ -16,9 +16,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    sql_files.run(revision, "preconditions", "schema", "running_runs", "bump", "preview")
+    sql_files.run(revision, "preconditions", "schema", "bump", "preview")
 
 
 def downgrade() -> None:
-    for name in ("preview", "bump", "running_runs"):
+    for name in ("preview", "bump"):
         op.execute(f"DROP FUNCTION dagbump.{name}(bigint[], text[], integer, boolean)")

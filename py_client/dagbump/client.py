@@ -82,7 +82,7 @@ async def abump(
     call = _Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies=caller_verifies)
     with translated():
         async with connection.cursor(row_factory=dict_row) as cursor:  # type: ignore[union-attr]
-            await cursor.execute(call.psycopg_sql, call.arguments, prepare=False)
+            await cursor.execute(call.sql(_PSYCOPG), call.arguments, prepare=False)
             return BumpResult(from_rows(RunBump, await cursor.fetchall()))
 
 
@@ -101,9 +101,16 @@ def preview(
     return from_rows(RunPreview, _rows(connection, call))
 
 
+# The casts let every driver send an empty list.
+_TYPES = {"dag_run_ids": "bigint[]", "dag_ids": "text[]", "max_runs": "integer", "caller_verifies": "boolean"}
+
+
 @dataclass(frozen=True)
 class _Call:
-    """One call of a function in schema ``dagbump``, ready for psycopg and for SQLAlchemy."""
+    """One call of a function in schema ``dagbump``, ready for psycopg and for SQLAlchemy.
+
+    Only what the caller has given is sent: the steady loop of a scheduler, every second, has next to nothing to parse.
+    """
 
     function: str
     arguments: dict[str, Any]
@@ -120,34 +127,23 @@ class _Call:
     ) -> _Call:
         if isinstance(dag_ids, str):
             raise TypeError(f"dag_ids takes several ids: write [{dag_ids!r}] for one")
-        return cls(
-            function,
-            {
-                "dag_run_ids": None if dag_run_ids is None else list(dag_run_ids),
-                "dag_ids": None if dag_ids is None else list(dag_ids),
-                "max_runs": max_runs,
-                "caller_verifies": caller_verifies,
-            },
-        )
+        given: dict[str, Any] = {}
+        if dag_run_ids is not None:
+            given["dag_run_ids"] = list(dag_run_ids)
+        if dag_ids is not None:
+            given["dag_ids"] = list(dag_ids)
+        if max_runs is not None:
+            given["max_runs"] = max_runs
+        if caller_verifies:
+            given["caller_verifies"] = True
+        return cls(function, given)
 
-    def _sql(self, placeholder: str) -> str:
-        # The casts let every driver send an empty list, or None.
-        types = {
-            "dag_run_ids": "bigint[]",
-            "dag_ids": "text[]",
-            "max_runs": "integer",
-            "caller_verifies": "boolean",
-        }
-        arguments = ", ".join(f"{name} => CAST({placeholder.format(name)} AS {kind})" for name, kind in types.items())
-        return f"SELECT * FROM dagbump.{self.function}({arguments})"  # noqa: S608  (constants only)
+    def sql(self, placeholder: str) -> str:
+        arguments = (f"{name} => CAST({placeholder.format(name)} AS {_TYPES[name]})" for name in self.arguments)
+        return f"SELECT * FROM dagbump.{self.function}({', '.join(arguments)})"  # noqa: S608  (constants only)
 
-    @property
-    def psycopg_sql(self) -> str:
-        return self._sql("%({})s")
 
-    @property
-    def sqlalchemy_sql(self) -> str:
-        return self._sql(":{}")
+_PSYCOPG, _SQLALCHEMY = "%({})s", ":{}"
 
 
 def _rows(connection: SyncConnection, call: _Call) -> Sequence[Mapping[str, Any]]:
@@ -156,12 +152,12 @@ def _rows(connection: SyncConnection, call: _Call) -> Sequence[Mapping[str, Any]
             from psycopg.rows import dict_row  # see _is_psycopg
 
             with connection.cursor(row_factory=dict_row) as cursor:  # type: ignore[union-attr]
-                cursor.execute(call.psycopg_sql, call.arguments, prepare=False)
+                cursor.execute(call.sql(_PSYCOPG), call.arguments, prepare=False)
                 return cursor.fetchall()
         session = _session(connection)
         sa_connection: sa.engine.Connection = connection if session is None else session.connection()  # type: ignore[assignment]
         with _never_prepared(sa_connection):
-            result = sa_connection.execute(sa.text(call.sqlalchemy_sql), call.arguments)
+            result = sa_connection.execute(sa.text(call.sql(_SQLALCHEMY)), call.arguments)
             return [dict(row) for row in result.mappings()]
 
 

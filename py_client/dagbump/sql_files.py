@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from textwrap import indent
 
 import sqlalchemy as sa
 from alembic import op
 
 from dagbump.errors import DagbumpError
 
+_INCLUDE = re.compile(r"^(?P<indent> *)@include:(?P<name>\w+)@$", re.MULTILINE)
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -18,10 +21,20 @@ def shipped(name: str) -> Path:
 
 
 def read(revision: str, name: str, airflow_schema: str) -> str:
-    """Return the text of ``sql/REVISION/NAME.sql`` with the schema of Airflow's tables filled in, quoted."""
+    """Return the text of ``sql/REVISION/NAME.sql``, ready to run.
+
+    The schema of Airflow's tables is filled in, quoted, for ``@airflow_schema@``; and ``NAME.part.sql`` of the same
+    revision for a line ``@include:NAME@``, where two functions share a query.
+    """
     if "$" in airflow_schema:  # it could end the dollar-quoted body that it is put into
         raise DagbumpError(f"a schema name with a dollar sign is not supported: {airflow_schema}")
-    text = (shipped("sql") / revision / f"{name}.sql").read_text(encoding="utf-8")
+    directory = shipped("sql") / revision
+    text = _INCLUDE.sub(
+        lambda include: indent(
+            (directory / f"{include['name']}.part.sql").read_text("utf-8").strip(), include["indent"]
+        ),
+        (directory / f"{name}.sql").read_text("utf-8"),
+    )
     identifier = '"{}"'.format(airflow_schema.replace('"', '""'))
     literal = "'{}'".format(airflow_schema.replace("'", "''"))
     return text.replace("@airflow_schema@", identifier).replace("@airflow_schema_literal@", literal)

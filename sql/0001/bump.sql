@@ -9,6 +9,15 @@
 -- Writes task_instance.dag_version_id and updated_at, nothing else; where no TI
 -- is stale it writes nothing at all, not even a row lock.
 --
+-- About the settings, here and in preview: the plan is made once per connection,
+-- for any argument, of index look-ups only, so that it is the same with fresh,
+-- stale and no statistics. Operands are cast to text because PostgreSQL has no
+-- operator of its own for varchar: for an exact match it would also take one that
+-- somebody put into Airflow's schema. A run is looked up BETWEEN x AND x: to the
+-- planner that is a narrow range, even where the statistics, or the want of them,
+-- say that a DAG has but one run; so it takes an index on (dag_id, run_id) and never
+-- one on dag_id alone, which would lead through the runs of years.
+--
 -- The trap that caller_verifies is about: Airflow runs verify_integrity for a
 -- run only while the latest version is on none of its TIs and TI-history rows
 -- (DagRun.check_version_id_exists_in_dr). The first bump of a run takes that
@@ -39,68 +48,64 @@ SET enable_mergejoin = off
 SET jit = off
 AS $bump$
 DECLARE
-    indexed boolean;
-    run record;
+    examined_only CONSTANT boolean := TRUE;
+    -- Is the optional index there: (dag_id, run_id, dag_version_id) of the unfinished TIs?
+    indexed CONSTANT boolean := pg_catalog.to_regclass(
+        pg_catalog.format('%I.dagbump_ti_unfinished', @airflow_schema_literal@)
+    ) IS NOT NULL;
+    target record;
     stale integer;
     free tid[];
 BEGIN
-    IF bump.caller_verifies IS NULL THEN
-        RAISE EXCEPTION 'caller_verifies must be true or false, and is NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
-    END IF;
-
-    -- Is the optional index there: (dag_id, run_id, dag_version_id) of the unfinished TIs?
-    indexed := EXISTS (
-        SELECT FROM pg_catalog.pg_index AS index
-        WHERE index.indisvalid
-        AND index.indexrelid = pg_catalog.to_regclass(
-            pg_catalog.format('%I.dagbump_ti_unfinished', @airflow_schema_literal@)
-        )::oid
-    );
+    @include:check_arguments@
 
     -- 1. One query finds the runs that have something to do: in a steady loop, none.
     -- With the index it looks at two TIs of each run, however many there are: the
     -- unfinished ones with the lowest and the highest version (NULL counts as the
     -- highest). If both are on the latest, so are all between them, and the run is
     -- verified. Without the index it looks at every TI of the run, once.
-    FOR run IN
+    FOR target IN
         SELECT examined.*, verdict.verified, tis.any_stale
-        FROM dagbump.running_runs(bump.dag_run_ids, bump.dag_ids, bump.max_runs, TRUE) AS examined
+        FROM (
+            @include:running_runs@
+        ) AS examined
         CROSS JOIN LATERAL (
             SELECT
-                coalesce(
-                    pg_catalog.bool_or(
-                        ti.unfinished AND ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
-                    ),
-                    FALSE
-                ) AS any_stale,
-                coalesce(pg_catalog.bool_or(ti.dag_version_id = examined.dag_version_id), FALSE) AS on_latest
-            FROM (
-                (
-                    SELECT ti.dag_version_id, TRUE AS unfinished
+                CASE WHEN indexed THEN (
+                    SELECT ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
                     FROM @airflow_schema@.task_instance AS ti
-                    WHERE indexed
-                    AND ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
+                    WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
                     AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
                     ORDER BY ti.dag_version_id ASC NULLS LAST
                     LIMIT 1
-                )
-                UNION ALL
-                (
-                    SELECT ti.dag_version_id, TRUE
+                ) END AS lowest_is_stale,
+                CASE WHEN indexed THEN (
+                    SELECT ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
                     FROM @airflow_schema@.task_instance AS ti
-                    WHERE indexed
-                    AND ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
+                    WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
                     AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
                     ORDER BY ti.dag_version_id DESC NULLS FIRST
                     LIMIT 1
-                )
-                UNION ALL
-                SELECT ti.dag_version_id, coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                FROM @airflow_schema@.task_instance AS ti
-                WHERE NOT indexed
-                AND ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
-            ) AS ti
+                ) END AS highest_is_stale
+            OFFSET 0 -- each looked up once
+        ) AS edges
+        CROSS JOIN LATERAL (
+            SELECT
+                coalesce(
+                    edges.lowest_is_stale OR edges.highest_is_stale OR pg_catalog.bool_or(
+                        ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
+                        AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                    ),
+                    FALSE
+                ) AS any_stale,
+                coalesce(
+                    NOT edges.lowest_is_stale OR NOT edges.highest_is_stale
+                    OR pg_catalog.bool_or(ti.dag_version_id = examined.dag_version_id),
+                    FALSE
+                ) AS on_latest
+            FROM @airflow_schema@.task_instance AS ti
+            WHERE NOT indexed
+            AND ti.dag_id::text = examined.dag_id AND ti.run_id::text BETWEEN examined.run_id AND examined.run_id
         ) AS tis
         CROSS JOIN LATERAL (
             SELECT
@@ -110,14 +115,14 @@ BEGIN
                     SELECT FROM (
                         SELECT ti.dag_version_id
                         FROM @airflow_schema@.task_instance AS ti
-                        WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
+                        WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text BETWEEN examined.run_id AND examined.run_id
                         OFFSET 0 -- by run: an index on dag_version_id alone leads to other runs
                     ) AS ti
                     WHERE ti.dag_version_id = examined.dag_version_id
                 ))
                 OR EXISTS (
                     SELECT FROM @airflow_schema@.task_instance_history AS past
-                    WHERE past.dag_id::text = examined.dag_id AND past.run_id::text = examined.run_id
+                    WHERE past.dag_id::text = examined.dag_id AND past.run_id::text BETWEEN examined.run_id AND examined.run_id
                     AND past.dag_version_id = examined.dag_version_id
                     OFFSET 0 -- by run: not hashed, which would read the whole table
                 ) AS verified
@@ -125,14 +130,14 @@ BEGIN
         WHERE tis.any_stale OR NOT verdict.verified
         ORDER BY examined.place
     LOOP
-        dag_run_id := run.dag_run_id;
-        dag_id := run.dag_id;
-        run_id := run.run_id;
-        dag_version_id := run.dag_version_id;
-        version_number := run.version_number;
+        dag_run_id := target.dag_run_id;
+        dag_id := target.dag_id;
+        run_id := target.run_id;
+        dag_version_id := target.dag_version_id;
+        version_number := target.version_number;
         bumped := 0;
         locked := 0;
-        needs_verify := NOT run.verified;
+        needs_verify := NOT target.verified;
 
         -- 2. Safe form: the first bump of a run is Airflow's to make.
         IF needs_verify AND NOT bump.caller_verifies THEN
@@ -141,18 +146,18 @@ BEGIN
         END IF;
 
         stale := 0;
-        IF run.any_stale THEN
+        IF target.any_stale THEN
             SELECT pg_catalog.count(*)::integer INTO stale
             FROM @airflow_schema@.task_instance AS ti
-            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text = run.run_id
+            WHERE ti.dag_id::text = target.dag_id AND ti.run_id::text BETWEEN target.run_id AND target.run_id
             AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-            AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id;
+            AND ti.dag_version_id IS DISTINCT FROM target.dag_version_id;
         END IF;
 
         -- 3. Take the lock that the foreign-key check would wait for. Not to be had:
         -- the run waits for the next call, whole, and so does its verify_integrity.
         PERFORM FROM @airflow_schema@.dag_version AS version
-        WHERE version.id = run.dag_version_id
+        WHERE version.id = target.dag_version_id
         FOR KEY SHARE SKIP LOCKED;
         IF NOT FOUND THEN
             locked := stale;
@@ -164,15 +169,15 @@ BEGIN
             FROM (
                 SELECT ti.ctid
                 FROM @airflow_schema@.task_instance AS ti
-                WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text = run.run_id
+                WHERE ti.dag_id::text = target.dag_id AND ti.run_id::text BETWEEN target.run_id AND target.run_id
                 AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id
+                AND ti.dag_version_id IS DISTINCT FROM target.dag_version_id
                 FOR NO KEY UPDATE SKIP LOCKED
             ) AS ti;
 
             -- 5. Locked rows stay where they are, so their physical address is good.
             UPDATE @airflow_schema@.task_instance AS ti
-            SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
+            SET dag_version_id = target.dag_version_id, updated_at = pg_catalog.clock_timestamp()
             WHERE ti.ctid = ANY (free);
             GET DIAGNOSTICS bumped = ROW_COUNT;
 
@@ -180,9 +185,9 @@ BEGIN
             IF bumped < stale THEN
                 SELECT pg_catalog.count(*)::integer INTO locked
                 FROM @airflow_schema@.task_instance AS ti
-                WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text = run.run_id
+                WHERE ti.dag_id::text = target.dag_id AND ti.run_id::text BETWEEN target.run_id AND target.run_id
                 AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id;
+                AND ti.dag_version_id IS DISTINCT FROM target.dag_version_id;
             END IF;
         END IF;
 

@@ -26,11 +26,10 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET jit = off
 AS $preview$
+DECLARE
+    examined_only CONSTANT boolean := FALSE;
 BEGIN
-    IF preview.caller_verifies IS NULL THEN
-        RAISE EXCEPTION 'caller_verifies must be true or false, and is NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
-    END IF;
+    @include:check_arguments@
 
     RETURN QUERY
     SELECT
@@ -46,7 +45,9 @@ BEGIN
             WHEN verdict.verified OR (preview.caller_verifies AND tis.stale > 0) THEN 'bump'
             ELSE 'needs_verify'
         END
-    FROM dagbump.running_runs(preview.dag_run_ids, preview.dag_ids, preview.max_runs, FALSE) AS run
+    FROM (
+        @include:running_runs@
+    ) AS run
     CROSS JOIN LATERAL (
         SELECT
             coalesce(pg_catalog.sum(states.stale), 0)::integer AS stale,
@@ -64,7 +65,7 @@ BEGIN
                 ) AS stale,
                 pg_catalog.bool_or(ti.dag_version_id = run.dag_version_id) AS on_latest
             FROM @airflow_schema@.task_instance AS ti
-            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text = run.run_id
+            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
             GROUP BY coalesce(ti.state::text, 'no_status')
         ) AS states
     ) AS tis
@@ -73,7 +74,7 @@ BEGIN
             tis.on_latest IS TRUE
             OR EXISTS (
                 SELECT FROM @airflow_schema@.task_instance_history AS past
-                WHERE past.dag_id::text = run.dag_id AND past.run_id::text = run.run_id
+                WHERE past.dag_id::text = run.dag_id AND past.run_id::text BETWEEN run.run_id AND run.run_id
                 AND past.dag_version_id = run.dag_version_id
                 OFFSET 0 -- by run: not hashed, which would read the whole table
             ) AS verified
