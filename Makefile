@@ -1,16 +1,25 @@
 # make demo: the main job, on an embedded PostgreSQL.   make test: the whole suite.   make lint: style and types.
+# make bench: what it costs, beside stock Airflow; writes docs/benchmark.*, takes 20 minutes and wants an idle machine.
+# make bench-quick: the same in small, into .cache/benchmark; fails where what it counts is not as promised.
 # Needs Python 3.10 or later, make and git; everything else is brought in, into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench bench-quick lint clean
 
 demo: .venv/.demo
 	$(BIN)/dagbump demo
 
 test: .venv/.dev
 	$(BIN)/pytest $(ARGS)
+
+# The benchmark shares with the tests where PostgreSQL and Airflow come from.
+bench: .venv/.bench
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: .venv/.bench
+	PYTHONPATH=tests $(BIN)/python -m benchmarks --quick $(ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -30,6 +39,10 @@ clean:
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[demo]'
 	touch $@
 
+.venv/.bench: .venv/bin/uv pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group bench
+	touch $@
+
 .venv/.dev: .venv/bin/uv pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group dev
-	touch $@ .venv/.demo
+	touch $@ .venv/.demo .venv/.bench

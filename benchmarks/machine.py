@@ -1,0 +1,57 @@
+"""Says what a benchmark ran on, without giving away whose machine it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import dagbump
+import psutil
+import psycopg
+from dagbump import installation
+from support.server import Server
+
+from benchmarks.database import SETTINGS
+from benchmarks.sides.stock import Worker
+
+_OTHER_SETTINGS = ("effective_cache_size", "full_page_writes", "jit", "random_page_cost", "wal_level", "work_mem")
+
+
+def describe(server: Server, workers: Mapping[str, Worker]) -> dict[str, Any]:
+    """Return the machine, the versions and PostgreSQL's settings."""
+    with server.maintenance() as connection:
+        settings = dict(
+            connection.execute(
+                "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY (%s) ORDER BY name",
+                ([*SETTINGS, *_OTHER_SETTINGS],),
+            ).fetchall()
+        )
+        (version,) = connection.execute("SHOW server_version").fetchone() or ("?",)
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "postgresql": version,
+        "postgresql_source": server.source,
+        "settings": settings,
+        "airflow": {release: worker.versions for release, worker in workers.items()},
+        "dagbump": dagbump.__version__,
+        "dagbump_revision": installation.newest_revision(),
+        "python": platform.python_version(),
+        "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
+    }
+
+
+def _processor() -> str:
+    """Return the processor's model, where Linux says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -1,0 +1,144 @@
+"""Run by the Python of an Airflow environment: makes fleets, and does the scheduler's loop, with Airflow's own code.
+
+Speaks as tests/support/airflow_worker.py does, whose commands it has: JSON lines, answers to the file descriptor that
+it is given.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+import tracemalloc
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, TextIO
+
+import airflow
+import sqlalchemy as sa
+from airflow import settings
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.sqlalchemy import prohibit_commit
+from sqlalchemy.orm import Session
+from support.airflow_worker import Airflow, Commands
+
+
+class Clock:
+    """Adds up the time that calls take."""
+
+    def __init__(self) -> None:
+        """Start at 0."""
+        self.seconds = 0.0
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function, or a method that is looked up on its class."""
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return wrapper
+
+
+class StockCommands(Commands):
+    """The commands: those of the tests, and the loop."""
+
+    def __init__(self) -> None:
+        """Connect to the database that Airflow is configured for."""
+        super().__init__()
+        self._verifying = Clock()
+        # Not replaced, only timed.
+        DagRun.verify_integrity = self._verifying.timed(DagRun.verify_integrity)
+        self._time_reading()
+
+    def connect(self) -> None:
+        """Begin anew, with nothing remembered, on a database that has been put in the place of the last one."""
+        self.airflow = Airflow()
+        self._time_reading()
+
+    def disconnect(self) -> None:
+        """Close all connections, so that the database can be dropped."""
+        self.abandon()
+        assert settings.engine is not None
+        settings.engine.dispose()
+
+    def loop(self) -> dict[str, float]:
+        """Do one loop; answer what it took, in milliseconds."""
+        with closing(self._session()) as session:
+            self._verifying.seconds = 0.0
+            start = time.perf_counter()
+            with prohibit_commit(session) as guard:
+                self._examine_and_verify(session)
+                guard.commit()
+            ms = (time.perf_counter() - start) * 1000
+        return {"ms": ms, "verify_ms": self._verifying.seconds * 1000}
+
+    def inspect(self) -> dict[str, int]:
+        """Do one loop; answer what it makes of memory."""
+        loaded = 0
+
+        def count(*_: Any) -> None:
+            nonlocal loaded
+            loaded += 1
+
+        gc.collect()
+        sa.event.listen(TaskInstance, "load", count)
+        tracemalloc.start()
+        try:
+            with closing(self._session()) as session, prohibit_commit(session) as guard:
+                runs = self._examine_and_verify(session)
+                gc.collect()  # what only waits for the collector is not kept
+                kept, _ = tracemalloc.get_traced_memory()
+                guard.commit()
+                del runs
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            sa.event.remove(TaskInstance, "load", count)
+        return {"kept": kept, "peak": peak, "tis_loaded": loaded}
+
+    def _session(self) -> Session:
+        """Open a session, as every loop does; connected, so that the pool's ping is not part of the loop."""
+        assert settings.NonScopedSession is not None
+        session: Session = settings.NonScopedSession()
+        session.connection()
+        return session
+
+    def _examine_and_verify(self, session: Session) -> list[DagRun]:
+        """Do what SchedulerJobRunner._do_scheduling and _schedule_dag_run do about versions; keep what they keep."""
+        runs = list(DagRun.get_running_dag_runs_to_examine(session=session))
+        for run in runs:
+            if not run.bundle_version:
+                self.airflow.scheduler._verify_integrity_if_dag_changed(dag_run=run, session=session)
+        return runs
+
+    def _time_reading(self) -> None:
+        bag = self.airflow.scheduler.scheduler_dag_bag
+        bag.get_dag_for_run = self._verifying.timed(bag.get_dag_for_run)
+
+
+def serve(answers: TextIO) -> None:
+    """Answer questions until there are no more."""
+    sys.dont_write_bytecode = True  # of DAG files: one may be replaced within a second
+    commands = StockCommands()
+    versions = {"airflow": airflow.__version__, "sqlalchemy": sa.__version__, "python": sys.version.split()[0]}
+    print(json.dumps({"answer": versions}), file=answers, flush=True)
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        try:
+            answer = {"answer": getattr(commands, arguments.pop("command"))(**arguments)}
+        except Exception:  # noqa: BLE001  (the benchmark shall say it)
+            answer = {"error": traceback.format_exc()}
+        print(json.dumps(answer, default=str), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as file:
+        serve(file)
