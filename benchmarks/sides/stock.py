@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
@@ -87,6 +87,9 @@ def start_worker(release: str, url: URL, home: Path, most_runs: int) -> Iterator
             yield Worker(release, process.stdin, answers, log)
         finally:
             process.kill()
+            if process.stdin is not None:
+                with suppress(BrokenPipeError):  # of a question that was not read; it would hide why
+                    process.stdin.close()
 
 
 class Stock:
