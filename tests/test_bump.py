@@ -251,6 +251,14 @@ def test_a_run_whose_dag_has_gone_is_left_alone(fleet: Fleet, connection: Connec
     assert dagbump.bump(connection, caller_verifies=True).runs == ()
 
 
+def test_not_due_is_said_of_a_run_whose_dag_has_gone_too(fleet: Fleet, connection: Connection) -> None:
+    run = fleet.run("gone", run_after="2999-01-01T00:00:00Z")
+    fleet.ti(run, None, "scheduled")
+
+    assert verdicts(dagbump.preview(connection)) == {run: "not_due"}
+    assert dagbump.bump(connection, caller_verifies=True).runs == ()
+
+
 def test_a_latest_version_that_is_not_serialized_is_not_bumped_to(fleet: Fleet, connection: Connection) -> None:
     (old,) = fleet.dag("d", versions=1)
     fleet.version("d", 2, serialized=False)

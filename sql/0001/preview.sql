@@ -80,7 +80,7 @@ BEGIN
             ) AS verified
     ) AS verdict
     WHERE tis.stale > 0 OR (run.obstacle IS NULL AND NOT verdict.verified)
-    ORDER BY run.obstacle NULLS FIRST, run.place;
+    ORDER BY run.obstacle COLLATE pg_catalog."C" NULLS FIRST, run.place;
 END
 $preview$;
 

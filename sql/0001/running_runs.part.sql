@@ -33,10 +33,9 @@ judged AS (
         CASE
             -- Airflow tests bundle_version for truth: '' is as good as NULL.
             WHEN run.bundle_version::text <> '' THEN 'pinned'
-            WHEN dag.dag_id IS NULL THEN 'no_version'
             -- Both are nullable up to Airflow 3.1, which examines only runs where they are false.
-            WHEN dag.is_paused IS NOT FALSE THEN 'paused'
-            WHEN dag.is_stale IS NOT FALSE THEN 'stale_dag'
+            WHEN dag.dag_id IS NOT NULL AND dag.is_paused IS NOT FALSE THEN 'paused'
+            WHEN dag.dag_id IS NOT NULL AND dag.is_stale IS NOT FALSE THEN 'stale_dag'
             WHEN run.run_after > pg_catalog.now() THEN 'not_due'
         END AS obstacle
     FROM running AS run
