@@ -1,5 +1,5 @@
 # make demo: the main job, on an embedded PostgreSQL.   make test: the whole suite.   make lint: style and types.
-# make bench: what it costs, beside stock Airflow; writes docs/benchmark.*, takes 20 minutes and wants an idle machine.
+# make bench: what it costs, beside stock Airflow; writes docs/benchmark.* and wants an idle machine.
 # make bench-quick: the same in small, into .cache/benchmark; fails where what it counts is not as promised.
 # Needs Python 3.10 or later, make and git; everything else is brought in, into .venv.
 
