@@ -1,4 +1,5 @@
 # make demo: the main job, on an embedded PostgreSQL.   make test: the whole suite.   make lint: style and types.
+# make test-airflow: the plugin inside real schedulers of four Airflow releases; RELEASES="3.1.6 3.3.2" for some of them.
 # make bench: what it costs, beside stock Airflow; writes docs/benchmark.* and wants an idle machine.
 # make bench-quick: the same in small, into .cache/benchmark; fails where what it counts is not as promised.
 # Needs Python 3.10 or later, make and git; everything else is brought in, into .venv.
@@ -6,13 +7,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench bench-quick lint clean
+RELEASES ?= 3.0.6 3.1.6 3.2.2 3.3.2
+
+.PHONY: demo test test-airflow bench bench-quick lint clean
 
 demo: .venv/.demo
 	$(BIN)/dagbump demo
 
 test: .venv/.dev
 	$(BIN)/pytest $(ARGS)
+
+test-airflow: .venv/.dev
+	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -m airflow $(ARGS) || exit; done
 
 # The benchmark shares with the tests where PostgreSQL and Airflow come from.
 bench: .venv/.bench

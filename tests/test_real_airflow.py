@@ -6,23 +6,18 @@ The release is the one that the tests' schema is of, `support.airflow.release`. 
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from itertools import count
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import dagbump
 import psycopg
 import pytest
 from sqlalchemy.engine import URL
 from support import airflow, server
+from support.airflow_process import Worker, start_worker
 from support.server import Server
 
-WORKER = Path(__file__).parent / "support" / "airflow_worker.py"
-PY_CLIENT = Path(dagbump.__file__).parents[1]
 RELEASE = tuple(map(int, airflow.release().split(".")[:2]))
 # From 3.2 on the scheduler's bulk UPDATE passes over task instances whose state is NULL.
 STOCK_FORGETS_NULL = RELEASE >= (3, 2)
@@ -33,27 +28,6 @@ Tis = dict[str, tuple[str | None, int | None]]
 Row = tuple[Any, ...]
 COLUMNS = ("dag_run_id", "version_number", "bumped", "locked", "needs_verify")  # of a Row
 _numbers = count(1)
-
-
-class Worker:
-    """Airflow, in its own process: ``worker("command", argument=…)``."""
-
-    def __init__(self, questions: IO[str], answers: IO[str], log: Path) -> None:
-        self._questions = questions
-        self._answers = answers
-        self._log = log
-        assert self._answer() == "ready"
-
-    def __call__(self, command: str, **arguments: Any) -> Any:
-        print(json.dumps({"command": command, **arguments}), file=self._questions, flush=True)
-        return self._answer()
-
-    def _answer(self) -> Any:
-        line = self._answers.readline()
-        assert line, f"Airflow {airflow.release()} has ended:\n{self._log.read_text()}"
-        answer = json.loads(line)
-        assert "error" not in answer, f"in Airflow {airflow.release()}: {answer['error']}"
-        return answer["answer"]
 
 
 @pytest.fixture(scope="module")
@@ -67,33 +41,12 @@ def airflow_url(postgres: Server, dagbump_template: str) -> Iterator[URL]:
 
 @pytest.fixture(scope="module")
 def worker(airflow_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    home = tmp_path_factory.mktemp("airflow")
-    environment = airflow.environment_for(airflow_url, home) | {
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+    environment = {
         "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",  # a new version at once
         "PGOPTIONS": "-c lock_timeout=3s",  # what waits for a lock fails: nobody else would end its transaction
-        "PYTHONPATH": str(PY_CLIENT),
     }
-    log = home / "worker.log"
-    answers_read, answers_write = os.pipe()  # stdout is where Airflow logs to
-    # -P: beside the script there is an airflow.py that is not Airflow.
-    command = [str(airflow.python_of(airflow.release())), "-P", str(WORKER), str(answers_write)]
-    with (
-        os.fdopen(answers_read, encoding="utf-8") as answers,
-        log.open("w") as output,
-        subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=[answers_write],
-            text=True,
-        ) as process,
-    ):
-        os.close(answers_write)
-        assert process.stdin is not None
-        yield Worker(process.stdin, answers, log)
+    with start_worker(airflow.release(), airflow_url, tmp_path_factory.mktemp("airflow"), environment) as worker:
+        yield worker
 
 
 DAG_FILE = """\

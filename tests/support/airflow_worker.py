@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import logging
 import os
 import sys
 import traceback
@@ -36,11 +37,25 @@ from airflow.serialization import serialized_objects
 from airflow.utils.sqlalchemy import prohibit_commit
 from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
+from dagbump import airflow_plugin
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 BUNDLE = "dags-folder"  # the one that Airflow has without being configured
 DAGS = Path(os.environ["AIRFLOW_HOME"]) / "dags"
+
+
+class LogRecords(logging.Handler):
+    """Keeps what dagbump logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        logging.getLogger("dagbump").addHandler(self)
+        logging.getLogger("dagbump").setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname}: {record.getMessage()}")
 
 
 class Airflow:
@@ -95,6 +110,27 @@ class Commands:
 
     def __init__(self) -> None:
         self.airflow = Airflow()
+        self.log = LogRecords()
+
+    def connect(self) -> None:
+        """Begin anew, with nothing remembered, on a database that has been put in the place of the last one."""
+        self.airflow = Airflow()
+
+    def disconnect(self) -> None:
+        """Close all connections, so that the database can be dropped."""
+        self.abandon()
+        assert settings.engine is not None
+        settings.engine.dispose()
+
+    def start_scheduler(self) -> list[str]:
+        """Let dagbump's listener know that this process is a scheduler; answer what dagbump logs."""
+        airflow_plugin.Listener().on_starting(component=None)
+        return self.logged()
+
+    def logged(self) -> list[str]:
+        """Answer what dagbump has logged since the last time."""
+        lines, self.log.lines = self.log.lines, []
+        return lines
 
     def write_dag(self, file: str, source: str, session: str = "dag processor", *, commit: bool = True) -> None:
         """Put a DAG file in place, or replace it, and write what is in it to the database."""

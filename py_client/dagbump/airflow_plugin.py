@@ -1,0 +1,385 @@
+"""The Airflow plugin: the real scheduler calls ``dagbump.bump`` once per loop, in its own transaction.
+
+Airflow imports this module in each of its processes, and nothing happens there. With ``[dagbump] enabled = True``,
+`turn_on` runs when the scheduler starts; it looks whether Airflow and the database are as this module expects, and
+replaces four functions, each where Airflow itself calls it:
+
+    SchedulerJobRunner._schedule_all_dag_runs            begins a `Loop`: one bump for all its runs
+    SchedulerJobRunner._verify_integrity_if_dag_changed  asks the loop, in place of two queries for each run
+    DagRun.get_running_dag_runs_to_examine               no longer loads every task instance (Airflow 3.0 and 3.1)
+    DagVersion.get_latest_version                        within a loop, answered from one query for all its DAGs
+
+dagbump never stops a scheduler: what does not fit costs a warning, and Airflow's own code runs. That which is said of
+Airflow here was read in, and is tested with, 3.0.6, 3.1.6, 3.2.2 and 3.3.2.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from airflow.listeners import hookimpl
+from airflow.plugins_manager import AirflowPlugin
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import aliased, lazyload
+
+from dagbump import __version__
+from dagbump.client import bump
+from dagbump.results import BumpResult
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    # Airflow's, whose models differ between its releases.
+    DagRun = Any
+    DagVersion = Any
+    SchedulerJobRunner = Any
+
+log = logging.getLogger(__name__)
+
+_RELEASES = ("3.0", "3.1", "3.2", "3.3")
+_SCHEDULER_MODULE = "airflow.jobs.scheduler_job_runner"
+# Parameters by name, as Airflow 3.0 to 3.3 have them: of a function that is replaced, all; of one that is called, ours.
+_REPLACED = {
+    "SchedulerJobRunner._schedule_all_dag_runs": ["self", "guard", "dag_runs", "session"],
+    "SchedulerJobRunner._verify_integrity_if_dag_changed": ["self", "dag_run", "session"],
+    "DagRun.get_running_dag_runs_to_examine": ["session"],
+}
+_CALLED = {
+    "DagRun.check_version_id_exists_in_dr": {"dag_version_id", "session"},
+    "DagRun.verify_integrity": {"dag_version_id", "session"},
+    "DagVersion.get_latest_version": {"dag_id", "session"},
+}
+_RETRIED = ("SchedulerJobRunner._schedule_all_dag_runs", "DagRun.get_running_dag_runs_to_examine")
+
+
+class Listener:
+    """What Airflow calls when one of its processes starts."""
+
+    @hookimpl
+    def on_starting(self, component: object) -> None:  # noqa: ARG002  (pluggy goes by the name)
+        """Turn dagbump on, if it is enabled and this process is a scheduler."""
+        from airflow.configuration import conf
+
+        scheduler = sys.modules.get(_SCHEDULER_MODULE)  # the other processes do not import it
+        if scheduler is not None and conf.getboolean("dagbump", "enabled", fallback=False):
+            turn_on(scheduler)
+
+
+class DagbumpPlugin(AirflowPlugin):
+    """The plugin, as `airflow plugins` lists it."""
+
+    name = "dagbump"
+    listeners = [Listener()]  # noqa: RUF012  (so AirflowPlugin has it)
+
+
+def turn_on(scheduler: ModuleType) -> None:
+    """Make the schedulers of this process call dagbump; once, however often it is called.
+
+    Whatever does not fit is said in one warning, and nothing is replaced.
+
+    Args:
+        scheduler: Airflow's module ``airflow.jobs.scheduler_job_runner``.
+    """
+    if hasattr(scheduler.SchedulerJobRunner._schedule_all_dag_runs, "dagbump"):
+        return
+    try:
+        _require_known_airflow(scheduler)
+        _require_installed()
+    except Exception as why:  # noqa: BLE001  (whatever it is, the scheduler has to start)
+        log.warning(
+            "dagbump is enabled and stays off: %s The scheduler does its work without it; to try again, restart it.",
+            _sentence(why),
+        )
+        return
+    Scheduling(scheduler).replace()
+    log.info("dagbump %s is on: one dagbump.bump per scheduler loop", __version__)
+
+
+class DoesNotFit(Exception):  # noqa: N818
+    """Airflow is not what this module knows; the message says where."""
+
+
+def _require_known_airflow(scheduler: ModuleType) -> None:
+    from airflow import __version__ as release
+
+    if ".".join(release.split(".")[:2]) not in _RELEASES:
+        raise DoesNotFit(f"it knows Airflow {', '.join(_RELEASES)}, and this is {release}")
+    for name, expected in _REPLACED.items():
+        if (found := _parameters(scheduler, name)) != expected:
+            raise DoesNotFit(f"{name} of Airflow {release} takes {found}, not {expected}")
+    for name, needed in _CALLED.items():
+        if not needed <= set(found := _parameters(scheduler, name)):
+            raise DoesNotFit(f"{name} of Airflow {release} takes {found}, without {sorted(needed)}")
+    for name in _RETRIED:
+        if not hasattr(_find(scheduler, name), "__wrapped__"):
+            raise DoesNotFit(f"{name} of Airflow {release} is not what @retry_db_transaction makes")
+
+
+def _parameters(scheduler: ModuleType, name: str) -> list[str]:
+    return list(inspect.signature(_find(scheduler, name)).parameters)
+
+
+def _find(scheduler: ModuleType, name: str) -> Any:
+    found: Any = scheduler
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        raise DoesNotFit(f"{name} is not there")
+    return found
+
+
+def _require_installed() -> None:
+    """Look for the schema, its revision, and the right to call the function, with a call that examines no run."""
+    from airflow import settings
+
+    from dagbump import installation  # brings Alembic, which the other processes do not need
+
+    engine = settings.engine
+    if engine is None or engine.dialect.name != "postgresql":
+        raise DoesNotFit("it works on PostgreSQL alone")
+    with engine.connect() as connection:
+        bump(connection, dag_run_ids=[], caller_verifies=True)
+        found, expected = installation.installed_revision(connection), installation.newest_revision()
+    if found != expected:
+        raise DoesNotFit(
+            f"the database holds revision {found} of dagbump, and this package works with {expected}: "
+            "run `dagbump upgrade` with it"
+        )
+
+
+@dataclass
+class Loop:
+    """One try of one scheduler loop. What it knows is good for this transaction, and no longer.
+
+    Attributes:
+        session: the scheduler's.
+        versions: the latest version of each DAG, by dag_id.
+        examined: ids of the runs that the bump was asked about.
+        due: ids of the runs for which verify_integrity is due.
+        held: ids of the runs that have to wait, since another transaction holds their latest version.
+        verified: ids of the runs for which verify_integrity has been called.
+        lost: whether the transaction has been rolled back, and the bump with it. (`DagRun._create_task_instances`
+            rolls back, and lets the loop go on, when somebody else has created the same task instance.)
+    """
+
+    session: Session
+    versions: dict[str, DagVersion]
+    examined: Collection[int] = ()
+    due: set[int] = field(default_factory=set)
+    held: set[int] = field(default_factory=set)
+    verified: set[int] = field(default_factory=set)
+    lost: bool = False
+
+    def knows(self, run: DagRun) -> bool:
+        """Say whether the loop can answer for a run."""
+        return not self.lost and run.id in self.examined
+
+    def on_rollback(self, *_: object) -> None:
+        """Take note that the transaction is over."""
+        self.lost = True
+
+
+class Scheduling:
+    """The replaced functions, and what they share.
+
+    Attributes:
+        loop: the one under way, if any. Schedulers run one loop at a time, in one thread.
+        unverified: ids of runs that were bumped, and whose verify_integrity was not called after all, or raised: the
+            latest version is on their TIs now, so Airflow's own sign that it is due is gone.
+        falling_back: whether the last bump failed.
+    """
+
+    def __init__(self, scheduler: ModuleType) -> None:
+        self._runner = scheduler.SchedulerJobRunner
+        self._dag = scheduler.DagModel
+        self._dag_run = scheduler.DagRun
+        self._dag_version = scheduler.DagVersion
+        self._stats: Any = getattr(scheduler, "Stats", None) or scheduler.stats  # up to 3.2, from 3.3 on
+        self.loop: Loop | None = None
+        self.unverified: set[int] = set()
+        self.falling_back = False
+
+    def replace(self) -> None:
+        """Put the four functions in the place of Airflow's."""
+        from airflow.utils.retries import retry_db_transaction
+
+        # Inside the retries: after a rollback, each try has to bump anew.
+        schedule_all = retry_db_transaction(self._schedule_all(self._runner._schedule_all_dag_runs.__wrapped__))
+        schedule_all.dagbump = self
+        self._runner._schedule_all_dag_runs = schedule_all
+        self._runner._verify_integrity_if_dag_changed = self._verify_if_due(
+            self._runner._verify_integrity_if_dag_changed
+        )
+        examine = self._dag_run.get_running_dag_runs_to_examine.__wrapped__
+        if "joinedload" in examine.__code__.co_names:  # in 3.0 and 3.1
+            # The same code, in which joinedload(task_instances) is lazyload, the default.
+            names = examine.__globals__ | {"joinedload": lazyload}
+            lazy = FunctionType(examine.__code__, names, examine.__name__)
+            self._dag_run.get_running_dag_runs_to_examine = classmethod(retry_db_transaction(lazy))
+        self._dag_version.get_latest_version = classmethod(self._latest_of_loop(self._dag_version.get_latest_version))
+
+    def _schedule_all(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+        def _schedule_all_dag_runs(
+            runner: SchedulerJobRunner, guard: Any, dag_runs: Iterable[DagRun], session: Session
+        ) -> Any:
+            runs = list(dag_runs)
+            with self.looping(runner, runs, session):
+                return stock(runner, guard, runs, session)
+
+        return _schedule_all_dag_runs
+
+    def _verify_if_due(self, stock: Callable[..., bool]) -> Callable[..., bool]:
+        def _verify_integrity_if_dag_changed(runner: SchedulerJobRunner, dag_run: DagRun, session: Session) -> bool:
+            if self.loop is None or not self.loop.knows(dag_run):
+                return stock(runner, dag_run=dag_run, session=session)
+            return self.verify(runner, self.loop, dag_run)
+
+        return _verify_integrity_if_dag_changed
+
+    def _latest_of_loop(self, stock: Callable[..., DagVersion]) -> Callable[..., DagVersion]:
+        def get_latest_version(_: type[DagVersion], dag_id: str, **options: Any) -> DagVersion:
+            loop = self.loop
+            # Any other option asks for something else than a scheduler's loop does.
+            if loop is not None and not loop.lost and options == {"session": loop.session} and dag_id in loop.versions:
+                return loop.versions[dag_id]
+            return stock(dag_id, **options)
+
+        return get_latest_version
+
+    @contextmanager
+    def looping(self, runner: SchedulerJobRunner, runs: list[DagRun], session: Session) -> Iterator[None]:
+        """Begin a loop with one bump; at its end, which is after the commit, remember what was left undone."""
+        self.loop = Loop(session, {})
+        sa.event.listen(session, "after_soft_rollback", self.loop.on_rollback)
+        try:
+            self._bump(runner, runs, self.loop)
+            yield
+            if not self.loop.lost:
+                self.unverified -= self.loop.verified
+                self.unverified |= self.loop.due - self.loop.verified
+        finally:
+            sa.event.remove(session, "after_soft_rollback", self.loop.on_rollback)
+            self.loop = None
+
+    def verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> bool:
+        """Do what is left of _verify_integrity_if_dag_changed; False lets Airflow leave the run to a later loop."""
+        if run.id in loop.held:
+            log.info("The latest version of DAG %s is locked; run %s waits for the next loop", run.dag_id, run.run_id)
+            return False
+        if run.id not in loop.due:
+            return True
+        run.dag = _dag_of(runner, run, loop.session)
+        if not run.dag:
+            return False
+        loop.session.expire(run, ["task_instances"])
+        run.verify_integrity(dag_version_id=loop.versions[run.dag_id].id, session=loop.session)
+        loop.verified.add(run.id)
+        return True
+
+    def _bump(self, runner: SchedulerJobRunner, runs: list[DagRun], loop: Loop) -> None:
+        """Bump the runs of a loop; on an error, leave it empty, so that Airflow's own code runs."""
+        if not runs:
+            return
+        try:
+            # Not session.begin_nested(), which prohibit_commit would take for a commit.
+            with self._stats.timer("dagbump.bump"), loop.session.connection().begin_nested():
+                loop.versions = self._latest_versions(runs, loop.session)
+                candidates = [run for run in runs if _will_be_verified(runner, run, loop)]
+                result = bump(loop.session, dag_run_ids=[run.id for run in candidates], caller_verifies=True)
+                self._take(result, candidates, loop)
+        except Exception as error:
+            loop.versions = {}
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise  # nothing can run on it; Airflow tries again on another
+            self._fall_back(error)
+        else:
+            self._report(result)
+
+    def _take(self, result: BumpResult, candidates: list[DagRun], loop: Loop) -> None:
+        by_id = {run.id: run for run in candidates}
+        for row in result.runs:
+            # One that landed after the versions were read: the DAG and its TIs have to be of the same.
+            if loop.versions[row.dag_id].id != row.dag_version_id:
+                loop.versions[row.dag_id] = loop.session.get(self._dag_version, row.dag_version_id)
+            if not row.bumped and not row.needs_verify and not _is_on(by_id[row.dag_run_id], row.dag_version_id, loop):
+                loop.held.add(row.dag_run_id)
+        loop.examined = by_id.keys()
+        loop.due = {row.dag_run_id for row in result.needs_verify} | (self.unverified & by_id.keys())
+
+    def _latest_versions(self, runs: list[DagRun], session: Session) -> dict[str, DagVersion]:
+        """Read the latest version of all DAGs of the loop at once: one row of each, however many versions it has."""
+        dag, version, other = self._dag, self._dag_version, aliased(self._dag_version)
+        latest = (
+            sa.select(other.id)
+            .where(other.dag_id == dag.dag_id)
+            .order_by(other.version_number.desc())
+            .limit(1)
+            .correlate(dag)
+            .scalar_subquery()
+        )
+        dag_ids = {run.dag_id for run in runs}
+        query = sa.select(version).join(dag, version.id == latest).where(dag.dag_id.in_(dag_ids))
+        return {version.dag_id: version for version in session.scalars(query)}
+
+    def _report(self, result: BumpResult) -> None:
+        if self.falling_back:
+            log.info("dagbump works again")
+            self.falling_back = False
+        if result.bumped:
+            self._stats.incr("dagbump.task_instances_bumped", result.bumped)
+        if result.locked:
+            self._stats.incr("dagbump.task_instances_locked", result.locked)
+
+    def _fall_back(self, error: Exception) -> None:
+        self._stats.incr("dagbump.fallback")
+        if not self.falling_back:
+            log.warning(
+                "dagbump has failed: %s Airflow's own code does this loop, and each until dagbump works again.",
+                _sentence(error),
+            )
+        self.falling_back = True
+
+
+def _will_be_verified(runner: SchedulerJobRunner, run: DagRun, loop: Loop) -> bool:
+    """Say whether Airflow's _schedule_dag_run gets as far as verifying a run.
+
+    One that it ends for its timeout, or leaves alone, must not be bumped: nobody would call verify_integrity for it.
+    """
+    if run.bundle_version:
+        return False
+    try:
+        dag = _dag_of(runner, run, loop.session)
+    except DBAPIError:
+        raise
+    except Exception:  # noqa: BLE001  (a DAG that cannot be read is its own run's trouble, and Airflow says so)
+        return False
+    now = datetime.now(timezone.utc)
+    timed_out = dag and dag.dagrun_timeout and run.start_date and run.start_date < now - dag.dagrun_timeout
+    in_future = run.logical_date and run.logical_date > now
+    return bool(dag and not timed_out and not in_future and run.dag_id in loop.versions)
+
+
+def _dag_of(runner: SchedulerJobRunner, run: DagRun, session: Session) -> Any:
+    bag = runner.scheduler_dag_bag
+    get_dag = getattr(bag, "get_dag_for_run", None) or bag.get_dag  # from 3.1 on, 3.0
+    return get_dag(dag_run=run, session=session)
+
+
+def _is_on(run: DagRun, version: UUID, loop: Loop) -> bool:
+    return bool(run.check_version_id_exists_in_dr(version, session=loop.session))
+
+
+def _sentence(error: Exception) -> str:
+    """Return what an error says first, as a sentence, without the SQL that SQLAlchemy adds."""
+    text = " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__
+    return text if text.endswith(".") else f"{text}."
