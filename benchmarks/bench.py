@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from sqlalchemy.engine import URL
 from support import airflow
+from support.airflow_process import Worker
 from support.server import Server
 
 from benchmarks import fleet, machine
@@ -25,7 +26,7 @@ from benchmarks.results import Results
 from benchmarks.sides import Side
 from benchmarks.sides.bump import Bump
 from benchmarks.sides.floors import BareUpdate, SelectOne
-from benchmarks.sides.stock import Stock, Worker, start_worker
+from benchmarks.sides.stock import Stock, start_worker
 
 STOCK_RELEASES = ("3.1.6", "3.3.2")
 DAGBUMP_ON = "3.3.2"  # on whose schema dagbump and the floors are measured

@@ -10,9 +10,9 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from support.airflow_process import Worker
 
 from benchmarks.plan import MOST_TIS_BY_AIRFLOW, Shape
-from benchmarks.sides.stock import Worker
 
 DAG_ID = "fleet"
 

@@ -13,10 +13,10 @@ import dagbump
 import psutil
 import psycopg
 from dagbump import installation
+from support.airflow_process import Worker
 from support.server import Server
 
 from benchmarks.database import SETTINGS
-from benchmarks.sides.stock import Worker
 
 _OTHER_SETTINGS = ("effective_cache_size", "full_page_writes", "jit", "random_page_cost", "wal_level", "work_mem")
 
@@ -39,7 +39,7 @@ def describe(server: Server, workers: Mapping[str, Worker]) -> dict[str, Any]:
         "postgresql": version,
         "postgresql_source": server.source,
         "settings": settings,
-        "airflow": {release: worker.versions for release, worker in workers.items()},
+        "airflow": {release: worker.greeting for release, worker in workers.items()},
         "dagbump": dagbump.__version__,
         "dagbump_revision": installation.newest_revision(),
         "python": platform.python_version(),

@@ -28,7 +28,10 @@ NAMES = {
 }
 
 _PROPOSAL_TASKS = (50, 100, 500)
+_TIS_OF_ANY_NUMBER_OF_RUNS = 500  # of the fleets that differ in their runs
 _NOTHING = "-"
+# From here on, what stands behind the point says nothing.
+_WHOLE, _WHOLE_MS = 10_000, 100
 
 _INTRODUCTION = """\
 # Benchmark
@@ -119,7 +122,7 @@ def write(results: Results, held: Sequence[Bar], directory: Path) -> None:
 
 def exact(value: float) -> str:
     """Write a figure with four digits."""
-    return f"{value:,.0f}" if value == int(value) or abs(value) >= 10_000 else f"{value:.4g}"  # noqa: PLR2004
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= _WHOLE else f"{value:.4g}"
 
 
 def _markdown(results: Results, held: Sequence[Bar]) -> str:
@@ -195,7 +198,7 @@ def _bars(held: Sequence[Bar]) -> str:
 def _times(costs: Costs, cell: Cell) -> str:
     """Write a table of the fleets of 20 runs, and one of the fleets of 500 TIs."""
     sizes = [shape for shape in sorted(costs) if shape.runs == LOOP_RUNS]
-    numbers = [shape for shape in sorted(costs) if shape.tis == 500]  # noqa: PLR2004
+    numbers = [shape for shape in sorted(costs) if shape.tis == _TIS_OF_ANY_NUMBER_OF_RUNS]
     tables = [_times_of(costs, sizes, cell)]
     if len(numbers) > 1:
         tables.append(_times_of(costs, numbers, cell))
@@ -276,7 +279,7 @@ def _saved_rows(steady: Costs) -> Iterator[tuple[str, ...]]:
         if before and after:
             saved = before.kept - after.kept
             figures = (_kilobytes(value) for value in (before.kept, after.kept, saved))
-            yield str(tasks), *figures, f"{saved / before.kept:.2%}"
+            yield str(tasks), *figures, f"{saved / before.kept:.3%}"
 
 
 def _life_cycles(cycles: LifeCycles, shape: Shape) -> str:
@@ -314,7 +317,7 @@ def _method(results: Results) -> str:
 
 
 def _ms(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004
+    return f"{value:,.0f}" if value >= _WHOLE_MS else f"{value:.3g}"
 
 
 def _kilobytes(value: float) -> str:

@@ -7,15 +7,12 @@ it is given.
 from __future__ import annotations
 
 import gc
-import json
-import os
 import sys
 import time
-import traceback
 import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any, TextIO
+from typing import Any
 
 import airflow
 import sqlalchemy as sa
@@ -24,7 +21,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.sqlalchemy import prohibit_commit
 from sqlalchemy.orm import Session
-from support.airflow_worker import Airflow, Commands
+from support.airflow_worker import Commands, main
 
 
 class Clock:
@@ -60,14 +57,8 @@ class StockCommands(Commands):
 
     def connect(self) -> None:
         """Begin anew, with nothing remembered, on a database that has been put in the place of the last one."""
-        self.airflow = Airflow()
+        super().connect()
         self._time_reading()
-
-    def disconnect(self) -> None:
-        """Close all connections, so that the database can be dropped."""
-        self.abandon()
-        assert settings.engine is not None
-        settings.engine.dispose()
 
     def loop(self) -> dict[str, float]:
         """Do one loop; answer what it took, in milliseconds."""
@@ -124,21 +115,8 @@ class StockCommands(Commands):
         bag.get_dag_for_run = self._verifying.timed(bag.get_dag_for_run)
 
 
-def serve(answers: TextIO) -> None:
-    """Answer questions until there are no more."""
-    sys.dont_write_bytecode = True  # of DAG files: one may be replaced within a second
-    commands = StockCommands()
-    versions = {"airflow": airflow.__version__, "sqlalchemy": sa.__version__, "python": sys.version.split()[0]}
-    print(json.dumps({"answer": versions}), file=answers, flush=True)
-    for line in sys.stdin:
-        arguments = json.loads(line)
-        try:
-            answer = {"answer": getattr(commands, arguments.pop("command"))(**arguments)}
-        except Exception:  # noqa: BLE001  (the benchmark shall say it)
-            answer = {"error": traceback.format_exc()}
-        print(json.dumps(answer, default=str), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as file:
-        serve(file)
+    main(
+        StockCommands,
+        {"airflow": airflow.__version__, "sqlalchemy": sa.__version__, "python": sys.version.split()[0]},
+    )

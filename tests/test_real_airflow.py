@@ -6,15 +6,13 @@ The release is the one that the tests' schema is of, `support.airflow.release`. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import count
-from typing import Any
+from collections.abc import Iterator
 
-import dagbump
 import psycopg
 import pytest
 from sqlalchemy.engine import URL
 from support import airflow, server
+from support.airflow_dag import Dag, Tis
 from support.airflow_process import Worker, start_worker
 from support.server import Server
 
@@ -23,11 +21,6 @@ RELEASE = tuple(map(int, airflow.release().split(".")[:2]))
 STOCK_FORGETS_NULL = RELEASE >= (3, 2)
 # Up to 3.0 the scheduler creates the task instances of a mapped task that has grown without a version.
 EXPANDS_WITHOUT_VERSION = RELEASE < (3, 1)
-
-Tis = dict[str, tuple[str | None, int | None]]
-Row = tuple[Any, ...]
-COLUMNS = ("dag_run_id", "version_number", "bumped", "locked", "needs_verify")  # of a Row
-_numbers = count(1)
 
 
 @pytest.fixture(scope="module")
@@ -47,102 +40,6 @@ def worker(airflow_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     }
     with start_worker(airflow.release(), airflow_url, tmp_path_factory.mktemp("airflow"), environment) as worker:
         yield worker
-
-
-DAG_FILE = """\
-from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG
-
-
-def task(task_id):
-    return BashOperator(task_id=task_id, bash_command="true")
-
-
-def mapped(task_id, commands):
-    return BashOperator.partial(task_id=task_id).expand(bash_command=commands)
-
-
-with DAG("{dag_id}", description="{description}", schedule=None):
-    {tasks}
-"""
-
-
-class Dag:
-    """One DAG, and the run of it that a test is about."""
-
-    def __init__(self, worker: Worker, connection: psycopg.Connection[Any]) -> None:
-        self.worker = worker
-        self.connection = connection
-        self.dag_id = f"dag_{next(_numbers)}"
-        self.run = 0
-
-    def write(self, tasks: str, *, description: str = "", commit: bool = True) -> None:
-        """Let the DAG processor write what is now in the DAG file."""
-        source = DAG_FILE.format(dag_id=self.dag_id, description=description, tasks=tasks)
-        self.worker("write_dag", file=f"{self.dag_id}.py", source=source, commit=commit)
-
-    def start(self, tasks: str, states: Mapping[str, str]) -> None:
-        """Write the first version and start a run, whose task instances have come to these states, others to none."""
-        self.write(tasks)
-        self.run = self.start_another_run()
-        self.worker("set_states", run=self.run, states=states)
-
-    def start_another_run(self) -> int:
-        run: int = self.worker("create_run", dag_id=self.dag_id, run_id=f"manual__{next(_numbers)}")
-        return run
-
-    def stock_loop(self) -> None:
-        self.worker("stock_loop")
-
-    def dagbump_loop(self, *, verify: bool = True) -> list[Row]:
-        rows = self.open_dagbump_loop(verify=verify)
-        self.commit("scheduler")
-        return rows
-
-    def open_dagbump_loop(self, *, verify: bool = True) -> list[Row]:
-        return [tuple(row[name] for name in COLUMNS) for row in self.worker("dagbump_verify", verify=verify)]
-
-    def safe_bump(self) -> list[Row]:
-        """Do what a person, or `dagbump run`, does beside a stock scheduler."""
-        return [tuple(getattr(row, name) for name in COLUMNS) for row in dagbump.bump(self.connection).runs]
-
-    def commit(self, session: str) -> None:
-        self.worker("end", session=session, how="commit")
-
-    def tis(self) -> Tis:
-        """Return state and version number of each task instance of the run, by task_id or task_id[map_index]."""
-        rows = self.connection.execute(
-            """
-            SELECT ti.task_id || CASE WHEN ti.map_index < 0 THEN '' ELSE '[' || ti.map_index || ']' END,
-                ti.state, version.version_number
-            FROM task_instance AS ti
-            JOIN dag_run AS run ON run.dag_id = ti.dag_id AND run.run_id = ti.run_id
-            LEFT JOIN dag_version AS version ON version.id = ti.dag_version_id
-            WHERE run.id = %s
-            """,
-            (self.run,),
-        )
-        return {name: (state, number) for name, state, number in rows}
-
-    def versions(self) -> dict[int, str]:
-        """Return the ids of the DAG's versions by number."""
-        rows = self.connection.execute("SELECT version_number, id FROM dag_version WHERE dag_id = %s", (self.dag_id,))
-        return {number: str(version) for number, version in rows}
-
-    def locks_to_be_had(self, version: int) -> list[str]:
-        """Return the row locks on a version that nobody's lock stands in the way of."""
-        free = []
-        for lock in ("KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE"):
-            row = self.connection.execute(
-                f"SELECT FROM dag_version WHERE id = %s FOR {lock} SKIP LOCKED".encode(), (self.versions()[version],)
-            )
-            free += [lock] * row.rowcount
-        return free
-
-    def finish(self) -> None:
-        """Take the DAG's runs out of every scheduler's sight."""
-        self.worker("abandon")
-        self.connection.execute("UPDATE dag_run SET state = 'success' WHERE dag_id = %s", (self.dag_id,))
 
 
 @pytest.fixture

@@ -32,8 +32,7 @@ from airflow.plugins_manager import AirflowPlugin
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased, lazyload
 
-from dagbump import __version__
-from dagbump.client import bump
+from dagbump import __version__, client
 from dagbump.results import BumpResult
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ def _require_installed() -> None:
     if engine is None or engine.dialect.name != "postgresql":
         raise DoesNotFit("it works on PostgreSQL alone")
     with engine.connect() as connection:
-        bump(connection, dag_run_ids=[], caller_verifies=True)
+        client.bump(connection, dag_run_ids=[], caller_verifies=True)
         found, expected = installation.installed_revision(connection), installation.newest_revision()
     if found != expected:
         raise DoesNotFit(
@@ -295,7 +294,7 @@ class Scheduling:
             with self._stats.timer("dagbump.bump"), loop.session.connection().begin_nested():
                 loop.versions = self._latest_versions(runs, loop.session)
                 candidates = [run for run in runs if _will_be_verified(runner, run, loop)]
-                result = bump(loop.session, dag_run_ids=[run.id for run in candidates], caller_verifies=True)
+                result = client.bump(loop.session, dag_run_ids=[run.id for run in candidates], caller_verifies=True)
                 self._take(result, candidates, loop)
         except Exception as error:
             loop.versions = {}

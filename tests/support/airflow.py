@@ -23,14 +23,15 @@ def release() -> str:
 
 
 def python_of(version: str) -> Path:
-    """Return the interpreter of an environment that holds this release and psycopg2; make it where it is missing."""
+    """Return the interpreter of an environment with this release, drivers and statsd; make it where it is missing."""
     environment = CACHE / f"airflow-{version}"
     python = environment / "bin" / "python"
     complete = environment / ".complete"
-    if not complete.exists():
+    packages = (f"apache-airflow-core=={version}", "psycopg2-binary", "asyncpg", "statsd")
+    if not complete.exists() or complete.read_text("utf-8") != str(packages):
         uv("venv", "--clear", "--python", "3.11", str(environment))
-        uv("pip", "install", "--python", str(python), f"apache-airflow-core=={version}", "psycopg2-binary", "asyncpg")
-        complete.touch()
+        uv("pip", "install", "--python", str(python), *packages)
+        complete.write_text(str(packages), "utf-8")
     return python
 
 

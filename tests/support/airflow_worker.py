@@ -16,13 +16,13 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import dagbump
 from airflow import settings
@@ -223,19 +223,20 @@ class Commands:
         return {ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]": ti for ti in tis}
 
 
-def serve(answers: TextIO) -> None:
+def main(commands_class: Callable[[], Commands] = Commands, greeting: Any = "ready") -> None:
+    """Answer questions until there are no more."""
     sys.dont_write_bytecode = True  # of DAG files: one may be replaced within a second
-    commands = Commands()
-    print(json.dumps({"answer": "ready"}), file=answers, flush=True)
-    for line in sys.stdin:
-        arguments = json.loads(line)
-        try:
-            answer = {"answer": getattr(commands, arguments.pop("command"))(**arguments)}
-        except Exception:  # noqa: BLE001  (the test that asked shall see it)
-            answer = {"error": traceback.format_exc()}
-        print(json.dumps(answer, default=str), file=answers, flush=True)
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as answers:
+        commands = commands_class()
+        print(json.dumps({"answer": greeting}), file=answers, flush=True)
+        for line in sys.stdin:
+            arguments = json.loads(line)
+            try:
+                answer = {"answer": getattr(commands, arguments.pop("command"))(**arguments)}
+            except Exception:  # noqa: BLE001  (the test that asked shall see it)
+                answer = {"error": traceback.format_exc()}
+            print(json.dumps(answer, default=str), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as file:
-        serve(file)
+    main()

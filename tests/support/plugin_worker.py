@@ -1,0 +1,195 @@
+"""Like airflow_worker.py, for the plugin: turns it on and off in one process, and lets things go wrong in a loop."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Any
+from unittest.mock import patch
+from uuid import uuid4
+
+import airflow
+import sqlalchemy as sa
+from airflow import settings
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.dag_version import DagVersion
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.sqlalchemy import prohibit_commit
+from dagbump import client
+from sqlalchemy.exc import OperationalError
+
+from support.airflow_worker import Commands, main
+
+# What the plugin replaces.
+REPLACED = (
+    (SchedulerJobRunner, "_schedule_all_dag_runs"),
+    (SchedulerJobRunner, "_verify_integrity_if_dag_changed"),
+    (DagRun, "get_running_dag_runs_to_examine"),
+    (DagVersion, "get_latest_version"),
+)
+STOCK = {(owner, name): vars(owner)[name] for owner, name in REPLACED}
+
+
+def with_a_limit(session: Any, limit: int) -> None: ...
+
+
+def without_version(self: Any, *, session: Any) -> None: ...
+
+
+def without_retries(self: Any, guard: Any, dag_runs: Any, session: Any) -> None: ...
+
+
+MISFITS: dict[str, AbstractContextManager[Any]] = {
+    "release": patch.object(airflow, "__version__", "3.4.0"),
+    "method gone": patch.object(SchedulerJobRunner, "_verify_integrity_if_dag_changed", None),
+    "other parameters": patch.object(DagRun, "get_running_dag_runs_to_examine", with_a_limit),
+    "parameter gone": patch.object(DagRun, "verify_integrity", without_version),
+    "no retries": patch.object(SchedulerJobRunner, "_schedule_all_dag_runs", without_retries),
+    "database": patch.object(settings, "engine", sa.create_engine("sqlite://")),
+    "disabled": patch.dict(os.environ, {"AIRFLOW__DAGBUMP__ENABLED": "False"}),
+    "not a scheduler": patch.dict(sys.modules, {"airflow.jobs.scheduler_job_runner": None}),
+}
+
+
+class PluginCommands(Commands):
+    """The commands: those of the other worker, and some for the plugin."""
+
+    def stop_scheduler(self) -> None:
+        """Put Airflow's own functions back."""
+        for (owner, name), stock in STOCK.items():
+            setattr(owner, name, stock)
+
+    def is_stock(self) -> bool:
+        """Say whether all functions are Airflow's own."""
+        return all(vars(owner)[name] is stock for (owner, name), stock in STOCK.items())
+
+    def start_scheduler_with(self, misfit: str) -> list[str]:
+        """Turn the plugin on in an Airflow that does not fit; answer what is logged."""
+        with MISFITS[misfit]:
+            return self.start_scheduler()
+
+    def loop(self, fault: str | None = None) -> dict[str, Any]:
+        """Do a scheduler's loop; answer what became of it."""
+        bumps: list[list[int]] = []
+        tis: list[object] = []
+        error = None
+        with counted_bumps(bumps), loaded(tis), FAULTS[fault]():
+            try:
+                self._examine_and_schedule(tis)
+            except Exception as raised:  # noqa: BLE001  (the test shall see it)
+                error = f"{type(raised).__name__}: {raised}"
+        return {"error": error, "logged": self.logged(), "bumps": bumps, "loaded_by_examining": tis[0]}
+
+    def _examine_and_schedule(self, tis: list[object]) -> None:
+        assert settings.NonScopedSession is not None
+        with closing(settings.NonScopedSession()) as session, prohibit_commit(session) as guard:
+            runs = list(DagRun.get_running_dag_runs_to_examine(session))
+            tis[:] = [len(tis)]
+            self.airflow.scheduler._schedule_all_dag_runs(guard, runs, session)
+
+
+@contextmanager
+def counted_bumps(bumps: list[list[int]]) -> Iterator[None]:
+    def bump(session: Any, dag_run_ids: list[int], **arguments: Any) -> Any:
+        bumps.append(dag_run_ids)
+        return original(session, dag_run_ids=dag_run_ids, **arguments)
+
+    original = client.bump
+    with patch.object(client, "bump", bump):
+        yield
+
+
+@contextmanager
+def loaded(tis: list[object]) -> Iterator[None]:
+    def on_load(ti: object, _: object) -> None:
+        tis.append(ti)
+
+    sa.event.listen(TaskInstance, "load", on_load)
+    try:
+        yield
+    finally:
+        sa.event.remove(TaskInstance, "load", on_load)
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def verify_raises() -> Iterator[None]:
+    def verify_integrity(self: Any, **_: Any) -> None:
+        raise RuntimeError(f"no verify_integrity of {self.run_id}")
+
+    with patch.object(DagRun, "verify_integrity", verify_integrity):
+        yield
+
+
+@contextmanager
+def another_creates_the_same() -> Iterator[None]:
+    """Just before verify_integrity writes its new task instances, somebody else commits the same."""
+
+    def create(self: Any, dag_id: str, tasks: Any, *args: Any, **kwargs: Any) -> None:
+        mappings = list(tasks)
+        assert settings.NonScopedSession is not None
+        theirs = [mapping | {"id": str(uuid4())} for mapping in mappings]
+        with closing(settings.NonScopedSession()) as other:
+            other.bulk_insert_mappings(sa.inspect(TaskInstance), theirs)
+            other.commit()
+        original(self, dag_id, iter(mappings), *args, **kwargs)
+
+    original = DagRun._create_task_instances
+    with patch.object(DagRun, "_create_task_instances", create):
+        yield
+
+
+@contextmanager
+def database_fails_once() -> Iterator[None]:
+    """The first try to schedule a run ends in an error that Airflow tries again after."""
+
+    def schedule(self: Any, dag_run: Any, session: Any) -> Any:
+        callback = original(self, dag_run, session)
+        if not failed:
+            failed.append(True)
+            raise OperationalError("a statement", {}, Exception("the database has failed"))
+        return callback
+
+    failed: list[bool] = []
+    original = SchedulerJobRunner._schedule_dag_run
+    with patch.object(SchedulerJobRunner, "_schedule_dag_run", schedule):
+        yield
+
+
+@contextmanager
+def connection_is_lost() -> Iterator[None]:
+    """The server ends the scheduler's session, once, when it is to bump."""
+
+    def bump(session: Any, **arguments: Any) -> Any:
+        if not lost:
+            lost.append(True)
+            pid = session.connection().connection.driver_connection.info.backend_pid
+            assert settings.engine is not None
+            with settings.engine.connect() as other:
+                other.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        return counted(session, **arguments)
+
+    lost: list[bool] = []
+    counted = client.bump
+    with patch.object(client, "bump", bump):
+        yield
+
+
+FAULTS = {
+    None: nothing,
+    "verify raises": verify_raises,
+    "another creates the same": another_creates_the_same,
+    "database fails once": database_fails_once,
+    "connection is lost": connection_is_lost,
+}
+
+
+if __name__ == "__main__":
+    main(PluginCommands)

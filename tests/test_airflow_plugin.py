@@ -1,0 +1,373 @@
+"""The plugin inside Airflow's scheduler, step by step: when it stays off, and what it does when things go wrong.
+
+The loops are those of SchedulerJobRunner, called one by one in a worker (support/plugin_worker.py) of the release that
+`support.airflow.release` names; what came of them is read from the database by the test itself.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import dagbump
+import psycopg
+import pytest
+from dagbump import database as dagbump_database
+from dagbump import installation
+from sqlalchemy.engine import URL
+from support import airflow, server
+from support.airflow_dag import Dag, Tis
+from support.airflow_process import Worker, start_worker
+from support.server import Server
+
+pytestmark = pytest.mark.airflow
+
+SCRIPT = Path(__file__).parent / "support" / "plugin_worker.py"
+RELEASE = tuple(map(int, airflow.release().split(".")[:2]))
+# From 3.2 on the scheduler logs what one run raised, and goes on with the others.
+ONE_RUN_ENDS_THE_LOOP = RELEASE < (3, 2)
+
+IS_ON = f"INFO: dagbump {dagbump.__version__} is on: one dagbump.bump per scheduler loop"
+STAYS_OFF = "WARNING: dagbump is enabled and stays off: "
+
+V1 = 'task("A") >> task("B") >> task("C")'
+V2 = 'task("A") >> task("B") >> task("C") >> task("D")'
+BEFORE: Tis = {"A": ("success", 1), "B": ("running", 1), "C": (None, 1)}
+DONE: Tis = {"A": ("success", 1), "B": ("running", 2), "C": (None, 2), "D": (None, 2)}
+
+
+@pytest.fixture(scope="module")
+def statsd() -> Iterator[socket.socket]:
+    """What Airflow sends its metrics to."""
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(5)
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def airflow_url(postgres: Server, dagbump_template: str) -> Iterator[URL]:
+    name = "airflow_plugin"
+    postgres.drop_database(name)
+    yield postgres.create_database(name, dagbump_template)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def worker(airflow_url: URL, statsd: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    environment = {
+        "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",  # a new version at once
+        "AIRFLOW__DAGBUMP__ENABLED": "True",
+        "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+        "AIRFLOW__METRICS__STATSD_ON": "True",
+        "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
+    }
+    home = tmp_path_factory.mktemp("airflow")
+    with start_worker(airflow.release(), airflow_url, home, environment, SCRIPT) as worker:
+        yield worker
+
+
+@pytest.fixture
+def connection(airflow_url: URL) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(server.libpq(airflow_url), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def stock(worker: Worker) -> Iterator[Worker]:
+    """A scheduler's process before the plugin has been turned on."""
+    worker("stop_scheduler")
+    yield worker
+    worker("stop_scheduler")
+
+
+@pytest.fixture
+def scheduler(stock: Worker) -> Worker:
+    """A scheduler with dagbump."""
+    assert stock("start_scheduler") == [IS_ON]
+    return stock
+
+
+@pytest.fixture
+def dag(scheduler: Worker, connection: psycopg.Connection[Any]) -> Iterator[Dag]:
+    dag = Dag(scheduler, connection)
+    yield dag
+    dag.finish()
+
+
+@pytest.fixture
+def landed(dag: Dag) -> Dag:
+    """A run in which B runs and C waits, when a second version of the DAG adds D."""
+    dag.start(V1, {"A": "success", "B": "running"})
+    dag.write(V2)
+    assert dag.tis() == BEFORE
+    return dag
+
+
+class TestTurnedOn:
+    def test_once_with_one_line(self, stock: Worker) -> None:
+        assert stock("start_scheduler") == [IS_ON]
+        assert stock("start_scheduler") == []
+
+        assert not stock("is_stock")
+
+    @pytest.mark.parametrize("how", ["disabled", "not a scheduler"])
+    def test_not_where_nobody_asked_for_it(self, stock: Worker, how: str) -> None:
+        assert stock("start_scheduler_with", misfit=how) == []
+
+        assert stock("is_stock")
+
+    @pytest.mark.parametrize(
+        ("misfit", "why"),
+        [
+            ("release", "it knows Airflow 3.0, 3.1, 3.2, 3.3, and this is 3.4.0."),
+            ("method gone", "SchedulerJobRunner._verify_integrity_if_dag_changed is not there."),
+            ("other parameters", "DagRun.get_running_dag_runs_to_examine of Airflow {} takes ['session', 'limit'],"),
+            ("parameter gone", "DagRun.verify_integrity of Airflow {} takes ['self', 'session'], without"),
+            ("no retries", "SchedulerJobRunner._schedule_all_dag_runs of Airflow {} is not what @retry"),
+            ("database", "it works on PostgreSQL alone."),
+        ],
+    )
+    def test_not_in_an_airflow_that_it_does_not_know(self, stock: Worker, misfit: str, why: str) -> None:
+        (warning,) = stock("start_scheduler_with", misfit=misfit)
+
+        assert warning.startswith(STAYS_OFF + why.format(airflow.release()))
+        assert stock("is_stock")
+
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            ("ALTER SCHEMA dagbump RENAME TO elsewhere", "run `dagbump upgrade` against it."),
+            ("UPDATE dagbump.alembic_version SET version_num = '0000'", "the database holds revision 0000 of dagbump"),
+            (
+                "ALTER FUNCTION dagbump.bump(bigint[], text[], integer, boolean) RENAME TO other",
+                "another revision of dagbump",
+            ),
+        ],
+    )
+    def test_not_on_a_database_that_does_not_fit(
+        self, stock: Worker, airflow_url: URL, connection: psycopg.Connection[Any], change: str, why: str
+    ) -> None:
+        connection.execute(change.encode())
+        try:
+            (warning,) = stock("start_scheduler")
+        finally:
+            reinstall(airflow_url, connection)
+
+        assert warning.startswith(STAYS_OFF)
+        assert why in warning
+        assert stock("is_stock")
+
+
+class TestLoop:
+    def test_one_bump_moves_the_tis_and_airflow_adds_the_new_task(self, landed: Dag) -> None:
+        loop = landed.worker("loop")
+
+        assert loop == {"error": None, "logged": [], "bumps": [[landed.run]], "loaded_by_examining": 0}
+        assert landed.tis() == DONE
+
+    def test_nothing_happens_to_a_run_on_the_latest_version(self, landed: Dag) -> None:
+        landed.worker("loop")
+        before = everything_of(landed)
+
+        loop = landed.worker("loop")
+
+        assert loop == {"error": None, "logged": [], "bumps": [[landed.run]], "loaded_by_examining": 0}
+        assert everything_of(landed) == before
+
+    def test_a_ti_that_has_no_state_and_came_late_is_moved(self, landed: Dag) -> None:
+        landed.worker("loop")
+        landed.connection.execute(
+            "UPDATE task_instance SET dag_version_id = %s WHERE dag_id = %s AND task_id = 'C'",
+            (landed.versions()[1], landed.dag_id),
+        )
+
+        landed.worker("loop")
+
+        assert landed.tis() == DONE
+
+    def test_a_pinned_run_is_left_alone(self, landed: Dag) -> None:
+        landed.connection.execute("UPDATE dag_run SET bundle_version = 'abc' WHERE id = %s", (landed.run,))
+
+        assert landed.worker("loop")["bumps"] == [[]]
+
+        assert landed.tis() == BEFORE
+
+    def test_a_run_that_airflow_times_out_keeps_its_version(self, dag: Dag) -> None:
+        timeout = "dagrun_timeout=timedelta(hours=1)"
+        dag.write(V1, arguments=timeout)
+        dag.run = dag.start_another_run()
+        dag.worker("set_states", run=dag.run, states=dict.fromkeys("ABC", "scheduled"))
+        dag.write(V2, arguments=timeout)
+        dag.connection.execute("UPDATE dag_run SET start_date = now() - interval '2 hours' WHERE id = %s", (dag.run,))
+
+        loop = dag.worker("loop")
+
+        assert loop["bumps"] == [[]]
+        assert dag.tis() == dict.fromkeys("ABC", ("skipped", 1))
+
+    def test_a_run_of_the_future_keeps_its_version(self, landed: Dag) -> None:
+        landed.connection.execute(
+            "UPDATE dag_run SET logical_date = now() + interval '1 day' WHERE id = %s", (landed.run,)
+        )
+
+        assert landed.worker("loop")["bumps"] == [[]]
+
+        assert landed.tis() == BEFORE
+
+    def test_a_run_whose_dag_has_disappeared_is_left_alone(self, landed: Dag) -> None:
+        version = landed.versions()[2]
+        landed.connection.execute("DELETE FROM serialized_dag WHERE dag_version_id = %s", (version,))
+
+        loop = landed.worker("loop")
+
+        assert loop["error"] is None
+        assert landed.tis() == BEFORE
+
+
+class TestTrouble:
+    def test_a_run_whose_verify_raised_is_verified_by_the_next_loop(self, landed: Dag) -> None:
+        other = landed.start_another_run()  # of version 2: nothing to do
+
+        loop = landed.worker("loop", fault="verify raises")
+        if ONE_RUN_ENDS_THE_LOOP:
+            assert "no verify_integrity" in loop["error"]
+            assert landed.tis() == BEFORE
+        else:
+            assert loop["error"] is None
+            assert landed.tis() == {name: ti for name, ti in DONE.items() if name != "D"}
+
+        loop = landed.worker("loop")
+        assert sorted(loop["bumps"][0]) == [landed.run, other]
+        assert landed.tis() == DONE
+
+        (verified_once_more,) = landed.worker("loop")["bumps"]
+        assert sorted(verified_once_more) == [landed.run, other]
+        assert landed.tis() == DONE
+
+    def test_a_rollback_in_the_middle_of_a_loop_takes_the_bump_with_it(self, landed: Dag) -> None:
+        # Airflow's scheduler has lost a race for D, has rolled back, and goes on.
+        loop = landed.worker("loop", fault="another creates the same")
+        assert loop["error"] is None
+        assert landed.tis() == BEFORE | {"D": (None, 2)}
+
+        # The latest version is on D now, so nobody has to verify any more; but C and B are to be moved.
+        landed.worker("loop")
+        assert landed.tis() == DONE
+
+    def test_airflows_second_try_bumps_again(self, landed: Dag) -> None:
+        loop = landed.worker("loop", fault="database fails once")
+
+        assert loop == {"error": None, "logged": [], "bumps": [[landed.run]] * 2, "loaded_by_examining": 0}
+        assert landed.tis() == DONE
+
+    def test_a_lost_connection_is_airflows_to_mend(self, landed: Dag) -> None:
+        loop = landed.worker("loop", fault="connection is lost")
+
+        assert loop["error"] is None
+        assert loop["logged"] == []
+        assert landed.tis() == DONE
+
+    def test_an_error_of_the_function_costs_a_fallback_and_one_warning(
+        self, landed: Dag, airflow_url: URL, connection: psycopg.Connection[Any]
+    ) -> None:
+        connection.execute("ALTER SCHEMA dagbump RENAME TO elsewhere")
+        try:
+            first, second = landed.worker("loop"), landed.worker("loop")
+        finally:
+            reinstall(airflow_url, connection)
+        assert [first["error"], second["error"]] == [None, None]
+        (warning,) = first["logged"] + second["logged"]
+        assert warning.startswith("WARNING: dagbump has failed: ")
+        assert "Airflow's own code does this loop" in warning
+        assert landed.tis()["D"] == (None, 2)
+
+        assert landed.worker("loop")["logged"] == ["INFO: dagbump works again"]
+        assert landed.worker("loop")["logged"] == []
+        assert landed.tis() == DONE
+
+    def test_a_run_whose_latest_version_is_locked_waits(self, landed: Dag, airflow_url: URL) -> None:
+        with psycopg.connect(server.libpq(airflow_url)) as other:
+            other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (landed.versions()[2],))
+            loop = landed.worker("loop")
+            assert landed.tis() == BEFORE
+        (line,) = loop["logged"]
+        assert line.startswith(f"INFO: The latest version of DAG {landed.dag_id} is locked;")
+
+        landed.worker("loop")
+        assert landed.tis() == DONE
+
+    def test_a_locked_ti_is_moved_by_a_later_loop(self, landed: Dag, airflow_url: URL) -> None:
+        with psycopg.connect(server.libpq(airflow_url)) as other:
+            other.execute("SELECT FROM task_instance WHERE dag_id = %s AND task_id = 'B' FOR UPDATE", (landed.dag_id,))
+            landed.worker("loop")
+            assert landed.tis() == DONE | {"B": ("running", 1)}
+
+        landed.worker("loop")
+        assert landed.tis() == DONE
+
+
+class TestMetrics:
+    def test_a_loop_reports_through_airflows_stats(self, landed: Dag, statsd: socket.socket, airflow_url: URL) -> None:
+        with psycopg.connect(server.libpq(airflow_url)) as other:
+            other.execute("SELECT FROM task_instance WHERE dag_id = %s AND task_id = 'B' FOR UPDATE", (landed.dag_id,))
+            drain(statsd)
+            landed.worker("loop")
+
+        sent = received(statsd, 3)
+
+        assert sent["airflow.dagbump.task_instances_bumped"] == "1|c"
+        assert sent["airflow.dagbump.task_instances_locked"] == "1|c"
+        milliseconds, kind = sent["airflow.dagbump.bump"].split("|")
+        assert kind == "ms"
+        assert float(milliseconds) > 0
+
+    def test_a_fallback_is_counted(
+        self, landed: Dag, statsd: socket.socket, airflow_url: URL, connection: psycopg.Connection[Any]
+    ) -> None:
+        connection.execute("ALTER SCHEMA dagbump RENAME TO elsewhere")
+        try:
+            drain(statsd)
+            landed.worker("loop")
+        finally:
+            reinstall(airflow_url, connection)
+
+        assert received(statsd, 2)["airflow.dagbump.fallback"] == "1|c"
+
+
+def reinstall(url: URL, connection: psycopg.Connection[Any]) -> None:
+    """Put dagbump back as the migration makes it."""
+    connection.execute("DROP SCHEMA IF EXISTS elsewhere CASCADE")
+    connection.execute("DROP SCHEMA IF EXISTS dagbump CASCADE")
+    installation.upgrade(dagbump_database.create_engine(server.libpq(url)))
+
+
+def everything_of(dag: Dag) -> list[tuple[Any, ...]]:
+    """Return all that is in the task instances of a DAG, and which transaction wrote them."""
+    return dag.connection.execute(
+        "SELECT xmin, ti.* FROM task_instance AS ti WHERE dag_id = %s ORDER BY id", (dag.dag_id,)
+    ).fetchall()
+
+
+def drain(statsd: socket.socket) -> None:
+    """Throw away what has been received so far; on the loopback, what was sent is there."""
+    statsd.setblocking(False)
+    try:
+        while statsd.recv(65536):
+            pass
+    except BlockingIOError:
+        statsd.settimeout(5)
+
+
+def received(statsd: socket.socket, count: int) -> dict[str, str]:
+    """Wait for so many metrics of dagbump."""
+    metrics: dict[str, str] = {}
+    while len(metrics) < count:
+        for line in statsd.recv(65536).decode().splitlines():
+            name, _, value = line.partition(":")
+            if name.startswith("airflow.dagbump."):
+                metrics[name] = value
+    return metrics
