@@ -28,16 +28,18 @@ def read(revision: str, name: str, airflow_schema: str) -> str:
     """
     if "$" in airflow_schema:  # it could end the dollar-quoted body that it is put into
         raise DagbumpError(f"a schema name with a dollar sign is not supported: {airflow_schema}")
-    directory = shipped("sql") / revision
-    text = _INCLUDE.sub(
-        lambda include: indent(
-            (directory / f"{include['name']}.part.sql").read_text("utf-8").strip(), include["indent"]
-        ),
-        (directory / f"{name}.sql").read_text("utf-8"),
-    )
+    text = _whole(shipped("sql") / revision, f"{name}.sql")
     identifier = '"{}"'.format(airflow_schema.replace('"', '""'))
     literal = "'{}'".format(airflow_schema.replace("'", "''"))
     return text.replace("@airflow_schema@", identifier).replace("@airflow_schema_literal@", literal)
+
+
+def _whole(directory: Path, name: str) -> str:
+    """Read a file with its parts, and theirs, put in."""
+    return _INCLUDE.sub(
+        lambda include: indent(_whole(directory, f"{include['name']}.part.sql").strip(), include["indent"]),
+        (directory / name).read_text("utf-8"),
+    )
 
 
 def run(revision: str, *names: str) -> None:

@@ -53,17 +53,53 @@ DECLARE
     indexed CONSTANT boolean := pg_catalog.to_regclass(
         pg_catalog.format('%I.dagbump_ti_unfinished', @airflow_schema_literal@)
     ) IS NOT NULL;
+    candidates bigint[];
     target record;
     stale integer;
     free tid[];
 BEGIN
     @include:check_arguments@
 
-    -- 1. One query finds the runs that have something to do: in a steady loop, none.
-    -- With the index it looks at two TIs of each run, however many there are: the
-    -- unfinished ones with the lowest and the highest version (NULL counts as the
-    -- highest). If both are on the latest, so are all between them, and the run is
-    -- verified. Without the index it looks at every TI of the run, once.
+    -- 1. The steady loop, with the index: two TIs of each run are looked at, however many there are, the unfinished
+    -- ones with the lowest and the highest version (NULL counts as the highest). Where both are on the latest, so are
+    -- all between them, and the run is verified. What this query lets pass, the next one judges.
+    IF indexed THEN
+        SELECT pg_catalog.array_agg(run.id::bigint) INTO candidates
+        FROM (
+            @include:running@
+        ) AS run
+        CROSS JOIN LATERAL (
+            SELECT version.id
+            FROM @airflow_schema@.dag_version AS version
+            WHERE version.dag_id::text = run.dag_id::text
+            ORDER BY version.version_number DESC
+            LIMIT 1
+        ) AS latest
+        WHERE (dag_ids IS NULL OR run.dag_id::text = ANY (dag_ids)) AND (
+            (
+                SELECT ti.dag_version_id = latest.id
+                FROM @airflow_schema@.task_instance AS ti
+                WHERE ti.dag_id::text = run.dag_id::text AND ti.run_id::text = run.run_id::text
+                AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                ORDER BY ti.dag_version_id ASC NULLS LAST
+                LIMIT 1
+            ) AND (
+                SELECT ti.dag_version_id = latest.id
+                FROM @airflow_schema@.task_instance AS ti
+                WHERE ti.dag_id::text = run.dag_id::text AND ti.run_id::text = run.run_id::text
+                AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                ORDER BY ti.dag_version_id DESC NULLS FIRST
+                LIMIT 1
+            )
+        ) IS NOT TRUE;
+        IF candidates IS NULL THEN
+            RETURN;
+        ELSIF max_runs IS NULL THEN -- a limit counts the other runs as well
+            dag_run_ids := candidates;
+        END IF;
+    END IF;
+
+    -- 2. Which runs have something to do: looks at every TI of the run, once.
     FOR target IN
         SELECT examined.*, verdict.verified, tis.any_stale
         FROM (
@@ -71,55 +107,17 @@ BEGIN
         ) AS examined
         CROSS JOIN LATERAL (
             SELECT
-                CASE WHEN indexed THEN (
-                    SELECT ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
-                    FROM @airflow_schema@.task_instance AS ti
-                    WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
+                pg_catalog.bool_or(
+                    ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
                     AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                    ORDER BY ti.dag_version_id ASC NULLS LAST
-                    LIMIT 1
-                ) END AS lowest_is_stale,
-                CASE WHEN indexed THEN (
-                    SELECT ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
-                    FROM @airflow_schema@.task_instance AS ti
-                    WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text = examined.run_id
-                    AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                    ORDER BY ti.dag_version_id DESC NULLS FIRST
-                    LIMIT 1
-                ) END AS highest_is_stale
-            OFFSET 0 -- each looked up once
-        ) AS edges
-        CROSS JOIN LATERAL (
-            SELECT
-                coalesce(
-                    edges.lowest_is_stale OR edges.highest_is_stale OR pg_catalog.bool_or(
-                        ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
-                        AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                    ),
-                    FALSE
                 ) AS any_stale,
-                coalesce(
-                    NOT edges.lowest_is_stale OR NOT edges.highest_is_stale
-                    OR pg_catalog.bool_or(ti.dag_version_id = examined.dag_version_id),
-                    FALSE
-                ) AS on_latest
+                pg_catalog.bool_or(ti.dag_version_id = examined.dag_version_id) AS on_latest
             FROM @airflow_schema@.task_instance AS ti
-            WHERE NOT indexed
-            AND ti.dag_id::text = examined.dag_id AND ti.run_id::text BETWEEN examined.run_id AND examined.run_id
+            WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text BETWEEN examined.run_id AND examined.run_id
         ) AS tis
         CROSS JOIN LATERAL (
             SELECT
-                tis.on_latest
-                -- With the index, the finished TIs have not been looked at yet.
-                OR (indexed AND EXISTS (
-                    SELECT FROM (
-                        SELECT ti.dag_version_id
-                        FROM @airflow_schema@.task_instance AS ti
-                        WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text BETWEEN examined.run_id AND examined.run_id
-                        OFFSET 0 -- by run: an index on dag_version_id alone leads to other runs
-                    ) AS ti
-                    WHERE ti.dag_version_id = examined.dag_version_id
-                ))
+                tis.on_latest IS TRUE
                 OR EXISTS (
                     SELECT FROM @airflow_schema@.task_instance_history AS past
                     WHERE past.dag_id::text = examined.dag_id AND past.run_id::text BETWEEN examined.run_id AND examined.run_id
@@ -139,7 +137,7 @@ BEGIN
         locked := 0;
         needs_verify := NOT target.verified;
 
-        -- 2. Safe form: the first bump of a run is Airflow's to make.
+        -- 3. Safe form: the first bump of a run is Airflow's to make.
         IF needs_verify AND NOT bump.caller_verifies THEN
             RETURN NEXT;
             CONTINUE;
@@ -154,7 +152,7 @@ BEGIN
             AND ti.dag_version_id IS DISTINCT FROM target.dag_version_id;
         END IF;
 
-        -- 3. Take the lock that the foreign-key check would wait for. Not to be had:
+        -- 4. Take the lock that the foreign-key check would wait for. Not to be had:
         -- the run waits for the next call, whole, and so does its verify_integrity.
         PERFORM FROM @airflow_schema@.dag_version AS version
         WHERE version.id = target.dag_version_id
@@ -163,7 +161,7 @@ BEGIN
             locked := stale;
             needs_verify := FALSE;
         ELSIF stale > 0 THEN
-            -- 4. Lock what is free. A TI that has changed since it was counted is judged
+            -- 5. Lock what is free. A TI that has changed since it was counted is judged
             -- anew, as it is now: one that has finished stays where it is.
             SELECT pg_catalog.array_agg(ti.ctid) INTO free
             FROM (
@@ -175,13 +173,13 @@ BEGIN
                 FOR NO KEY UPDATE SKIP LOCKED
             ) AS ti;
 
-            -- 5. Locked rows stay where they are, so their physical address is good.
+            -- 6. Locked rows stay where they are, so their physical address is good.
             UPDATE @airflow_schema@.task_instance AS ti
             SET dag_version_id = target.dag_version_id, updated_at = pg_catalog.clock_timestamp()
             WHERE ti.ctid = ANY (free);
             GET DIAGNOSTICS bumped = ROW_COUNT;
 
-            -- 6. What is stale still, another transaction holds.
+            -- 7. What is stale still, another transaction holds.
             IF bumped < stale THEN
                 SELECT pg_catalog.count(*)::integer INTO locked
                 FROM @airflow_schema@.task_instance AS ti

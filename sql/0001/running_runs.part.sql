@@ -12,15 +12,7 @@
 -- which leaves the others out. Reads no task instance; locks nothing.
 
 WITH running AS (
-    -- Of these two the executor runs one: a list of ids costs a look-up
-    -- each, not a pass over all running runs.
-    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after
-    FROM @airflow_schema@.dag_run AS run
-    WHERE dag_run_ids IS NULL AND run.state::text = 'running'
-    UNION ALL
-    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after
-    FROM @airflow_schema@.dag_run AS run
-    WHERE run.id = ANY (dag_run_ids) AND run.state::text = 'running'
+    @include:running@
 ),
 
 judged AS (
