@@ -120,6 +120,11 @@ class TestTurnedOn:
 
         assert stock("is_stock")
 
+    def test_not_in_a_task_that_was_forked_off_a_scheduler(self, stock: Worker) -> None:
+        assert stock("start_scheduler", as_task=True) == []
+
+        assert stock("is_stock")
+
     @pytest.mark.parametrize(
         ("misfit", "why"),
         [

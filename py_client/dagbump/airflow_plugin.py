@@ -65,12 +65,16 @@ class Listener:
     """What Airflow calls when one of its processes starts."""
 
     @hookimpl
-    def on_starting(self, component: object) -> None:  # noqa: ARG002  (pluggy goes by the name)
+    def on_starting(self, component: object) -> None:
         """Turn dagbump on, if it is enabled and this process is a scheduler."""
+        scheduler = sys.modules.get(_SCHEDULER_MODULE)
+        if scheduler is None:  # neither the triggerer nor the DAG processor imports it
+            return
         from airflow.configuration import conf
+        from airflow.jobs.job import Job
 
-        scheduler = sys.modules.get(_SCHEDULER_MODULE)  # the other processes do not import it
-        if scheduler is not None and conf.getboolean("dagbump", "enabled", fallback=False):
+        # A task that LocalExecutor has forked off the scheduler is no Job.
+        if isinstance(component, Job) and conf.getboolean("dagbump", "enabled", fallback=False):
             turn_on(scheduler)
 
 

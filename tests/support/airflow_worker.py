@@ -33,6 +33,7 @@ from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
+from airflow.sdk.execution_time.task_runner import TaskRunnerMarker
 from airflow.serialization import serialized_objects
 from airflow.utils.sqlalchemy import prohibit_commit
 from airflow.utils.state import DagRunState
@@ -122,9 +123,9 @@ class Commands:
         assert settings.engine is not None
         settings.engine.dispose()
 
-    def start_scheduler(self) -> list[str]:
-        """Let dagbump's listener know that this process is a scheduler; answer what dagbump logs."""
-        airflow_plugin.Listener().on_starting(component=None)
+    def start_scheduler(self, *, as_task: bool = False) -> list[str]:
+        """Tell dagbump's listener that this process starts, as a scheduler or a task; answer what dagbump logs."""
+        airflow_plugin.Listener().on_starting(component=TaskRunnerMarker() if as_task else Job())
         return self.logged()
 
     def logged(self) -> list[str]:
