@@ -117,6 +117,24 @@ def test_the_same_run_id_in_two_dags_is_two_runs(fleet: Fleet, connection: Conne
     assert fleet.versions_of([stale, other]) == [new_a, only_b]
 
 
+def test_ids_that_look_alike_are_told_apart(fleet: Fleet, connection: Connection) -> None:
+    # The same text when put together; another case; a pattern that matches the others.
+    ids = [("a", "bc"), ("ab", "c"), ("A", "bc"), ("%", "%"), ("a", "BC")]
+    versions = {dag_id: fleet.dag(dag_id, versions=2) for dag_id in dict.fromkeys(dag_id for dag_id, _ in ids)}
+    stale = []
+    for dag_id, run_id in ids:
+        old, new = versions[dag_id]
+        run = fleet.run(dag_id, run_id)
+        fleet.ti(run, new, "success")
+        stale.append(fleet.ti(run, old))
+
+    result = dagbump.bump(connection, dag_ids=["a"])
+    connection.commit()
+
+    assert sorted((run.run_id, run.bumped) for run in result.runs) == [("BC", 1), ("bc", 1)]
+    assert fleet.versions_of(stale) == [versions[dag_id][1 if dag_id == "a" else 0] for dag_id, _ in ids]
+
+
 def test_mapped_tis_are_moved_one_by_one(fleet: Fleet, connection: Connection) -> None:
     old, new = fleet.dag("d", versions=2)
     run = fleet.run("d")
@@ -372,12 +390,24 @@ class TestPreview:
             without: "needs_verify",
         }
 
-    def test_says_pinned_before_paused(self, fleet: Fleet, connection: Connection) -> None:
-        old, _ = fleet.dag("d", versions=2, is_paused=True)
-        run = fleet.run("d", bundle_version="pin")
-        fleet.ti(run, old)
+    def test_says_the_first_obstacle_of_several(self, fleet: Fleet, connection: Connection) -> None:
+        fleet.dag("d", is_paused=True, is_stale=True)
+        run = fleet.run("d", bundle_version="pin", run_after="2999-01-01T00:00:00Z")
+        fleet.ti(run, None)
 
-        assert verdicts(dagbump.preview(connection)) == {run: "pinned"}
+        removals = {
+            "pinned": "UPDATE {schema}.dag_run SET bundle_version = ''",
+            "paused": "UPDATE {schema}.dag SET is_paused = false",
+            "stale_dag": "UPDATE {schema}.dag SET is_stale = false",
+            "not_due": "UPDATE {schema}.dag_run SET run_after = now() - interval '1 hour'",
+        }
+        for verdict, removal in removals.items():
+            assert verdicts(dagbump.preview(connection)) == {run: verdict}
+            fleet.execute(removal)
+            connection.rollback()  # whose now() is that of its beginning
+        assert verdicts(dagbump.preview(connection)) == {run: "no_version"}
+        fleet.version("d", 1, serialized=False)
+        assert verdicts(dagbump.preview(connection)) == {run: "no_serialized_dag"}
 
     def test_max_runs_leaves_the_runs_that_are_not_examined(self, fleet: Fleet, connection: Connection) -> None:
         old, new = fleet.dag("d", versions=2)
