@@ -30,14 +30,12 @@ import sqlalchemy as sa
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import aliased, lazyload
+from sqlalchemy.orm import Session, aliased, lazyload
 
 from dagbump import __version__, client
 from dagbump.results import BumpResult
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     # Airflow's, whose models differ between its releases.
     DagRun = Any
     DagVersion = Any
@@ -101,7 +99,7 @@ def turn_on(scheduler: ModuleType) -> None:
     except Exception as why:  # noqa: BLE001  (whatever it is, the scheduler has to start)
         log.warning(
             "dagbump is enabled and stays off: %s The scheduler does its work without it; to try again, restart it.",
-            _sentence(why),
+            _sentences(why),
         )
         return
     Scheduling(scheduler).replace()
@@ -187,10 +185,6 @@ class Loop:
         """Say whether the loop can answer for a run."""
         return not self.lost and run.id in self.examined
 
-    def on_rollback(self, *_: object) -> None:
-        """Take note that the transaction is over."""
-        self.lost = True
-
 
 class Scheduling:
     """The replaced functions, and what they share.
@@ -230,6 +224,12 @@ class Scheduling:
             lazy = FunctionType(examine.__code__, names, examine.__name__)
             self._dag_run.get_running_dag_runs_to_examine = classmethod(retry_db_transaction(lazy))
         self._dag_version.get_latest_version = classmethod(self._latest_of_loop(self._dag_version.get_latest_version))
+        # To all sessions, once: each loop's own listener would leave a weakref whose callback swallows a SIGTERM.
+        sa.event.listen(Session, "after_soft_rollback", self._on_rollback)
+
+    def _on_rollback(self, session: Session, _: object) -> None:
+        if self.loop is not None and session is self.loop.session:
+            self.loop.lost = True
 
     def _schedule_all(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         def _schedule_all_dag_runs(
@@ -263,7 +263,6 @@ class Scheduling:
     def looping(self, runner: SchedulerJobRunner, runs: list[DagRun], session: Session) -> Iterator[None]:
         """Begin a loop with one bump; at its end, which is after the commit, remember what was left undone."""
         self.loop = Loop(session, {})
-        sa.event.listen(session, "after_soft_rollback", self.loop.on_rollback)
         try:
             self._bump(runner, runs, self.loop)
             yield
@@ -271,7 +270,6 @@ class Scheduling:
                 self.unverified -= self.loop.verified
                 self.unverified |= self.loop.due - self.loop.verified
         finally:
-            sa.event.remove(session, "after_soft_rollback", self.loop.on_rollback)
             self.loop = None
 
     def verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> bool:
@@ -348,7 +346,7 @@ class Scheduling:
         if not self.falling_back:
             log.warning(
                 "dagbump has failed: %s Airflow's own code does this loop, and each until dagbump works again.",
-                _sentence(error),
+                _sentences(error),
             )
         self.falling_back = True
 
@@ -382,7 +380,8 @@ def _is_on(run: DagRun, version: UUID, loop: Loop) -> bool:
     return bool(run.check_version_id_exists_in_dr(version, session=loop.session))
 
 
-def _sentence(error: Exception) -> str:
-    """Return what an error says first, as a sentence, without the SQL that SQLAlchemy adds."""
-    text = " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__
-    return text if text.endswith(".") else f"{text}."
+def _sentences(error: Exception) -> str:
+    """Return what an error says, each line a sentence, without the SQL that SQLAlchemy adds."""
+    lines = map(str.strip, str(getattr(error, "orig", None) or error).splitlines())
+    sentences = (line if line.endswith((".", "!", ":", ",")) else f"{line}." for line in lines if line)
+    return " ".join(sentences) or f"{type(error).__name__}."

@@ -36,6 +36,22 @@ with DAG("{dag_id}", description="{description}", schedule=None, {arguments}):
 """
 
 
+def tis_of(connection: psycopg.Connection[Any], run: int) -> Tis:
+    """Return state and version number of each task instance of a run, by task_id or task_id[map_index]."""
+    rows = connection.execute(
+        """
+        SELECT ti.task_id || CASE WHEN ti.map_index < 0 THEN '' ELSE '[' || ti.map_index || ']' END,
+            ti.state, version.version_number
+        FROM task_instance AS ti
+        JOIN dag_run AS run ON run.dag_id = ti.dag_id AND run.run_id = ti.run_id
+        LEFT JOIN dag_version AS version ON version.id = ti.dag_version_id
+        WHERE run.id = %s
+        """,
+        (run,),
+    )
+    return {name: (state, number) for name, state, number in rows}
+
+
 class Dag:
     """One DAG, and the run of it that a test is about."""
 
@@ -79,19 +95,7 @@ class Dag:
         self.worker("end", session=session, how="commit")
 
     def tis(self) -> Tis:
-        """Return state and version number of each task instance of the run, by task_id or task_id[map_index]."""
-        rows = self.connection.execute(
-            """
-            SELECT ti.task_id || CASE WHEN ti.map_index < 0 THEN '' ELSE '[' || ti.map_index || ']' END,
-                ti.state, version.version_number
-            FROM task_instance AS ti
-            JOIN dag_run AS run ON run.dag_id = ti.dag_id AND run.run_id = ti.run_id
-            LEFT JOIN dag_version AS version ON version.id = ti.dag_version_id
-            WHERE run.id = %s
-            """,
-            (self.run,),
-        )
-        return {name: (state, number) for name, state, number in rows}
+        return tis_of(self.connection, self.run)
 
     def versions(self) -> dict[int, str]:
         """Return the ids of the DAG's versions by number."""
