@@ -1,0 +1,124 @@
+"""Like airflow_worker.py, for whole loops: `_do_scheduling` on a database that has been put in the place of the last.
+
+Nothing is executed: the executor is never started, keeps what it is given, and forks no process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from types import MethodType
+from typing import Any
+from unittest.mock import patch
+
+import sqlalchemy as sa
+from airflow import settings
+from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.sqlalchemy import prohibit_commit
+from dagbump import airflow_plugin
+from sqlalchemy.orm import Session
+
+from support.airflow_worker import Commands, main
+
+
+class LoopCommands(Commands):
+    """The commands: those of the other worker, and the scheduler's loop."""
+
+    def connect(self) -> None:
+        """Begin anew; what the plugin remembers of runs is not of those of another database with the same ids."""
+        # All DAGs have been written. From here on Airflow's default, for which 3.3 trusts a DAG that it has read.
+        os.environ["AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL"] = "30"
+        super().connect()
+        plugin = getattr(SchedulerJobRunner._schedule_all_dag_runs, "dagbump", None)
+        if plugin is not None:
+            plugin.unverified.clear()
+
+    def do_scheduling(self, max_runs: int) -> dict[str, Any]:
+        """Do one loop of a scheduler that examines so many runs; answer its error, and what it gave to the executor."""
+        executors = self._executors()
+        error = None
+        with patch.object(DagRun, "DEFAULT_DAGRUNS_TO_EXAMINE", max_runs), closing(session()) as orm:
+            try:
+                self.airflow.scheduler._do_scheduling(orm)
+                orm.commit()
+            except Exception as raised:  # noqa: BLE001  (the test compares it)
+                error = f"{type(raised).__name__}: {raised}"
+        queued = [workload.ti for executor in executors for workload in executor.queued_tasks.values()]
+        return {"error": error, "queued": [in_short(ti) for ti in queued], "logged": self.logged()}
+
+    def do_scheduling_without_verify(self, max_runs: int) -> dict[str, Any]:
+        """Do one loop with a plugin that bumps, and says of each run that it has been verified."""
+        with patch.object(airflow_plugin.Scheduling, "verify", lambda *_: True):
+            return self.do_scheduling(max_runs)
+
+    def count_statements(self) -> dict[str, Any]:
+        """Do the part of a loop that dagbump changes; answer its statements, and how many TIs examining has loaded."""
+        with closing(session()) as orm, prohibit_commit(orm) as guard:
+            with statements() as examining, loaded_tis() as tis:
+                runs = list(DagRun.get_running_dag_runs_to_examine(session=orm))
+            with statements() as scheduling:
+                self.airflow.scheduler._schedule_all_dag_runs(guard, runs, orm)
+        return {"runs": len(runs), "examining": examining, "tis_loaded": len(tis), "scheduling": scheduling}
+
+    def _executors(self) -> list[Any]:
+        """Take what the executors hold from them, as their heartbeat does, and let them keep what they are given."""
+        scheduler = self.airflow.scheduler
+        executors: list[Any] = getattr(scheduler, "executors", None) or scheduler.job.executors  # up to 3.1: the job's
+        for executor in executors:
+            executor.callback_sink = DatabaseCallbackSink()
+            executor.queue_workload = MethodType(keep, executor)  # in 3.0 it would start a process
+            executor.queued_tasks.clear()
+        return executors
+
+
+def keep(self: Any, workload: Any, session: object) -> None:  # noqa: ARG001  (Airflow goes by the name)
+    self.queued_tasks[workload.ti.key] = workload
+
+
+def session() -> Session:
+    assert settings.NonScopedSession is not None
+    session: Session = settings.NonScopedSession()
+    return session
+
+
+def in_short(ti: Any) -> dict[str, Any]:
+    """Say what an executor has been given; in 3.0 it is not told the version."""
+    columns = ("dag_id", "run_id", "task_id", "map_index", "try_number", "dag_version_id")
+    return {name: getattr(ti, name, None) for name in columns}
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """Collect what is sent to the database, SAVEPOINT and RELEASE with it."""
+
+    def on_execute(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    sent: list[str] = []
+    assert settings.engine is not None
+    sa.event.listen(settings.engine, "before_cursor_execute", on_execute)
+    try:
+        yield sent
+    finally:
+        sa.event.remove(settings.engine, "before_cursor_execute", on_execute)
+
+
+@contextmanager
+def loaded_tis() -> Iterator[list[object]]:
+    def on_load(ti: object, _: object) -> None:
+        tis.append(ti)
+
+    tis: list[object] = []
+    sa.event.listen(TaskInstance, "load", on_load)
+    try:
+        yield tis
+    finally:
+        sa.event.remove(TaskInstance, "load", on_load)
+
+
+if __name__ == "__main__":
+    main(LoopCommands)
