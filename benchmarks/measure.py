@@ -38,6 +38,7 @@ class Cost:
 
     Attributes:
         ms: milliseconds from its first statement to the end of its commit.
+        rounds: the median of these, round by round.
         verify_ms: the median of what Airflow's verify_integrity, and reading the DAG for it, took of them.
         touched: what it did to the server.
         memory: what it made of Python's memory; None where it was not traced.
@@ -45,25 +46,38 @@ class Cost:
     """
 
     ms: Spread
+    rounds: tuple[float, ...]
     verify_ms: float
     touched: Touched
     memory: Memory | None
     stale: int
+
+    def times(self, other: Cost) -> float:
+        """Return how many times what another side takes, as the median of the ratios of each round.
+
+        The speed of a machine drifts; within a round it is the same for all sides.
+        """
+        return statistics.median(mine / theirs for mine, theirs in zip(self.rounds, other.rounds))  # noqa: B905  (a slow side has fewer)
 
 
 @dataclass
 class _Samples:
     """What a side has measured so far."""
 
-    loops: list[Loop] = field(default_factory=list)
+    rounds: list[list[Loop]] = field(default_factory=list)
     touched: list[Touched] = field(default_factory=list)
     stale: list[int] = field(default_factory=list)
     turns: int = 0
     seconds: float = 0.0
 
+    @property
+    def loops(self) -> list[Loop]:
+        return [loop for loops in self.rounds for loop in loops]
+
     def cost(self, memory: Memory | None) -> Cost:
         return Cost(
             Spread.of([loop.ms for loop in self.loops]),
+            tuple(statistics.median(loop.ms for loop in loops) for loops in self.rounds),
             statistics.median(loop.verify_ms for loop in self.loops),
             Touched(
                 *(
@@ -86,9 +100,10 @@ def measure_steady(sides: Sequence[Side], plan: Plan, observer: Observer, progre
         mine = samples[side.name]
         progress(f"{side.name}, steady, round {mine.turns + 1}")
         end = perf_counter() + plan.steady_turn_seconds
-        mine.loops.append(side.loop())
+        loops = [side.loop()]
         while perf_counter() < end:
-            mine.loops.append(side.loop())
+            loops.append(side.loop())
+        mine.rounds.append(loops)
     observations = {side.name: _Samples() for side in sides}
     for side in _turns(sides, observations, plan.observed):
         progress(f"{side.name}, steady, observed")
@@ -111,7 +126,7 @@ def measure_landing(sides: Sequence[Side], plan: Plan, observer: Observer, progr
         mine = samples[side.name]
         progress(f"{side.name}, landing, round {mine.turns + 1}")
         _land(side)
-        mine.loops.append(_observe(side, mine, observer))
+        mine.rounds.append([_observe(side, mine, observer)])
         mine.stale.append(stale_tis(side.connection))
     memories: dict[str, Memory | None] = {}
     for side in sides:

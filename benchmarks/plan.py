@@ -100,10 +100,10 @@ FULL = Plan(
     steady=Rounds(seconds=4, least=3, most=100),
     steady_turn_seconds=0.04,
     observed=Rounds(seconds=0, least=3, most=3, limit_seconds=10),
-    landing=Rounds(seconds=10, least=3, most=25),
+    landing=Rounds(seconds=10, least=5, most=25),
     inspected_landing_seconds=5,
-    life_cycle_pairs=24,
-    life_cycle_seconds=2,
+    life_cycle_pairs=60,
+    life_cycle_seconds=1,
 )
 
 QUICK = Plan(

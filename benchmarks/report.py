@@ -102,8 +102,9 @@ _METHOD = """\
   dag_version_id = …, updated_at = clock_timestamp() WHERE id = ANY (…)` of the rows that the bump moves, in the same
   databases, the ids found before the clock starts.
 - **Rounds** are interleaved: each side in turn, in alternating order; a slow side takes part in fewer of them
-  (their number is in the JSON). All figures are medians. Time is taken with nothing traced; memory in a pass of its
-  own.{untraced}
+  (their number is in the JSON). All figures are medians. A ratio is the median of the ratios within each round, since
+  the speed of a machine drifts; from fleet to fleet, sides are compared by what they are to
+  `SELECT 1`. Time is taken with nothing traced; memory in a pass of its own.{untraced}
 - **A landing round**: VACUUM, one steady loop (a scheduler has had one a second ago), a new `dag_version` with its
   `serialized_dag` (a copy of what Airflow wrote, under a new number), then the loop.
 - Nothing else happens on the server: autovacuum and timed checkpoints are off. So is fsync: a commit costs every side
@@ -221,8 +222,7 @@ def _only_time(sides: Mapping[str, Cost], name: str) -> str:
 def _time_and_ratio(sides: Mapping[str, Cost], name: str) -> str:
     cost = sides[name]
     if name in UPDATE_BESIDE:
-        ratio = cost.ms.median / sides[UPDATE_BESIDE[name]].ms.median
-        return f"{_ms(cost.ms.median)} ({ratio:.3f})"
+        return f"{_ms(cost.ms.median)} ({cost.times(sides[UPDATE_BESIDE[name]]):.3f})"
     if cost.verify_ms:
         return f"{_ms(cost.ms.median)} (verify {_ms(cost.verify_ms)})"
     return _ms(cost.ms.median)

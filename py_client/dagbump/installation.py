@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -93,9 +93,18 @@ def build_index(
                 for progress in _index_progress(observer):
                     on_progress(progress)
         except BaseException:
-            observer.execute(sa.text(f"SELECT pg_catalog.pg_cancel_backend(build.pid) {_FROM_BUILDS}"))
+            _cancel(build, engine)
             raise
         build.result()
+
+
+def _cancel(build: Future[None], engine: sa.engine.Engine) -> None:
+    """Cancel a build and wait until it has cleaned up."""
+    # On a connection of its own: the observer's may have been interrupted in the middle of a query. Again and again:
+    # the server may not have come to the build yet.
+    with database.connect(engine).execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while not wait([build], timeout=_PROGRESS_SECONDS).done:
+            connection.execute(sa.text(f"SELECT pg_catalog.pg_cancel_backend(build.pid) {_FROM_BUILDS}"))
 
 
 # The builds of this database; relid cannot be named without knowing the schema, the index can.

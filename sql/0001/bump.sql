@@ -79,14 +79,16 @@ BEGIN
             (
                 SELECT ti.dag_version_id = latest.id
                 FROM @airflow_schema@.task_instance AS ti
-                WHERE ti.dag_id::text = run.dag_id::text AND ti.run_id::text = run.run_id::text
+                WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
+                AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
                 AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
                 ORDER BY ti.dag_version_id ASC NULLS LAST
                 LIMIT 1
             ) AND (
                 SELECT ti.dag_version_id = latest.id
                 FROM @airflow_schema@.task_instance AS ti
-                WHERE ti.dag_id::text = run.dag_id::text AND ti.run_id::text = run.run_id::text
+                WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
+                AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
                 AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
                 ORDER BY ti.dag_version_id DESC NULLS FIRST
                 LIMIT 1
@@ -101,23 +103,30 @@ BEGIN
 
     -- 2. Which runs have something to do: looks at every TI of the run, once.
     FOR target IN
-        SELECT examined.*, verdict.verified, tis.any_stale
+        SELECT examined.*, verdict.verified, verdict.any_stale
         FROM (
             @include:running_runs@
         ) AS examined
         CROSS JOIN LATERAL (
+            -- In one aggregate: bit 1 says that a TI is on the latest version, bit 2 that one is stale.
             SELECT
-                pg_catalog.bool_or(
-                    ti.dag_version_id IS DISTINCT FROM examined.dag_version_id
-                    AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                ) AS any_stale,
-                pg_catalog.bool_or(ti.dag_version_id = examined.dag_version_id) AS on_latest
+                coalesce(
+                    pg_catalog.bit_or(
+                        CASE
+                            WHEN ti.dag_version_id = examined.dag_version_id THEN 1
+                            WHEN coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 2
+                            ELSE 0
+                        END
+                    ),
+                    0
+                ) AS bits
             FROM @airflow_schema@.task_instance AS ti
             WHERE ti.dag_id::text = examined.dag_id AND ti.run_id::text BETWEEN examined.run_id AND examined.run_id
         ) AS tis
         CROSS JOIN LATERAL (
             SELECT
-                tis.on_latest IS TRUE
+                (tis.bits & 2) <> 0 AS any_stale,
+                (tis.bits & 1) <> 0
                 OR EXISTS (
                     SELECT FROM @airflow_schema@.task_instance_history AS past
                     WHERE past.dag_id::text = examined.dag_id AND past.run_id::text BETWEEN examined.run_id AND examined.run_id
@@ -125,7 +134,7 @@ BEGIN
                     OFFSET 0 -- by run: not hashed, which would read the whole table
                 ) AS verified
         ) AS verdict
-        WHERE tis.any_stale OR NOT verdict.verified
+        WHERE verdict.any_stale OR NOT verdict.verified
         ORDER BY examined.place
     LOOP
         dag_run_id := target.dag_run_id;
