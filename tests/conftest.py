@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -26,6 +27,8 @@ Connect = Callable[..., psycopg.Connection[Any]]
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]  # libpq and an embedded server would heed it
+    # A shell's background job ignores Ctrl-C, and so would the processes that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[SERVER] = _stack.enter_context(server.start())
 
 
