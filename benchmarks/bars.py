@@ -124,7 +124,7 @@ def _counts(results: Results) -> Iterator[Bar]:
                 wal = max(cost.touched.wal_bytes for cost in mine)
                 yield Bar("WAL", where, 0, wal, "bytes", robust=True)
             # The promise of 50 kB is about a loop of 20 runs.
-            kept = max(sides[name].memory.kept for _, sides in _loop_fleets(costs) if sides[name].memory)  # type: ignore[union-attr]
+            kept = max(memory.kept for _, sides in _loop_fleets(costs) if (memory := sides[name].memory))
             limit = KEPT_STEADY if kind == "steady" else KEPT_LANDING
             yield Bar("Python memory retained", f"{kind}, {variant}, 20 runs", limit, kept, "bytes", robust=True)
 

@@ -55,9 +55,9 @@ class Cost:
     def times(self, other: Cost) -> float:
         """Return how many times what another side takes, as the median of the ratios of each round.
 
-        The speed of a machine drifts; within a round it is the same for all sides.
+        The speed of a machine drifts; within a round it is the same for all sides. A slow side has fewer rounds.
         """
-        return statistics.median(mine / theirs for mine, theirs in zip(self.rounds, other.rounds))  # noqa: B905  (a slow side has fewer)
+        return statistics.median(mine / theirs for mine, theirs in zip(self.rounds, other.rounds, strict=False))
 
 
 @dataclass

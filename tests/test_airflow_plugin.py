@@ -294,6 +294,17 @@ class TestTrouble:
         assert landed.worker("loop")["logged"] == []
         assert landed.tis() == DONE
 
+    def test_nothing_is_kept_of_a_bump_that_failed_after_its_answer(self, landed: Dag) -> None:
+        loop = landed.worker("loop", fault="bump fails at its end")
+
+        assert loop["error"] is None
+        (warning,) = loop["logged"]
+        assert warning.startswith("WARNING: dagbump has failed: too late.")
+        assert landed.tis()["D"] == (None, 2)  # by Airflow's own code
+
+        assert landed.worker("loop")["logged"] == ["INFO: dagbump works again"]
+        assert landed.tis() == DONE
+
     def test_a_run_whose_latest_version_is_locked_waits(self, landed: Dag, airflow_url: URL) -> None:
         with psycopg.connect(server.libpq(airflow_url)) as other:
             other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (landed.versions()[2],))

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -80,7 +80,7 @@ class DagbumpPlugin(AirflowPlugin):
     """The plugin, as `airflow plugins` lists it."""
 
     name = "dagbump"
-    listeners = [Listener()]  # noqa: RUF012  (so AirflowPlugin has it)
+    listeners: ClassVar[list[object]] = [Listener()]
 
 
 def turn_on(scheduler: ModuleType) -> None:
@@ -106,7 +106,7 @@ def turn_on(scheduler: ModuleType) -> None:
     log.info("dagbump %s is on: one dagbump.bump per scheduler loop", __version__)
 
 
-class DoesNotFit(Exception):  # noqa: N818
+class UnfitError(Exception):
     """Airflow is not what this module knows; the message says where."""
 
 
@@ -114,16 +114,16 @@ def _require_known_airflow(scheduler: ModuleType) -> None:
     from airflow import __version__ as release
 
     if ".".join(release.split(".")[:2]) not in _RELEASES:
-        raise DoesNotFit(f"it knows Airflow {', '.join(_RELEASES)}, and this is {release}")
+        raise UnfitError(f"it knows Airflow {', '.join(_RELEASES)}, and this is {release}")
     for name, expected in _REPLACED.items():
         if (found := _parameters(scheduler, name)) != expected:
-            raise DoesNotFit(f"{name} of Airflow {release} takes {found}, not {expected}")
+            raise UnfitError(f"{name} of Airflow {release} takes {found}, not {expected}")
     for name, needed in _CALLED.items():
         if not needed <= set(found := _parameters(scheduler, name)):
-            raise DoesNotFit(f"{name} of Airflow {release} takes {found}, without {sorted(needed)}")
+            raise UnfitError(f"{name} of Airflow {release} takes {found}, without {sorted(needed)}")
     for name in _RETRIED:
         if not hasattr(_find(scheduler, name), "__wrapped__"):
-            raise DoesNotFit(f"{name} of Airflow {release} is not what @retry_db_transaction makes")
+            raise UnfitError(f"{name} of Airflow {release} is not what @retry_db_transaction makes")
 
 
 def _parameters(scheduler: ModuleType, name: str) -> list[str]:
@@ -135,7 +135,7 @@ def _find(scheduler: ModuleType, name: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part, None)
     if found is None:
-        raise DoesNotFit(f"{name} is not there")
+        raise UnfitError(f"{name} is not there")
     return found
 
 
@@ -147,12 +147,12 @@ def _require_installed() -> None:
 
     engine = settings.engine
     if engine is None or engine.dialect.name != "postgresql":
-        raise DoesNotFit("it works on PostgreSQL alone")
+        raise UnfitError("it works on PostgreSQL alone")
     with engine.connect() as connection:
         client.bump(connection, dag_run_ids=[], caller_verifies=True)
         found, expected = installation.installed_revision(connection), installation.newest_revision()
     if found != expected:
-        raise DoesNotFit(
+        raise UnfitError(
             f"the database holds revision {found} of dagbump, and this package works with {expected}: "
             "run `dagbump upgrade` with it"
         )
@@ -169,8 +169,9 @@ class Loop:
         due: ids of the runs for which verify_integrity is due.
         held: ids of the runs that have to wait, since another transaction holds their latest version.
         verified: ids of the runs for which verify_integrity has been called.
-        lost: whether the transaction has been rolled back, and the bump with it. (`DagRun._create_task_instances`
-            rolls back, and lets the loop go on, when somebody else has created the same task instance.)
+        lost: whether the bump has failed, or has gone with a rollback of the transaction.
+            (`DagRun._create_task_instances` rolls back, and lets the loop go on, when somebody else has created the
+            same task instance.)
     """
 
     session: Session
@@ -288,7 +289,7 @@ class Scheduling:
         return True
 
     def _bump(self, runner: SchedulerJobRunner, runs: list[DagRun], loop: Loop) -> None:
-        """Bump the runs of a loop; on an error, leave it empty, so that Airflow's own code runs."""
+        """Bump the runs of a loop; on an error it is lost, and Airflow's own code does it."""
         if not runs:
             return
         try:
@@ -299,7 +300,7 @@ class Scheduling:
                 result = client.bump(loop.session, dag_run_ids=[run.id for run in candidates], caller_verifies=True)
                 self._take(result, candidates, loop)
         except Exception as error:
-            loop.versions = {}
+            loop.lost = True  # whatever it has learnt so far
             if isinstance(error, DBAPIError) and error.connection_invalidated:
                 raise  # nothing can run on it; Airflow tries again on another
             self._fall_back(error)

@@ -18,7 +18,7 @@ from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.sqlalchemy import prohibit_commit
-from dagbump import client
+from dagbump import airflow_plugin, client
 from sqlalchemy.exc import OperationalError
 
 from support.airflow_worker import Commands, main
@@ -182,12 +182,26 @@ def connection_is_lost() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def bump_fails_at_its_end() -> Iterator[None]:
+    """The answer of the bump is there already when its savepoint is rolled back."""
+
+    def take(self: Any, *arguments: Any) -> None:
+        original(self, *arguments)
+        raise RuntimeError("too late")
+
+    original = airflow_plugin.Scheduling._take
+    with patch.object(airflow_plugin.Scheduling, "_take", take):
+        yield
+
+
 FAULTS = {
     None: nothing,
     "verify raises": verify_raises,
     "another creates the same": another_creates_the_same,
     "database fails once": database_fails_once,
     "connection is lost": connection_is_lost,
+    "bump fails at its end": bump_fails_at_its_end,
 }
 
 
