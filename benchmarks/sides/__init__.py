@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -69,4 +68,16 @@ class Side(Protocol):
         ...
 
 
-Opened = AbstractContextManager[Side]
+class OnConnection:
+    """What the sides that work on a connection of their own have in common."""
+
+    in_python = False
+
+    def __init__(self, name: str, worker: psycopg.Connection[Any], connection: psycopg.Connection[Any]) -> None:
+        """Take a connection to work on, and one for the benchmark's questions."""
+        self.name = name
+        self.connection = connection
+        self._worker = worker
+
+    def prepare(self, version: UUID) -> None:
+        """Nothing, where the side finds the version itself or needs none."""

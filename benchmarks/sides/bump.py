@@ -5,32 +5,18 @@ from __future__ import annotations
 import gc
 import time
 import tracemalloc
-from typing import Any
-from uuid import UUID
 
 import dagbump
-import psycopg
 
-from benchmarks.sides import Loop, Memory
+from benchmarks.sides import Loop, Memory, OnConnection
 
 
-class Bump:
+class Bump(OnConnection):
     """One `dagbump.bump` per loop, as the scheduler would call it."""
-
-    in_python = False
-
-    def __init__(self, name: str, worker: psycopg.Connection[Any], connection: psycopg.Connection[Any]) -> None:
-        """Take a connection to work on, and one for the benchmark's questions."""
-        self.name = name
-        self.connection = connection
-        self._worker = worker
 
     def warm_up(self) -> None:
         """Do a loop."""
         self.loop()
-
-    def prepare(self, version: UUID) -> None:
-        """Nothing: dagbump finds the version itself."""
 
     def loop(self) -> Loop:
         """Do a loop."""

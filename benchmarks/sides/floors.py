@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 from uuid import UUID
 
-import psycopg
-
-from benchmarks.sides import Loop
+from benchmarks.sides import Loop, OnConnection
 
 
-class SelectOne:
+class SelectOne(OnConnection):
     """One round trip."""
-
-    in_python = False
-
-    def __init__(self, name: str, worker: psycopg.Connection[Any], connection: psycopg.Connection[Any]) -> None:
-        """Take a connection to work on, and one for the benchmark's questions."""
-        self.name = name
-        self.connection = connection
-        self._worker = worker
 
     def warm_up(self) -> None:
         """Do a round trip."""
         self.loop()
-
-    def prepare(self, version: UUID) -> None:
-        """Nothing."""
 
     def loop(self) -> Loop:
         """Do a round trip, on the same kind of cursor as dagbump's client does."""
