@@ -10,7 +10,8 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
-from dagbump import database, installation
+from dagbump import database
+from dagbump.installation import installer
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 from support.server import DEFAULT_IMAGE, Server, engine_answers, libpq
@@ -76,9 +77,9 @@ def install(url: URL, *, with_index: bool) -> None:
     """Install dagbump as its users do, without the optional index or with it."""
     engine = database.create_engine(libpq(url))
     try:
-        installation.upgrade(engine)
+        installer.upgrade(engine)
         if with_index:
-            installation.upgrade(engine, installation.NEWEST_INDEX)
+            installer.upgrade(engine, installer.NEWEST_INDEX)
     finally:
         engine.dispose()
 

@@ -12,7 +12,7 @@ from typing import Any
 import dagbump
 import psutil
 import psycopg
-from dagbump import installation
+from dagbump.installation import installer, state
 from support.airflow_process import Worker
 from support.server import Server
 
@@ -41,7 +41,7 @@ def describe(server: Server, workers: Mapping[str, Worker]) -> dict[str, Any]:
         "settings": settings,
         "airflow": {release: worker.greeting for release, worker in workers.items()},
         "dagbump": dagbump.__version__,
-        "dagbump_revision": installation.newest_revision(),
+        "dagbump_revision": state.NEWEST_REVISION,
         "python": platform.python_version(),
         "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
     }

@@ -1,31 +1,34 @@
 """Alembic's environment: keeps everything, the version table included, in schema ``dagbump``.
 
-Airflow's own ``alembic_version`` is neither read nor written. An upgrade is one transaction under an advisory
-lock, so that any number may be started at once, and one that is refused or cut off has written nothing.
+Airflow's own ``alembic_version`` is neither read nor written. An upgrade is one transaction under an advisory lock, so
+that any number may be started at once, and one that is refused or cut off has written nothing. It refuses what dagbump
+cannot serve, becomes the owner of Airflow's tables, lets the revisions do what only they can, and then makes every object
+what the revision reached says, whatever was there before.
 """
 
 from __future__ import annotations
 
 import logging.config
+from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import context
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from dagbump import database
-from dagbump.concurrent_index import BuiltMeanwhile
+from dagbump import __version__, database
 from dagbump.errors import DagbumpError, VersionMismatch, translated
-from dagbump.installation import SCHEMA
+from dagbump.installation import concurrent_index, in_migration, sql_files, state
+from dagbump.installation.names import INDEX, SCHEMA, UPGRADE_LOCK
+
+MIGRATIONS = Path(__file__).parent
+MAIN_BRANCH, INDEX_BRANCH = "dagbump", "index"
 
 config = context.config
 arguments = context.get_x_argument(as_dictionary=True)
+log = logging.getLogger("alembic.dagbump")
 if config.config_file_name and not config.attributes.get("quiet"):
     logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
-
-MAIN_BRANCH = "dagbump"
-CREATE_SCHEMA = f"CREATE SCHEMA {SCHEMA}"
-# Any number that is nobody else's: the bytes of "dagbump".
-ADVISORY_LOCK = f"SELECT pg_catalog.pg_advisory_xact_lock({int.from_bytes(b'dagbump', 'big')})"
+script = ScriptDirectory.from_config(config)
 
 
 def head_is_the_main_branchs() -> None:
@@ -40,27 +43,19 @@ def given_airflow_schema() -> str | None:
 
 
 def find_airflow_schema(connection: sa.engine.Connection) -> str:
-    """Return the first schema on the search path with a table task_instance, temporary tables left aside."""
-    found = connection.scalar(
-        sa.text(
-            """
-            SELECT path.name::text
-            FROM unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS path (name, place)
-            JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname = path.name
-            JOIN pg_catalog.pg_class AS class ON class.relnamespace = namespace.oid
-            WHERE class.relname = 'task_instance' AND class.relkind IN ('r', 'p')
-            ORDER BY path.place
-            LIMIT 1
-            """
-        )
-    )
-    return found or "public"  # the migration says that it is not there either
+    """Return the schema that was named, else the one on the search path, else the one that dagbump serves already."""
+    # Where there is none at all, the check says so.
+    return given_airflow_schema() or state.schema_on_path(connection) or state.served_schema(connection) or "public"
 
 
-def refuse_newer() -> None:
+def of_main_branch(revision: str | None) -> bool:
+    found = script.get_revision(revision) if revision else None
+    return found is not None and MAIN_BRANCH in found.branch_labels
+
+
+def refuse_newer(heads: tuple[str, ...]) -> None:
     """Raise where the database holds a revision that these migrations do not bring."""
-    script = ScriptDirectory.from_config(config)
-    for revision in context.get_context().get_current_heads():
+    for revision in heads:
         try:
             script.get_revision(revision)
         except CommandError:
@@ -70,28 +65,84 @@ def refuse_newer() -> None:
             ) from None
 
 
+def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
+    """Delete the record of an index that somebody has dropped, or whose removal was cut off."""
+    heads = context.get_context().get_current_heads()
+    recorded = [head for head in heads if INDEX_BRANCH in script.get_revision(head).branch_labels]  # type: ignore[union-attr]
+    if recorded and not state.index_is_valid(connection, context.get_context().opts["airflow_schema"]):
+        log.warning("The index %s was recorded, and is not there, or not valid; index@head builds it again.", INDEX)
+        delete = sa.text(f"DELETE FROM {SCHEMA}.alembic_version WHERE version_num = :revision")  # noqa: S608  (a constant)
+        connection.execute(delete, {"revision": recorded[0]})
+
+
+def install_objects(revision: str) -> None:
+    """Make every object what this revision says, and record it."""
+    keep_others_out()  # again: to build the index, the transaction had to end
+    in_migration.run_objects(revision, MIGRATIONS)
+    walk = script.iterate_revisions(revision, "base")
+    breaking = [step.revision for step in walk if getattr(step.module, "breaks_older_packages", False)]
+    in_migration.run(
+        sql_files.installer("record"),
+        revision=revision,
+        works_with_packages_from=max(breaking, default=first_revision()),
+        release=__version__,
+    )
+
+
+def first_revision() -> str:
+    return min(step.revision for step in script.walk_revisions() if of_main_branch(step.revision))
+
+
+def remove_everything() -> None:
+    """Leave no trace after a downgrade to base; refuses where somebody has put something of theirs in the schema."""
+    in_migration.run_objects(None, MIGRATIONS)
+    for table in ("installation", "alembic_version"):
+        context.execute(f"DROP TABLE IF EXISTS {SCHEMA}.{table}")
+    context.execute(f"DROP SCHEMA {SCHEMA}")
+
+
 def migrate(connection: sa.engine.Connection) -> None:
-    airflow_schema = given_airflow_schema() or find_airflow_schema(connection)
+    airflow_schema = find_airflow_schema(connection)
+    config.attributes["backend_pid"] = connection.scalar(sa.text("SELECT pg_catalog.pg_backend_pid()"))
     connection.rollback()  # the search began a transaction; the one that follows is Alembic's
     context.configure(connection=connection, version_table_schema=SCHEMA, airflow_schema=airflow_schema)
     migration = context.get_context()
     if migration.opts.get("dont_mutate"):  # alembic current, alembic check
+        state.find_ours(connection, airflow_schema)
         context.run_migrations()
         return
+    going_down = migration.opts["fn"].__name__ == "downgrade"
     with context.begin_transaction():
-        connection.execute(sa.text(ADVISORY_LOCK))
-        refuse_newer()
-        if connection.scalar(sa.text(f"SELECT pg_catalog.to_regnamespace('{SCHEMA}')")) is None:
-            connection.execute(sa.text(CREATE_SCHEMA))
+        begin(going_down=going_down)
+        if going_down and connection.scalar(sa.text(f"SELECT pg_catalog.to_regnamespace('{SCHEMA}')")) is None:
+            return
+        before = migration.get_current_heads()
+        refuse_newer(before)
+        if not going_down:
+            forget_an_index_that_is_not_there(connection)
         context.run_migrations()
-        if not migration.get_current_heads():
-            remove_version_table_and_schema()
+        heads = migration.get_current_heads()
+        if going_down and not heads:
+            if concurrent_index.is_left(connection):
+                concurrent_index.drop()
+            remove_everything()
+        for head in filter(of_main_branch, heads):
+            if not going_down or head not in before:
+                install_objects(head)
 
 
-def remove_version_table_and_schema() -> None:
-    """Leave no trace after a downgrade to base; refuses where somebody has put something of theirs in the schema."""
-    context.execute(f"DROP TABLE IF EXISTS {SCHEMA}.alembic_version")
-    context.execute(f"DROP SCHEMA {SCHEMA}")
+def begin(*, going_down: bool) -> None:
+    """Keep others out, refuse what has to be refused, and go on as the owner."""
+    keep_others_out()
+    if going_down:
+        in_migration.run(sql_files.installer("begin_downgrade"))
+    else:
+        in_migration.run(sql_files.installer("refuse_upgrade"))
+        in_migration.run(sql_files.installer("become_owner"))
+
+
+def keep_others_out() -> None:
+    context.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({UPGRADE_LOCK})")
 
 
 def run_online() -> None:
@@ -102,7 +153,7 @@ def run_online() -> None:
         with database.connect(engine) as connection, translated():
             try:
                 migrate(connection)
-            except BuiltMeanwhile:
+            except concurrent_index.BuiltMeanwhile:
                 migrate(connection)
     except DagbumpError as error:
         raise CommandError(str(error)) from error
@@ -116,13 +167,17 @@ def run_offline() -> None:
         version_table_schema=SCHEMA,
         airflow_schema=given_airflow_schema() or "public",
     )
+    going_down = context.get_context().opts["fn"].__name__ == "downgrade"
     with context.begin_transaction():
-        context.execute(ADVISORY_LOCK)
-        if context.get_starting_revision_argument() is None:
-            context.execute(CREATE_SCHEMA)
+        begin(going_down=going_down)
         context.run_migrations()
-        if context.get_revision_argument() is None and "index" not in str(context.get_starting_revision_argument()):
-            remove_version_table_and_schema()
+        reached = context.get_revision_argument()
+        for revision in (reached,) if isinstance(reached, str) else reached or ():
+            if of_main_branch(revision):
+                install_objects(revision)
+        if going_down and reached is None and "index" not in str(context.get_starting_revision_argument()):
+            remove_everything()
+        context.execute("RESET ROLE")
 
 
 head_is_the_main_branchs()

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from dagbump import database as dagbump_database
-from dagbump import installation, sql_files
+from dagbump.installation import installer, sql_files
 from sqlalchemy.engine import URL
 from support import airflow, server
 from support.fleet import Fleet
@@ -66,7 +66,7 @@ def dagbump_template(postgres: Server, airflow_template: str) -> str:
     name = f"{airflow_template}_dagbump"
     postgres.drop_database(name)
     url = postgres.create_database(name, airflow_template)
-    installation.upgrade(dagbump_database.create_engine(server.libpq(url)))
+    installer.upgrade(dagbump_database.create_engine(server.libpq(url)))
     return name
 
 
@@ -94,7 +94,7 @@ def either_way(request: pytest.FixtureRequest, database: URL) -> None:
     """Runs the test twice: as `dagbump upgrade` installs, and with the optional index."""
     if request.param == "with the index":
         with psycopg.connect(server.libpq(database), autocommit=True) as connection:
-            connection.execute(sql_files.read("index_0001", "create", "public").encode())
+            connection.execute(sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode())
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import dagbump
 import psycopg
 import pytest
 from conftest import Connect
-from dagbump import installation
+from dagbump.installation import installer, state
 from dagbump.database import create_engine
 from sqlalchemy.engine import URL
 from support.fleet import Fleet
@@ -28,7 +28,7 @@ def index_state(fleet: Fleet) -> tuple[bool, ...] | None:
 
 
 def build(url: URL) -> None:
-    installation.build_index(create_engine(libpq(url)), None, lambda _: None)
+    installer.upgrade(create_engine(libpq(url)), installer.NEWEST_INDEX, on_progress=lambda _: None)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_is_built_and_removed_again(airflow_database: URL, words: tuple[str, ...
             "SELECT obj_description('dagbump_ti_unfinished'::regclass) LIKE '%downgrade index@base%'"
         ).fetchone() == (True,)
         assert connection.execute("SELECT version_num FROM dagbump.alembic_version ORDER BY 1").fetchall() == [
-            (installation.newest_revision(),),
+            (state.NEWEST_REVISION,),
             ("index_0001",),
         ]
 
@@ -81,7 +81,7 @@ def test_it_can_be_removed_alone(fleet: Fleet, database: URL) -> None:
     assert done.returncode == 0, done.stderr
     assert index_state(fleet) is None
     assert dump_schema(database) == before
-    assert f"dagbump {installation.newest_revision()} is installed" in done.stdout
+    assert f"dagbump {state.NEWEST_REVISION} is installed" in done.stdout
 
 
 def test_the_printed_script_applies_with_psql(airflow_database: URL, database: URL) -> None:

@@ -222,3 +222,100 @@ def test_repeatable_read_fails_as_any_write_there_does(fleet: Fleet, connection:
 
     with pytest.raises(psycopg.errors.SerializationFailure):
         dagbump.bump(connection)
+
+
+class TestLatestVersionUpdatedAndThenHeld:
+    """PostgreSQL grants KEY SHARE on the version of the row that all see, follows its updates, and waits at the last."""
+
+    @pytest.mark.parametrize(
+        ("hold", "verified"),
+        [
+            ("SELECT FROM dag_version WHERE id = %s FOR UPDATE", True),
+            ("SELECT FROM dag_version WHERE id = %s FOR UPDATE", False),
+            ("DELETE FROM dag_version WHERE id = %s", False),
+        ],
+    )
+    def test_counts_as_held(
+        self, fleet: Fleet, connection: Connection, connect: Connect, hold: str, verified: bool
+    ) -> None:
+        run, old, new, tis = stale_run(fleet, tis=3, verified=verified)
+        other = connect()
+        other.execute("UPDATE dag_version SET last_updated = now() WHERE id = %s", (new,))
+        other.execute(hold.encode(), (new,))
+
+        (row,) = dagbump.bump(connection, caller_verifies=True).runs
+        connection.commit()
+        assert (row.dag_run_id, row.bumped, row.locked, row.needs_verify) == (run, 0, 3, False)
+        assert fleet.versions_of(tis) == [old] * 3
+
+        other.rollback()
+        assert dagbump.bump(connection, caller_verifies=True).bumped == 3
+
+    def test_is_asked_for_once_per_call(self, fleet: Fleet, connection: Connection, connect: Connect) -> None:
+        """Each time costs up to 10 ms: a hundred runs of one DAG must not cost a second."""
+        old, new = fleet.dag("d", versions=2)
+        for _ in range(5):
+            run = fleet.run("d")
+            fleet.ti(run, new, "success")
+            fleet.ti(run, old, "queued")
+        other = connect()
+        other.execute("UPDATE dag_version SET last_updated = now() WHERE id = %s", (new,))
+        other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (new,))
+        connection.execute("SET track_functions = 'pl'")
+
+        assert dagbump.bump(connection).locked == 5
+        calls = "SELECT pg_stat_get_xact_function_calls('dagbump.take_version(uuid)'::regprocedure)"
+        assert connection.execute(calls).fetchone() == (1,)
+
+    def test_the_callers_own_lock_timeout_is_as_it_was(self, fleet: Fleet, connection: Connection) -> None:
+        stale_run(fleet, tis=1)
+        connection.execute("SET lock_timeout = '123ms'")
+        assert dagbump.bump(connection).bumped == 1
+        assert connection.execute("SHOW lock_timeout").fetchone() == ("123ms",)
+
+
+CHANGES = {
+    "updated": ["UPDATE task_instance SET hostname = 'x' WHERE id = %s"],
+    "updated, then locked": ["UPDATE task_instance SET hostname = 'x' WHERE id = %s", "SELECT FROM task_instance WHERE id = %s FOR UPDATE"],
+    "updated, then deleted": ["UPDATE task_instance SET hostname = 'x' WHERE id = %s", "DELETE FROM task_instance WHERE id = %s"],
+    "given another key": ["UPDATE task_instance SET id = gen_random_uuid() WHERE id = %s"],
+    "locked for its key, then updated": ["SELECT FROM task_instance WHERE id = %s FOR KEY SHARE", "UPDATE task_instance SET hostname = 'x' WHERE id = %s"],
+    "updated in a savepoint that was rolled back, then locked": [
+        "SAVEPOINT s", "UPDATE task_instance SET hostname = 'x' WHERE id = %s", "ROLLBACK TO s", "SELECT FROM task_instance WHERE id = %s FOR UPDATE",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_change_of_a_ti_under_way_is_waited_for(
+    fleet: Fleet, connection: Connection, connect: Connect, change: str
+) -> None:
+    _, old, new, tis = stale_run(fleet, tis=3)
+    other = connect()
+    for statement in CHANGES[change]:
+        other.execute(statement.encode(), (tis[1],) if "%s" in statement else None)
+
+    (row,) = dagbump.bump(connection).runs
+    connection.commit()
+    assert (row.bumped, row.locked) == (2, 1)
+    other.rollback()
+    assert fleet.versions_of(tis) == [new, old, new]
+
+
+class TestNothingToMove:
+    """No lock is taken on anything, and nothing is written."""
+
+    def test_where_every_stale_ti_is_held(self, fleet: Fleet, connection: Connection, connect: Connect) -> None:
+        _, _, new, tis = stale_run(fleet, tis=2)
+        connect().execute("SELECT FROM task_instance WHERE id = ANY (%s) FOR UPDATE", (tis,))
+
+        assert dagbump.bump(connection, caller_verifies=True).locked == 2
+        third = connect(options="-c lock_timeout=50ms")
+        third.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (new,))
+        assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+
+    def test_where_nothing_is_stale(self, fleet: Fleet, connection: Connection) -> None:
+        (version,) = fleet.dag("d", versions=1)
+        fleet.ti(fleet.run("d"), version, "queued")
+        assert dagbump.bump(connection, caller_verifies=True).runs == ()
+        assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)

@@ -18,7 +18,7 @@ from uuid import UUID
 import dagbump
 import psycopg
 import pytest
-from dagbump import sql_files
+from dagbump.installation import sql_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
@@ -176,6 +176,9 @@ def rows_of(fleet: list[Run], now: datetime) -> Iterator[tuple[str, Row]]:
     for dag in {run.dag.dag_id: run.dag for run in fleet}.values():
         yield from rows_of_dag(dag, now)
     for run in fleet:
+        for backfill in backfills_of(run):
+            yield row("backfill", id=backfill, dag_id=run.dag.dag_id, from_date=now, to_date=now, **BACKFILL)
+    for run in fleet:
         yield from rows_of_run(run, now)
         for position, ti in enumerate(run.tis):
             yield from rows_of_ti(run, position, ti, now)
@@ -190,7 +193,12 @@ def rows_of_dag(dag: Dag, now: datetime) -> Iterator[tuple[str, Row]]:
             yield row("serialized_dag", **key, dag_version_id=version.id)
 
 
+def backfills_of(run: Run) -> list[int]:
+    return [10 * run.id + number for number in range(len(run.sort_ordinals))]
+
+
 def rows_of_run(run: Run, now: datetime) -> Iterator[tuple[str, Row]]:
+    backfills = backfills_of(run)
     yield row(
         "dag_run",
         id=run.id,
@@ -200,10 +208,9 @@ def rows_of_run(run: Run, now: datetime) -> Iterator[tuple[str, Row]]:
         bundle_version=run.bundle_version,
         run_after=at(now, run.run_after),
         last_scheduling_decision=at(now, run.last_scheduling_decision),
+        backfill_id=backfills[-1] if backfills else None,  # as Airflow has it: the last that took the run up
     )
-    for number, ordinal in enumerate(run.sort_ordinals):
-        backfill = 10 * run.id + number
-        yield row("backfill", id=backfill, dag_id=run.dag.dag_id, from_date=now, to_date=now, **BACKFILL)
+    for backfill, ordinal in zip(backfills, run.sort_ordinals, strict=True):
         yield row("backfill_dag_run", backfill_id=backfill, dag_run_id=run.id, logical_date=now, sort_ordinal=ordinal)
 
 
@@ -271,7 +278,7 @@ class LiveDatabase:
         try:
             yield
         finally:
-            for table in ("backfill", "dag_run", "dag"):  # the other tables follow ON DELETE CASCADE
+            for table in ("dag_run", "backfill", "dag"):  # the other tables follow ON DELETE CASCADE
                 self.connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
 
     @contextmanager
@@ -336,7 +343,7 @@ def live(request: pytest.FixtureRequest, postgres: Server, dagbump_template: str
     postgres.drop_database(name)
     live = LiveDatabase(server.libpq(postgres.create_database(name, dagbump_template)))
     if request.param == "with the index":
-        live.connection.execute(sql_files.read("index_0001", "create", "public").encode())
+        live.connection.execute(sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode())
     yield live
     live.close()
     postgres.drop_database(name)

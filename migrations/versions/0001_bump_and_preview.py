@@ -1,13 +1,13 @@
-"""Installs dagbump.bump and dagbump.preview.
+"""Installs dagbump.bump and dagbump.preview, and what stands around them.
+
+What a revision brings stands in released/REVISION/: files that create what is missing and replace what is there, run at
+the end of every upgrade. Its script does what these cannot, on the way up and down: here, nothing.
 
 Revision ID: 0001
 Revises:
 """
 
 from __future__ import annotations
-
-from alembic import op
-from dagbump import sql_files
 
 revision = "0001"
 down_revision = None
@@ -16,9 +16,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    sql_files.run(revision, "preconditions", "schema", "bump", "preview")
+    pass
 
 
 def downgrade() -> None:
-    for name in ("preview", "bump"):
-        op.execute(f"DROP FUNCTION dagbump.{name}(bigint[], text[], integer, boolean)")
+    pass

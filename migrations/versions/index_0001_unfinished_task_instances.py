@@ -9,8 +9,7 @@ A branch of its own: `alembic upgrade head` leaves it out, `alembic upgrade inde
 
 from __future__ import annotations
 
-from alembic import op
-from dagbump import concurrent_index, sql_files
+from dagbump.installation import concurrent_index, in_migration, sql_files
 
 revision = "index_0001"
 down_revision = None
@@ -19,11 +18,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    with concurrent_index.building(revision, "dagbump_ti_unfinished"):
-        sql_files.run(revision, "create")
-    sql_files.run(revision, "comment")
+    released = sql_files.MIGRATIONS / "released" / revision
+    with concurrent_index.building(revision):
+        in_migration.run(released / "create.sql")
+    in_migration.run(released / "comment.sql")
 
 
 def downgrade() -> None:
-    with op.get_context().autocommit_block():
-        concurrent_index.drop("dagbump_ti_unfinished")
+    concurrent_index.drop()

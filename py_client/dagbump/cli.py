@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dagbump import client, database, installation
+from dagbump import client, database
 from dagbump.errors import (
     DagbumpError,
     NotInstalled,
@@ -30,6 +30,7 @@ from dagbump.errors import (
     summary,
     translated,
 )
+from dagbump.installation import installer, names, state
 from dagbump.loop import BumpLoop
 from dagbump.results import BumpResult, RunBump, RunPreview
 
@@ -65,6 +66,14 @@ AirflowSchema = Annotated[
         metavar="NAME",
         help="The schema of Airflow's tables. Default: where task_instance is found on the search path; "
         "with --sql, public.",
+    ),
+]
+OfAirflow = Annotated[
+    str | None,
+    typer.Option(
+        "--airflow-schema",
+        metavar="NAME",
+        help="The schema of the Airflow that you mean, where the search path leads to another one.",
     ),
 ]
 PrintSql = Annotated[bool, typer.Option("--sql", help="Print the script for review; touch no database.")]
@@ -109,25 +118,39 @@ def upgrade(
     """
     with _exit_codes():
         if sql:
-            installation.upgrade(None, "heads" if with_index else revision, airflow_schema, sql=True)
+            installer.upgrade(None, "heads" if with_index else revision, airflow_schema, sql=True)
             return
         engine = _engine(url)
-        installation.upgrade(engine, revision, airflow_schema)
+        installer.upgrade(engine, revision, airflow_schema)
         if with_index:
-            _build_index(engine, airflow_schema)
-        _say(f"dagbump {_installed(engine)} is installed in {database.describe(engine)}. Next: dagbump preview")
+            with _index_progress() as show:
+                installer.upgrade(engine, installer.NEWEST_INDEX, airflow_schema, on_progress=show)
+        _say(_what_is_installed(engine, airflow_schema))
 
 
-def _build_index(engine: sa.engine.Engine, airflow_schema: str | None) -> None:
+@contextmanager
+def _index_progress() -> Iterator[installer.OnProgress]:
+    """Show how far the work on the index is: a bar on a terminal, and a line whenever it waits for somebody else."""
     console = Console(stderr=True)
+    waited_for: installer.Blocker | None = None
     with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"Building {installation.INDEX}", total=1.0)
+        task = bar.add_task(names.INDEX, total=1.0)
 
-        def show(progress: installation.IndexProgress) -> None:
-            bar.update(task, description=f"{installation.INDEX}: {progress.phase}", completed=progress.done)
+        def show(progress: installer.IndexProgress) -> None:
+            nonlocal waited_for
+            bar.update(task, description=f"{names.INDEX}: {progress.phase}", completed=progress.done)
+            if progress.blocker and progress.blocker != waited_for:
+                bar.console.print(_waits_for(progress.blocker), markup=False, highlight=False, soft_wrap=True)
+            waited_for = progress.blocker or waited_for
 
-        installation.build_index(engine, airflow_schema, show)
-        bar.update(task, description=f"{installation.INDEX}: built", completed=1.0)
+        yield show
+        bar.update(task, description=f"{names.INDEX}: done", completed=1.0)
+
+
+def _waits_for(blocker: installer.Blocker) -> str:
+    who = f"{blocker.application_name or 'an application without a name'}, as {blocker.usename or 'an unknown role'}"
+    since = f", in a transaction since {blocker.xact_start}" if blocker.xact_start else ""
+    return f"{names.INDEX} waits for process {blocker.pid} ({who}{since})"
 
 
 @app.command()
@@ -148,18 +171,33 @@ def downgrade(
         if sql:
             if ":" not in revision:
                 raise typer.BadParameter("with --sql, say where from and where to: 0001:base")
-            installation.downgrade(None, revision, airflow_schema, sql=True)
+            installer.downgrade(None, revision, airflow_schema, sql=True)
             return
         engine = _engine(url)
-        installation.downgrade(engine, revision, airflow_schema)
-        left = _installed(engine)
-        state = f"{left} is" if left else "is no longer"
-        _say(f"dagbump {state} installed in {database.describe(engine)}.")
+        with _index_progress() as show:
+            installer.downgrade(engine, revision, airflow_schema, on_progress=show)
+        _say(_what_is_installed(engine, airflow_schema))
+
+
+def _what_is_installed(engine: sa.engine.Engine, airflow_schema: str | None) -> str:
+    """Say what a look at the database finds, after an upgrade or a downgrade."""
+    with database.connect(engine) as connection, translated():
+        try:
+            installed = state.require_usable(connection, airflow_schema)
+        except NotInstalled:
+            return f"dagbump is not installed in {database.describe(engine)}."
+        index = {None: "is not there: --with-index builds it", True: "is there", False: "is not valid: --with-index mends it"}
+        found = state.index_is_valid(connection, installed.airflow_schema)
+    return (
+        f"dagbump {installed.revision} is installed in {database.describe(engine)}, for the Airflow in schema "
+        f"{installed.airflow_schema}. The optional index {index[found]}. Next: dagbump preview"
+    )
 
 
 @app.command()
 def preview(
     url: Url = None,
+    airflow_schema: OfAirflow = None,
     dag_run_id: DagRunIds = None,
     dag_id: DagIds = None,
     max_runs: MaxRuns = None,
@@ -167,7 +205,7 @@ def preview(
     as_json: Json = False,
 ) -> None:
     """Show what bump would do, and why it leaves other stale task instances alone. Reads only."""
-    with _exit_codes(), _connection(url) as connection:
+    with _exit_codes(), _connection(url, airflow_schema) as connection:
         rows = client.preview(connection, dag_run_id, dag_id, max_runs, caller_verifies)
     if as_json:
         _print_json([asdict(row) for row in rows])
@@ -180,6 +218,7 @@ def preview(
 @app.command()
 def bump(
     url: Url = None,
+    airflow_schema: OfAirflow = None,
     dag_run_id: DagRunIds = None,
     dag_id: DagIds = None,
     max_runs: MaxRuns = None,
@@ -194,7 +233,7 @@ def bump(
     """
     if caller_verifies:
         _warn_about_caller_verifies(yes=yes)
-    with _exit_codes(), _connection(url) as connection:
+    with _exit_codes(), _connection(url, airflow_schema) as connection:
         result = client.bump(connection, dag_run_id, dag_id, max_runs, caller_verifies)
         connection.commit()
     if as_json:
@@ -208,6 +247,7 @@ def bump(
 @app.command()
 def run(
     url: Url = None,
+    airflow_schema: OfAirflow = None,
     interval: Annotated[float, typer.Option("--interval", min=0.1, metavar="SECONDS", help="Between two bumps.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
@@ -217,7 +257,7 @@ def run(
     A lost database is waited for, with growing pauses.
     """
     with _exit_codes():
-        with _connection(url) as connection:  # what cannot be waited out fails here
+        with _connection(url, airflow_schema) as connection:  # what cannot be waited out fails here
             engine = connection.engine
         loop = BumpLoop(engine, interval, _loop_reporter(as_json=as_json), _report_outage)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -300,24 +340,12 @@ def _engine(url: str | None) -> sa.engine.Engine:
 
 
 @contextmanager
-def _connection(url: str | None) -> Iterator[sa.engine.Connection]:
-    """Connect for one command, after a look at the revision, which says more than a missing function would."""
+def _connection(url: str | None, airflow_schema: str | None = None) -> Iterator[sa.engine.Connection]:
+    """Connect for one command, after a look at what is installed, which says more than a missing function would."""
     with database.connect(_engine(url)) as connection:
         with translated():
-            installed, newest = installation.installed_revision(connection), installation.newest_revision()
-        if installed is None:
-            raise NotInstalled("dagbump is not installed in this database: run `dagbump upgrade`.")
-        if installed != newest:
-            raise VersionMismatch(
-                f"this database holds dagbump {installed}, this package works with {newest}: run `dagbump upgrade`, "
-                "or use the release of the package that the database was upgraded with."
-            )
+            state.require_usable(connection, airflow_schema)
         yield connection
-
-
-def _installed(engine: sa.engine.Engine) -> str | None:
-    with database.connect(engine) as connection:
-        return installation.installed_revision(connection)
 
 
 @contextmanager

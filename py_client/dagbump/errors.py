@@ -30,7 +30,8 @@ class Unreachable(DagbumpError):  # noqa: N818
     """No connection to the database could be made."""
 
 
-# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/0001/preconditions.sql.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/installer/. What to do, where the server
+# itself gives no hint.
 _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     "3F000": (
         NotInstalled,
@@ -43,25 +44,28 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     ),
     "42P01": (
         UnsupportedAirflow,
-        "dagbump is installed, but Airflow's tables are not where they were at that time: "
-        "run `airflow db migrate`, or `dagbump downgrade` and `dagbump upgrade` with the right --airflow-schema.",
+        "Airflow's tables are not as they were when dagbump was installed: run `dagbump upgrade`, which looks at them, and "
+        "mends this or says what to do.",
     ),
     "42703": (
         UnsupportedAirflow,
-        "dagbump is installed, but Airflow's tables are not those of Airflow 3.0 to 3.3: "
-        "look for a newer dagbump that knows this Airflow.",
+        "Airflow's tables are not as they were when dagbump was installed: run `dagbump upgrade`, which looks at them, and "
+        "mends this or says what to do.",
     ),
     "42501": (
         InsufficientPrivilege,
-        "this role may not do that: connect as the role that owns Airflow's tables, or have it grant what is missing.",
+        "connect as the role that owns Airflow's tables, or have it run: GRANT USAGE ON SCHEMA dagbump TO role; "
+        "GRANT SELECT ON dagbump.installation TO role; GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview TO role;",
     ),
     "25001": (
         DagbumpError,
         "the index is built CONCURRENTLY, which PostgreSQL does not do inside a transaction: "
         "run that statement, or script, outside of one.",
     ),
-    "DBU01": (UnsupportedAirflow, "name the schema of Airflow's tables, or run `airflow db migrate` first."),
-    "DBU02": (UnsupportedAirflow, "dagbump serves Airflow 3.0 to 3.3."),
+    "DBU01": (UnsupportedAirflow, ""),
+    "DBU02": (UnsupportedAirflow, ""),
+    "DBU03": (NotInstalled, ""),
+    "DBU04": (UnsupportedAirflow, ""),
 }
 
 
@@ -79,6 +83,15 @@ def summary(error: BaseException) -> str:
     return (str(driver_error).strip() or type(driver_error).__name__).splitlines()[0]
 
 
+def hint(error: BaseException) -> str | None:
+    """Return what the server advises; None where it says nothing."""
+    driver_error = getattr(error, "orig", None) or error
+    # psycopg and psycopg2 have it in diag, asyncpg in the error itself.
+    diagnostics = getattr(driver_error, "diag", None)
+    advice = getattr(diagnostics, "message_hint", None) or getattr(driver_error, "hint", None)
+    return advice if isinstance(advice, str) else None
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise the `DagbumpError` for a database error whose SQLSTATE has one; let every other error pass.
@@ -92,4 +105,6 @@ def translated() -> Iterator[None]:
         if known is None:
             raise
         kind, advice = known
-        raise kind(f"{summary(error)}\n{advice}") from error
+        # Of the refusals, ours among them, the server knows more than this table.
+        told = hint(error) if kind is InsufficientPrivilege or not advice else None
+        raise kind(f"{summary(error)}\n{told or advice}") from error

@@ -55,13 +55,14 @@ class Fleet:
     def __init__(self, connection: psycopg.Connection[Any], schema: str = "public") -> None:
         self.connection = connection
         self.schema = schema
+        self._identifier = sql.Identifier(schema.replace("%", "%%"))  # psycopg reads a % in a statement with parameters
         self._columns: dict[str, set[str]] = {}
         self._numbers = iter(range(1, 1_000_000))
         self.execute("INSERT INTO {schema}.dag_bundle (name) VALUES ('fleet') ON CONFLICT DO NOTHING")
 
     def execute(self, statement: LiteralString, *parameters: Any) -> psycopg.Cursor[Any]:
         """Run SQL with {schema} in it."""
-        return self.connection.execute(sql.SQL(statement).format(schema=sql.Identifier(self.schema)), parameters)
+        return self.connection.execute(sql.SQL(statement).format(schema=self._identifier), parameters)
 
     def dag(self, dag_id: str, *, versions: int = 0, **columns: Any) -> list[UUID]:
         """Make a DAG with so many versions, 1, 2, …, each with a serialized_dag row; return their ids in that order."""
@@ -120,10 +121,17 @@ class Fleet:
         )
 
     def backfill(self, runs: Mapping[int, int]) -> None:
-        """Put runs into a backfill: run id to sort_ordinal."""
-        (dag_id,) = self.execute("SELECT dag_id FROM {schema}.dag_run WHERE id = %s", next(iter(runs))).fetchone() or (
-            None,
-        )
+        """Put runs into a backfill of their DAG: run id to sort_ordinal."""
+        backfills: dict[str, int] = {}
+        for run, ordinal in runs.items():
+            dag_id = self._run_key(run)["dag_id"]
+            if dag_id not in backfills:
+                backfills[dag_id] = self._new_backfill(dag_id)
+            backfill = backfills[dag_id]
+            self._insert("backfill_dag_run", backfill_id=backfill, dag_run_id=run, logical_date=NOW, sort_ordinal=ordinal)
+            self.execute("UPDATE {schema}.dag_run SET backfill_id = %s WHERE id = %s", backfill, run)
+
+    def _new_backfill(self, dag_id: str) -> int:
         row = self._insert(
             "backfill",
             "id",
@@ -136,9 +144,8 @@ class Fleet:
             max_active_runs=1,
         ).fetchone()
         assert row is not None
-        for run, ordinal in runs.items():
-            self._insert("backfill_dag_run", backfill_id=row[0], dag_run_id=run, logical_date=NOW, sort_ordinal=ordinal)
-            self.execute("UPDATE {schema}.dag_run SET backfill_id = %s WHERE id = %s", row[0], run)
+        number: int = row[0]
+        return number
 
     def versions_of(self, tis: Iterable[UUID]) -> list[UUID | None]:
         """Return dag_version_id of task instances, in the order given."""
@@ -158,7 +165,7 @@ class Fleet:
         row = {name: value for name, value in row.items() if name in self._columns_of(table)}
         literal = {name for name, value in row.items() if isinstance(value, sql.Composable)}
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-            sql.Identifier(self.schema, table),
+            sql.SQL(".").join([self._identifier, sql.Identifier(table)]),
             sql.SQL(", ").join(map(sql.Identifier, row)),
             sql.SQL(", ").join(row[name] if name in literal else sql.Placeholder(name) for name in row),
         )

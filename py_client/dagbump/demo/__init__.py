@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from dagbump import installation
+from dagbump.installation import installer, state
 from dagbump.demo import comparison, fleet, story
 from dagbump.demo.measuring import Inspection, stopwatch
 from dagbump.demo.report import Report
@@ -40,7 +40,7 @@ def _play(report: Report, runs: int, tis: int) -> None:
         status.update("Making Airflow's tables and a fleet of runs")
         template = postgres.create_database(_TEMPLATE)
         census = _make_fleet(template, runs, tis)
-        _, milliseconds = stopwatch(lambda: installation.upgrade(template))
+        _, milliseconds = stopwatch(lambda: installer.upgrade(template))
         report.opening(postgres.describe(), runs, tis, census, milliseconds)
 
         status.update("Playing the scheduler's loops")

@@ -3,7 +3,7 @@
 -- For a person before the first bump. Reads only: locks nothing, runs on a hot
 -- standby. Unlike bump it looks at every running run, examined or not.
 
-CREATE FUNCTION dagbump.preview(
+CREATE OR REPLACE FUNCTION dagbump.preview(
     dag_run_ids bigint[] DEFAULT NULL,
     dag_ids text[] DEFAULT NULL,
     max_runs integer DEFAULT NULL,
@@ -19,17 +19,21 @@ CREATE FUNCTION dagbump.preview(
     verdict text
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = @airflow_schema@, pg_temp
-SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
-SET jit = off
+@include:settings@
 AS $preview$
+#variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := FALSE;
+    ids CONSTANT bigint[] := dag_run_ids;
+    limited bigint[];
 BEGIN
     @include:check_arguments@
+
+    IF max_runs IS NOT NULL THEN
+        limited := coalesce((
+            @include:limited_runs@
+        ), '{}');
+    END IF;
 
     RETURN QUERY
     SELECT
@@ -46,7 +50,7 @@ BEGIN
             ELSE 'needs_verify'
         END
     FROM (
-        @include:running_runs@
+        @include:judged_runs@
     ) AS run
     CROSS JOIN LATERAL (
         SELECT
@@ -59,28 +63,27 @@ BEGIN
             SELECT
                 coalesce(ti.state::text, 'no_status') AS state,
                 pg_catalog.count(*) FILTER (
-                    WHERE coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                    WHERE @include:unfinished@
                     -- Where the DAG has no version at all, nothing can be on the latest.
                     AND (ti.dag_version_id = run.dag_version_id) IS NOT TRUE
                 ) AS stale,
                 pg_catalog.bool_or(ti.dag_version_id = run.dag_version_id) AS on_latest
-            FROM @airflow_schema@.task_instance AS ti
-            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+            FROM ONLY @airflow_schema@.task_instance AS ti
+            WHERE @include:of_run@
             GROUP BY coalesce(ti.state::text, 'no_status')
         ) AS states
     ) AS tis
     CROSS JOIN LATERAL (
-        SELECT
-            tis.on_latest IS TRUE
-            OR EXISTS (
-                SELECT FROM @airflow_schema@.task_instance_history AS past
-                WHERE past.dag_id::text = run.dag_id AND past.run_id::text BETWEEN run.run_id AND run.run_id
-                AND past.dag_version_id = run.dag_version_id
-                OFFSET 0 -- by run: not hashed, which would read the whole table
-            ) AS verified
+        SELECT tis.on_latest IS TRUE OR @include:in_past_tries@ AS verified
     ) AS verdict
-    WHERE tis.stale > 0 OR (run.obstacle IS NULL AND NOT verdict.verified)
-    ORDER BY run.obstacle COLLATE pg_catalog."C" NULLS FIRST, run.place;
+    WHERE (tis.stale > 0 OR (run.obstacle IS NULL AND NOT verdict.verified))
+    AND (run.obstacle IS NOT NULL OR limited IS NULL OR run.dag_run_id = ANY (limited))
+    ORDER BY
+        run.obstacle COLLATE pg_catalog."C" NULLS FIRST,
+        pg_catalog.array_position(limited, run.dag_run_id),
+        run.last_scheduling_decision NULLS FIRST,
+        run.run_after,
+        run.dag_run_id;
 END
 $preview$;
 

@@ -1,0 +1,155 @@
+-- Refuses a schema dagbump that is not ours, and goes on as its owner. Airflow's tables may be gone: that is no obstacle.
+--
+-- Runs first in every downgrade, online and in the script of --sql alike, and reads catalogs only. Errors:
+--   DBU03  a schema dagbump that is somebody else's, or holds what is
+--   DBU04  dagbump serves another Airflow in this database
+--   42501  a role that may not act as its owner
+
+DO $begin_downgrade$
+DECLARE
+    schema_owner CONSTANT oid := (
+        SELECT namespace.nspowner FROM pg_catalog.pg_namespace AS namespace WHERE namespace.nspname::text = 'dagbump'
+    );
+    owner CONSTANT oid := coalesce((
+        SELECT class.relowner
+        FROM pg_catalog.pg_class AS class
+        WHERE class.oid = pg_catalog.to_regclass(pg_catalog.format('%I.task_instance', @airflow_schema_literal@))::oid
+    ), schema_owner);
+    airflow_schema CONSTANT text := @airflow_schema_literal@;
+    served CONSTANT text := (
+        SELECT namespace.nspname::text
+        FROM pg_catalog.pg_proc AS proc
+        JOIN pg_catalog.pg_namespace AS own ON own.oid = proc.pronamespace AND own.nspname::text = 'dagbump'
+        JOIN pg_catalog.pg_namespace AS namespace
+            ON pg_catalog.format('search_path=%I, pg_temp', namespace.nspname) = ANY (proc.proconfig)
+        WHERE proc.proname::text = 'bump'
+    );
+    findings text;
+BEGIN
+    IF schema_owner IS NULL THEN
+        RETURN;
+    END IF;
+    -- Refuses a schema dagbump that is not that role's, and what is in it that is not ours.
+    IF EXISTS (
+        SELECT FROM pg_catalog.pg_namespace AS namespace
+        WHERE namespace.nspname::text = 'dagbump' AND namespace.nspowner <> owner
+    ) THEN
+        RAISE EXCEPTION 'there is a schema dagbump that does not belong to %, the owner of Airflow''s tables, but to %',
+            pg_catalog.pg_get_userbyid(owner),
+            (
+                SELECT pg_catalog.pg_get_userbyid(namespace.nspowner)
+                FROM pg_catalog.pg_namespace AS namespace
+                WHERE namespace.nspname::text = 'dagbump'
+            )
+            USING ERRCODE = 'DBU03',
+            HINT = 'Nothing in it was read. Look who made it and why; if it is a dagbump that changed hands, give it back with '
+            'ALTER SCHEMA, ALTER TABLE and ALTER FUNCTION, each with OWNER TO; else rename or drop it.';
+    END IF;
+
+    SELECT pg_catalog.string_agg(foreign_object.finding, '; ') INTO findings
+    FROM (
+        -- What in schema dagbump is not provably ours: a row each. Reads the catalogs, and runs nothing
+        -- that stands in that schema.
+        --
+        -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
+        -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
+        -- children, in all of which code could stand that runs as whoever reads or writes the table. What
+        -- is called from outside, bump and preview, has to run as its owner, and no argument may have an
+        -- expression for a default, which would run as the caller.
+
+        WITH relation AS (
+            SELECT class.*, pg_catalog.format('dagbump.%I', class.relname) AS called, namespace.nspowner
+            FROM pg_catalog.pg_class AS class
+            JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+            WHERE namespace.nspname::text = 'dagbump'
+        ),
+
+        function AS (
+            SELECT proc.*, pg_catalog.format('dagbump.%I', proc.proname) AS called, namespace.nspowner
+            FROM pg_catalog.pg_proc AS proc
+            JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
+            WHERE namespace.nspname::text = 'dagbump'
+        )
+
+        SELECT relation.called || ' belongs to ' || pg_catalog.pg_get_userbyid(relation.relowner) AS finding
+        FROM relation
+        WHERE relation.relowner <> relation.nspowner
+        UNION ALL
+        SELECT relation.called || ' is not a table'
+        FROM relation
+        WHERE relation.relkind::text NOT IN ('r', 'i')
+        UNION ALL
+        SELECT relation.called || ' has a trigger'
+        FROM relation
+        JOIN pg_catalog.pg_trigger AS trigger ON trigger.tgrelid = relation.oid
+        UNION ALL
+        SELECT relation.called || ' has a rule'
+        FROM relation
+        JOIN pg_catalog.pg_rewrite AS rule ON rule.ev_class = relation.oid
+        UNION ALL
+        SELECT relation.called || ' has row-level security'
+        FROM relation
+        WHERE relation.relrowsecurity
+        UNION ALL
+        SELECT relation.called || ' inherits, or is inherited from'
+        FROM relation
+        JOIN pg_catalog.pg_inherits AS inherits ON relation.oid IN (inherits.inhrelid, inherits.inhparent)
+        UNION ALL
+        SELECT relation.called || ' has a default'
+        FROM relation
+        JOIN pg_catalog.pg_attrdef AS def ON def.adrelid = relation.oid
+        UNION ALL
+        SELECT relation.called || ' has a check'
+        FROM relation
+        JOIN pg_catalog.pg_constraint AS con ON con.conrelid = relation.oid AND con.contype::text = 'c'
+        UNION ALL
+        SELECT relation.called || ' has an index on an expression'
+        FROM relation
+        JOIN pg_catalog.pg_index AS index ON index.indrelid = relation.oid
+        WHERE index.indexprs IS NOT NULL OR index.indpred IS NOT NULL
+        UNION ALL
+        SELECT relation.called || ' has a column of a type of somebody''s own'
+        FROM relation
+        JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = relation.oid AND attribute.attnum > 0
+        JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
+        WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid
+        UNION ALL
+        SELECT function.called || ' belongs to ' || pg_catalog.pg_get_userbyid(function.proowner)
+        FROM function
+        WHERE function.proowner <> function.nspowner
+        UNION ALL
+        SELECT function.called || ' has an argument whose default is an expression'
+        FROM function
+        WHERE pg_catalog.strpos(pg_catalog.pg_get_expr(function.proargdefaults, 0::oid), '(') > 0
+        UNION ALL
+        SELECT function.called || ' does not run as its owner'
+        FROM function
+        WHERE function.proname::text IN ('bump', 'preview') AND NOT function.prosecdef
+        ORDER BY 1
+    ) AS foreign_object;
+    IF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'in schema dagbump is what dagbump has not put there: %', findings
+            USING ERRCODE = 'DBU03', HINT = 'Nothing in it was read. Look who made it and why, and drop or rename it.';
+    END IF;
+    IF served <> airflow_schema
+        AND pg_catalog.to_regclass(pg_catalog.quote_ident(served) || '.task_instance') IS NOT NULL THEN
+        RAISE EXCEPTION 'dagbump is installed in this database for the Airflow in schema "%", not for that in "%"',
+            served, airflow_schema
+            USING ERRCODE = 'DBU04',
+            HINT = 'One database has one dagbump, for one Airflow; name its schema with --airflow-schema. To change over: '
+            'dagbump downgrade, and then dagbump upgrade, with the schema of each.';
+    END IF;
+    IF NOT pg_catalog.pg_has_role(owner, 'MEMBER') THEN
+        RAISE EXCEPTION 'dagbump belongs to %, and this role, %, may not act as that one',
+            pg_catalog.pg_get_userbyid(owner), CURRENT_USER
+            USING ERRCODE = 'insufficient_privilege',
+            HINT = pg_catalog.format(
+                'Connect as %I, or have her, or a superuser, run: GRANT %I TO %I;',
+                pg_catalog.pg_get_userbyid(owner), pg_catalog.pg_get_userbyid(owner), CURRENT_USER
+            );
+    END IF;
+    IF CURRENT_USER <> pg_catalog.pg_get_userbyid(owner) THEN
+        EXECUTE pg_catalog.format('SET ROLE %I', pg_catalog.pg_get_userbyid(owner));
+    END IF;
+END
+$begin_downgrade$;

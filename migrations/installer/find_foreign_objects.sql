@@ -1,0 +1,79 @@
+-- What in schema dagbump is not provably ours. For the command line and the plugin, before they call anything there.
+-- What in schema dagbump is not provably ours: a row each. Reads the catalogs, and runs nothing
+-- that stands in that schema.
+--
+-- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
+-- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
+-- children, in all of which code could stand that runs as whoever reads or writes the table. What
+-- is called from outside, bump and preview, has to run as its owner, and no argument may have an
+-- expression for a default, which would run as the caller.
+
+WITH relation AS (
+    SELECT class.*, pg_catalog.format('dagbump.%I', class.relname) AS called, namespace.nspowner
+    FROM pg_catalog.pg_class AS class
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    WHERE namespace.nspname::text = 'dagbump'
+),
+
+function AS (
+    SELECT proc.*, pg_catalog.format('dagbump.%I', proc.proname) AS called, namespace.nspowner
+    FROM pg_catalog.pg_proc AS proc
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
+    WHERE namespace.nspname::text = 'dagbump'
+)
+
+SELECT relation.called || ' belongs to ' || pg_catalog.pg_get_userbyid(relation.relowner) AS finding
+FROM relation
+WHERE relation.relowner <> relation.nspowner
+UNION ALL
+SELECT relation.called || ' is not a table'
+FROM relation
+WHERE relation.relkind::text NOT IN ('r', 'i')
+UNION ALL
+SELECT relation.called || ' has a trigger'
+FROM relation
+JOIN pg_catalog.pg_trigger AS trigger ON trigger.tgrelid = relation.oid
+UNION ALL
+SELECT relation.called || ' has a rule'
+FROM relation
+JOIN pg_catalog.pg_rewrite AS rule ON rule.ev_class = relation.oid
+UNION ALL
+SELECT relation.called || ' has row-level security'
+FROM relation
+WHERE relation.relrowsecurity
+UNION ALL
+SELECT relation.called || ' inherits, or is inherited from'
+FROM relation
+JOIN pg_catalog.pg_inherits AS inherits ON relation.oid IN (inherits.inhrelid, inherits.inhparent)
+UNION ALL
+SELECT relation.called || ' has a default'
+FROM relation
+JOIN pg_catalog.pg_attrdef AS def ON def.adrelid = relation.oid
+UNION ALL
+SELECT relation.called || ' has a check'
+FROM relation
+JOIN pg_catalog.pg_constraint AS con ON con.conrelid = relation.oid AND con.contype::text = 'c'
+UNION ALL
+SELECT relation.called || ' has an index on an expression'
+FROM relation
+JOIN pg_catalog.pg_index AS index ON index.indrelid = relation.oid
+WHERE index.indexprs IS NOT NULL OR index.indpred IS NOT NULL
+UNION ALL
+SELECT relation.called || ' has a column of a type of somebody''s own'
+FROM relation
+JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = relation.oid AND attribute.attnum > 0
+JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
+WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid
+UNION ALL
+SELECT function.called || ' belongs to ' || pg_catalog.pg_get_userbyid(function.proowner)
+FROM function
+WHERE function.proowner <> function.nspowner
+UNION ALL
+SELECT function.called || ' has an argument whose default is an expression'
+FROM function
+WHERE pg_catalog.strpos(pg_catalog.pg_get_expr(function.proargdefaults, 0::oid), '(') > 0
+UNION ALL
+SELECT function.called || ' does not run as its owner'
+FROM function
+WHERE function.proname::text IN ('bump', 'preview') AND NOT function.prosecdef
+ORDER BY 1

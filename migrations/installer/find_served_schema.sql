@@ -1,0 +1,19 @@
+-- The schema of the Airflow that dagbump serves in this database, and whether schema dagbump belongs to the owner of the
+-- Airflow tables in schema @airflow_schema@ (NULL where there are none). No row: there is no schema dagbump.
+SELECT
+    (
+        SELECT namespace.nspname::text
+        FROM pg_catalog.pg_proc AS proc
+        JOIN pg_catalog.pg_namespace AS own ON own.oid = proc.pronamespace AND own.nspname::text = 'dagbump'
+        JOIN pg_catalog.pg_namespace AS namespace
+            ON pg_catalog.format('search_path=%I, pg_temp', namespace.nspname) = ANY (proc.proconfig)
+        WHERE proc.proname::text = 'bump'
+    ) AS served,
+    namespace.nspowner = (
+        SELECT class.relowner
+        FROM pg_catalog.pg_class AS class
+        WHERE class.oid = pg_catalog.to_regclass(pg_catalog.format('%I.task_instance', @airflow_schema_literal@))::oid
+    ) AS by_owner,
+    pg_catalog.pg_get_userbyid(namespace.nspowner)::text AS belongs_to
+FROM pg_catalog.pg_namespace AS namespace
+WHERE namespace.nspname::text = 'dagbump'

@@ -1,0 +1,447 @@
+-- dagbump.bump: moves the stale task instances (TIs) of the examined runs to the latest version of their DAG.
+--
+-- For the scheduler, once per loop and in its transaction; for a person or a
+-- cron job, in the safe form (caller_verifies => false).
+--
+-- Locks, and waits for none: NO KEY UPDATE on the TIs it moves; KEY SHARE on
+-- the latest dag_version row, the lock that the foreign-key check of the update
+-- takes. What another transaction holds is skipped and counted.
+-- Writes task_instance.dag_version_id and updated_at, nothing else; where no TI
+-- is stale it writes nothing at all, not even a row lock.
+--
+-- Operands are cast to text because PostgreSQL has no operator of its own for
+-- varchar: for an exact match it would also take one that somebody put into
+-- Airflow's schema.
+--
+-- The trap that caller_verifies is about: Airflow runs verify_integrity for a
+-- run only while the latest version is on none of its TIs and TI-history rows
+-- (DagRun.check_version_id_exists_in_dr). The first bump of a run takes that
+-- sign away; unless the caller verifies in the same transaction, the TIs of
+-- newly added tasks are never created.
+
+CREATE OR REPLACE FUNCTION dagbump.bump(
+    dag_run_ids bigint[] DEFAULT NULL,
+    dag_ids text[] DEFAULT NULL,
+    max_runs integer DEFAULT NULL,
+    caller_verifies boolean DEFAULT FALSE
+) RETURNS TABLE (
+    dag_run_id bigint,
+    dag_id text,
+    run_id text,
+    dag_version_id uuid,
+    version_number integer,
+    bumped integer,
+    locked integer,
+    needs_verify boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+-- Names mean Airflow's tables, whatever the caller's path; and the plan is made once per
+-- connection, for any argument, of index look-ups only, so that it is the same with fresh, stale
+-- and no statistics.
+SET search_path = @airflow_schema@, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS $bump$
+-- In a query that has an alias "run", run is that; elsewhere it is the run under way.
+#variable_conflict use_column
+DECLARE
+    examined_only CONSTANT boolean := TRUE;
+    ids bigint[] := dag_run_ids;
+    limited bigint[];
+    run record;
+    stale integer;
+    older uuid[];
+    free tid[];
+    any_free boolean;
+    versions_taken uuid[] := ARRAY[]::uuid[];
+    versions_held uuid[] := ARRAY[]::uuid[];
+BEGIN
+    -- Refuses those that mean nothing, by name.
+    IF max_runs < 0 THEN
+        RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
+    ELSIF pg_catalog.array_ndims(dag_run_ids) > 1 OR pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids and dag_ids must have one dimension'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Write ''{17,18}'', not ''{{17,18}}''.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF caller_verifies IS NULL THEN
+        RAISE EXCEPTION 'caller_verifies must be true or false, and is NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
+    END IF;
+
+    -- 1. A limit: which runs it leaves.
+    IF max_runs IS NOT NULL THEN
+        limited := coalesce((
+            -- The ids of the first max_runs examined runs, in the order in which Airflow's scheduler takes
+            -- them (DagRun.get_running_dag_runs_to_examine): sort_ordinal in a backfill,
+            -- last_scheduling_decision, run_after.
+            --
+            -- Sorted before anything is looked up for a run, so that the look-ups end with the limit. A run
+            -- can be in several backfills of its DAG, and is in none where its backfill_id is NULL.
+            SELECT pg_catalog.array_agg(examined.id::bigint)
+            FROM (
+                SELECT run.id
+                FROM (
+                    SELECT running.*, backfill.sort_ordinal
+                    FROM (
+                        -- The running DAG runs among them.
+                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        FROM @airflow_schema@.dag_run AS run
+                        WHERE ids IS NULL AND run.state::text = 'running'
+                        UNION ALL
+                        -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        FROM @airflow_schema@.dag_run AS run
+                        WHERE run.id = ANY (ids) AND run.state::text = 'running'
+                    ) AS running
+                    LEFT JOIN LATERAL (
+                        SELECT pg_catalog.min(item.sort_ordinal) AS sort_ordinal
+                        FROM @airflow_schema@.backfill AS backfill
+                        JOIN @airflow_schema@.backfill_dag_run AS item
+                            ON item.backfill_id = backfill.id AND item.dag_run_id = running.id
+                        WHERE backfill.dag_id::text = running.dag_id::text
+                    ) AS backfill ON running.backfill_id IS NOT NULL
+                    WHERE coalesce(running.bundle_version::text, '') = ''
+                    AND running.run_after <= pg_catalog.now()
+                    AND (dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids))
+                    ORDER BY
+                        backfill.sort_ordinal NULLS FIRST, running.last_scheduling_decision NULLS FIRST, running.run_after, running.id
+                    OFFSET 0
+                ) AS run
+                LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = run.dag_id::text
+                CROSS JOIN LATERAL (
+                    -- The latest version of its DAG: the highest version_number, whatever created_at says.
+                    SELECT version.id, version.version_number
+                    FROM @airflow_schema@.dag_version AS version
+                    WHERE version.dag_id::text = run.dag_id::text
+                    ORDER BY version.version_number DESC
+                    LIMIT 1
+                ) AS latest
+                JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+                WHERE dag.dag_id IS NULL OR (dag.is_paused IS FALSE AND dag.is_stale IS FALSE)
+                ORDER BY run.sort_ordinal NULLS FIRST, run.last_scheduling_decision NULLS FIRST, run.run_after, run.id
+                LIMIT max_runs
+            ) AS examined
+        ), '{}');
+        ids := limited;
+    END IF;
+
+    -- 2. The steady loop, with the index: what this lets pass, the next step judges.
+    IF EXISTS (
+        SELECT FROM pg_catalog.pg_index AS index
+        WHERE index.indexrelid = pg_catalog.to_regclass(
+            pg_catalog.format('%I.dagbump_ti_unfinished', @airflow_schema_literal@)
+        )::oid
+        AND index.indrelid = pg_catalog.to_regclass(pg_catalog.format('%I.task_instance', @airflow_schema_literal@))::oid
+        AND index.indisvalid
+        AND NOT index.indcheckxmin
+    ) THEN
+        ids := (
+            -- For the steady loop, where the optional index is there: the ids of the runs that may have
+            -- something to do. Two TIs of each run are looked at, however many there are, the unfinished ones
+            -- with the lowest and the highest version (NULL counts as the highest). Where both are on the
+            -- latest, so are all between them, and the run is verified. Judges neither DAG nor run: that is
+            -- for the query that follows.
+            SELECT pg_catalog.array_agg(run.id::bigint)
+            FROM (
+                -- The running DAG runs among them.
+                SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                FROM @airflow_schema@.dag_run AS run
+                WHERE ids IS NULL AND run.state::text = 'running'
+                UNION ALL
+                -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+                SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                FROM @airflow_schema@.dag_run AS run
+                WHERE run.id = ANY (ids) AND run.state::text = 'running'
+            ) AS run
+            CROSS JOIN LATERAL (
+                -- The latest version of its DAG: the highest version_number, whatever created_at says.
+                SELECT version.id, version.version_number
+                FROM @airflow_schema@.dag_version AS version
+                WHERE version.dag_id::text = run.dag_id::text
+                ORDER BY version.version_number DESC
+                LIMIT 1
+            ) AS latest
+            WHERE (dag_ids IS NULL OR run.dag_id::text = ANY (dag_ids)) AND (
+                (
+                    SELECT ti.dag_version_id = latest.id
+                    FROM ONLY @airflow_schema@.task_instance AS ti
+                    WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
+                    AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                    ORDER BY ti.dag_version_id ASC NULLS LAST
+                    LIMIT 1
+                ) AND (
+                    SELECT ti.dag_version_id = latest.id
+                    FROM ONLY @airflow_schema@.task_instance AS ti
+                    WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
+                    AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                    ORDER BY ti.dag_version_id DESC NULLS FIRST
+                    LIMIT 1
+                )
+            ) IS NOT TRUE
+        );
+        IF ids IS NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+
+    -- 3. Which runs have something to do.
+    FOR run IN
+        -- The examined runs that hold stale TIs or are unverified, in the order of the limit where there
+        -- is one. Looks at every TI of the runs, once.
+        SELECT run.*, verdict.verified, verdict.any_stale
+        FROM (
+            -- The running DAG runs, one row each: the latest version of the DAG, and what, if anything, keeps
+            -- the run from being examined. The one place that says what "examined" means (limited_runs, which
+            -- stops at a limit, is held to it by a test).
+            --
+            --   obstacle   NULL for an examined run, else why it is not one: pinned, paused, stale_dag, not_due, no_version,
+            --              no_serialized_dag; with examined_only, the others are left out
+            SELECT
+                run.id::bigint AS dag_run_id,
+                run.dag_id::text AS dag_id,
+                run.run_id::text AS run_id,
+                run.last_scheduling_decision,
+                run.run_after,
+                latest.id AS dag_version_id,
+                latest.version_number,
+                CASE
+                    WHEN run.obstacle IS NOT NULL THEN run.obstacle
+                    WHEN latest.id IS NULL THEN 'no_version'
+                    WHEN serialized.dag_version_id IS NULL THEN 'no_serialized_dag'
+                END AS obstacle
+            FROM (
+                SELECT
+                    running.*,
+                    CASE
+                        -- Airflow tests bundle_version for truth: '' is as good as NULL.
+                        WHEN running.bundle_version::text <> '' THEN 'pinned'
+                        -- Both are nullable up to Airflow 3.1, which examines only runs where they are false.
+                        WHEN dag.dag_id IS NOT NULL AND dag.is_paused IS NOT FALSE THEN 'paused'
+                        WHEN dag.dag_id IS NOT NULL AND dag.is_stale IS NOT FALSE THEN 'stale_dag'
+                        WHEN running.run_after > pg_catalog.now() THEN 'not_due'
+                    END AS obstacle
+                FROM (
+                    -- The running DAG runs among them.
+                    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                    FROM @airflow_schema@.dag_run AS run
+                    WHERE ids IS NULL AND run.state::text = 'running'
+                    UNION ALL
+                    -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+                    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                    FROM @airflow_schema@.dag_run AS run
+                    WHERE run.id = ANY (ids) AND run.state::text = 'running'
+                ) AS running
+                LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = running.dag_id::text
+                WHERE dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids)
+            ) AS run
+            LEFT JOIN LATERAL (
+                -- The latest version of its DAG: the highest version_number, whatever created_at says.
+                SELECT version.id, version.version_number
+                FROM @airflow_schema@.dag_version AS version
+                WHERE version.dag_id::text = run.dag_id::text
+                ORDER BY version.version_number DESC
+                LIMIT 1
+            ) AS latest ON TRUE
+            -- Unique in dag_version_id. (An EXISTS might be hashed: read whole, for a few rows of it.)
+            LEFT JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+            WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
+        ) AS run
+        CROSS JOIN LATERAL (
+            -- In one aggregate: bit 1 says that a TI is on the latest version, bit 2 that one is stale.
+            SELECT
+                coalesce(
+                    pg_catalog.bit_or(
+                        CASE
+                            WHEN ti.dag_version_id = run.dag_version_id THEN 1
+                            WHEN coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 2
+                            ELSE 0
+                        END
+                    ),
+                    0
+                ) AS bits
+            FROM ONLY @airflow_schema@.task_instance AS ti
+            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+        ) AS tis
+        CROSS JOIN LATERAL (
+            SELECT
+                (tis.bits & 2) <> 0 AS any_stale,
+                (tis.bits & 1) <> 0 OR EXISTS (
+                    SELECT FROM @airflow_schema@.task_instance_history AS past
+                    WHERE past.dag_id::text = run.dag_id AND past.run_id::text BETWEEN run.run_id AND run.run_id
+                    AND past.dag_version_id = run.dag_version_id
+                    OFFSET 0 -- by run: not hashed, which would read the whole table
+                ) AS verified
+        ) AS verdict
+        WHERE verdict.any_stale OR NOT verdict.verified
+        ORDER BY
+            pg_catalog.array_position(limited, run.dag_run_id),
+            run.last_scheduling_decision NULLS FIRST,
+            run.run_after,
+            run.dag_run_id
+    LOOP
+        dag_run_id := run.dag_run_id;
+        dag_id := run.dag_id;
+        run_id := run.run_id;
+        dag_version_id := run.dag_version_id;
+        version_number := run.version_number;
+        bumped := 0;
+        locked := 0;
+        needs_verify := NOT run.verified;
+
+        -- 4. The safe form: the first bump of a run is Airflow's to make.
+        IF needs_verify AND NOT bump.caller_verifies THEN
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+
+        -- 5. A newer version has landed while other runs were moved: the next call sees to this run.
+        IF run.dag_version_id IS DISTINCT FROM (
+            SELECT latest.id FROM (
+                -- The latest version of its DAG: the highest version_number, whatever created_at says.
+                SELECT version.id, version.version_number
+                FROM @airflow_schema@.dag_version AS version
+                WHERE version.dag_id::text = run.dag_id::text
+                ORDER BY version.version_number DESC
+                LIMIT 1
+            ) AS latest
+        ) THEN
+            CONTINUE;
+        END IF;
+
+        -- 6. Count. A TI on a higher version, whoever has put it there, is not stale.
+        stale := 0;
+        any_free := FALSE;
+        IF run.any_stale THEN
+            -- Counts the stale TIs of that run, and collects the versions they are on; none that is higher
+            -- than the latest of the run.
+            SELECT
+                coalesce(pg_catalog.sum(held.tis), 0)::integer,
+                coalesce(pg_catalog.array_agg(held.dag_version_id) FILTER (WHERE held.dag_version_id IS NOT NULL), '{}')
+            INTO stale, older
+            FROM (
+                SELECT ti.dag_version_id, pg_catalog.count(*) AS tis
+                FROM ONLY @airflow_schema@.task_instance AS ti
+                WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+                AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id
+                GROUP BY ti.dag_version_id
+            ) AS held
+            LEFT JOIN @airflow_schema@.dag_version AS version ON version.id = held.dag_version_id
+            WHERE (version.dag_id::text = run.dag_id AND version.version_number > run.version_number) IS NOT TRUE;
+        END IF;
+
+        -- 7. Is one of them free?
+        IF stale > 0 THEN
+            PERFORM
+            -- From the stale TIs of that run, those that may be moved: on no version, or on one that was seen
+            -- not to be higher than the latest. So a TI that somebody moves further while this goes on stays
+            -- there.
+            FROM ONLY @airflow_schema@.task_instance AS ti
+            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+            AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+            AND (ti.dag_version_id IS NULL OR ti.dag_version_id = ANY (older))
+            LIMIT 1
+            FOR NO KEY UPDATE SKIP LOCKED;
+            any_free := FOUND;
+        END IF;
+
+        -- 8. Take the lock that the foreign-key check would wait for, here or in verify_integrity. Not to be had: the run
+        -- waits for a later call, whole.
+        IF any_free OR needs_verify THEN
+            -- Puts the version of the run into one of the two; asks once per call.
+            IF NOT run.dag_version_id = ANY (versions_taken || versions_held) THEN
+                IF dagbump.take_version(run.dag_version_id) THEN
+                    versions_taken := versions_taken || run.dag_version_id;
+                ELSE
+                    versions_held := versions_held || run.dag_version_id;
+                END IF;
+            END IF;
+            IF run.dag_version_id = ANY (versions_held) THEN
+                any_free := FALSE;
+                needs_verify := FALSE;
+            END IF;
+        END IF;
+
+        IF any_free THEN
+            -- 9. Lock what is free. A TI that has changed since it was counted is judged anew, as it is now: one that has
+            -- finished, or is on a version that was not seen, stays where it is.
+            SELECT pg_catalog.array_agg(ti.ctid) INTO free
+            FROM (
+                SELECT ti.ctid
+                -- From the stale TIs of that run, those that may be moved: on no version, or on one that was seen
+                -- not to be higher than the latest. So a TI that somebody moves further while this goes on stays
+                -- there.
+                FROM ONLY @airflow_schema@.task_instance AS ti
+                WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+                AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                AND (ti.dag_version_id IS NULL OR ti.dag_version_id = ANY (older))
+                FOR NO KEY UPDATE SKIP LOCKED
+            ) AS ti;
+
+            -- 10. Move. Locked rows stay where they are, so their address is good; in one physical table it is unique.
+            UPDATE ONLY @airflow_schema@.task_instance AS ti
+            SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
+            WHERE ti.ctid = ANY (free);
+            GET DIAGNOSTICS bumped = ROW_COUNT;
+        END IF;
+
+        -- 11. What is stale still, another transaction holds.
+        IF bumped < stale THEN
+            SELECT pg_catalog.count(*)::integer INTO locked
+            FROM ONLY @airflow_schema@.task_instance AS ti
+            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+            AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+            AND (ti.dag_version_id IS NULL OR ti.dag_version_id = ANY (older));
+        END IF;
+
+        IF bumped > 0 OR locked > 0 OR needs_verify THEN
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+END
+$bump$;
+
+COMMENT ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) IS
+'Moves task_instance.dag_version_id of the stale task instances (TIs) of the examined DAG runs to the latest version of their DAG. One call does a whole scheduler loop.
+
+  SELECT * FROM dagbump.bump();                                    every examined run, the safe form
+  SELECT * FROM dagbump.bump(dag_ids => ''{etl}'');                  the runs of one DAG
+  SELECT * FROM dagbump.bump(''{17,18}'', caller_verifies => true);  two runs; you call verify_integrity
+
+Words
+  latest      the dag_version of the DAG with the highest version_number
+  unfinished  state is NULL or not one of success, failed, skipped, upstream_failed, removed
+  stale       an unfinished TI whose dag_version_id IS DISTINCT FROM latest
+  examined    a running run, not pinned to a bundle_version, run_after reached, its DAG neither paused nor stale,
+              and the latest version has a serialized_dag row
+  unverified  an examined run with the latest version on none of its TIs and none of its TI-history rows:
+              Airflow''s own sign that verify_integrity has not run for this version
+
+Arguments
+  dag_run_ids      dag_run.id; NULL: every examined run; an empty array: none
+  dag_ids          NULL: every DAG; an empty array: none
+  max_runs         at most so many examined runs, in the scheduler''s order; NULL: no limit
+  caller_verifies  false (safe): an unverified run is left to Airflow, untouched, and answered with needs_verify.
+                   true: it is bumped too, and the caller promises to run verify_integrity for it in this transaction.
+                   Breaking that promise means that the TIs of newly added tasks are never created.
+
+Answers one row per run for which bumped > 0, locked > 0 or needs_verify; no row where nothing changed.
+  bumped        TIs moved by this call
+  locked        stale TIs left for the next call because another transaction holds them, or holds the dag_version row
+  needs_verify  the run was unverified before this call; false where the dag_version row is held
+
+Locks: KEY SHARE on dag_version, NO KEY UPDATE on the TIs moved, both SKIP LOCKED: it never waits for a row lock.
+Commits nothing. Writes nothing where nothing is stale.
+Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies NULL;
+40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try the transaction again.';
+
+REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) FROM PUBLIC;

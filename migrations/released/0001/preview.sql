@@ -1,0 +1,242 @@
+-- dagbump.preview: what dagbump.bump would do, and why it leaves the other stale task instances (TIs) alone.
+--
+-- For a person before the first bump. Reads only: locks nothing, runs on a hot
+-- standby. Unlike bump it looks at every running run, examined or not.
+
+CREATE OR REPLACE FUNCTION dagbump.preview(
+    dag_run_ids bigint[] DEFAULT NULL,
+    dag_ids text[] DEFAULT NULL,
+    max_runs integer DEFAULT NULL,
+    caller_verifies boolean DEFAULT FALSE
+) RETURNS TABLE (
+    dag_run_id bigint,
+    dag_id text,
+    run_id text,
+    dag_version_id uuid,
+    version_number integer,
+    stale integer,
+    stale_by_state jsonb,
+    verdict text
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+-- Names mean Airflow's tables, whatever the caller's path; and the plan is made once per
+-- connection, for any argument, of index look-ups only, so that it is the same with fresh, stale
+-- and no statistics.
+SET search_path = @airflow_schema@, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS $preview$
+#variable_conflict use_column
+DECLARE
+    examined_only CONSTANT boolean := FALSE;
+    ids CONSTANT bigint[] := dag_run_ids;
+    limited bigint[];
+BEGIN
+    -- Refuses those that mean nothing, by name.
+    IF max_runs < 0 THEN
+        RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
+    ELSIF pg_catalog.array_ndims(dag_run_ids) > 1 OR pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids and dag_ids must have one dimension'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Write ''{17,18}'', not ''{{17,18}}''.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF caller_verifies IS NULL THEN
+        RAISE EXCEPTION 'caller_verifies must be true or false, and is NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
+    END IF;
+
+    IF max_runs IS NOT NULL THEN
+        limited := coalesce((
+            -- The ids of the first max_runs examined runs, in the order in which Airflow's scheduler takes
+            -- them (DagRun.get_running_dag_runs_to_examine): sort_ordinal in a backfill,
+            -- last_scheduling_decision, run_after.
+            --
+            -- Sorted before anything is looked up for a run, so that the look-ups end with the limit. A run
+            -- can be in several backfills of its DAG, and is in none where its backfill_id is NULL.
+            SELECT pg_catalog.array_agg(examined.id::bigint)
+            FROM (
+                SELECT run.id
+                FROM (
+                    SELECT running.*, backfill.sort_ordinal
+                    FROM (
+                        -- The running DAG runs among them.
+                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        FROM @airflow_schema@.dag_run AS run
+                        WHERE ids IS NULL AND run.state::text = 'running'
+                        UNION ALL
+                        -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        FROM @airflow_schema@.dag_run AS run
+                        WHERE run.id = ANY (ids) AND run.state::text = 'running'
+                    ) AS running
+                    LEFT JOIN LATERAL (
+                        SELECT pg_catalog.min(item.sort_ordinal) AS sort_ordinal
+                        FROM @airflow_schema@.backfill AS backfill
+                        JOIN @airflow_schema@.backfill_dag_run AS item
+                            ON item.backfill_id = backfill.id AND item.dag_run_id = running.id
+                        WHERE backfill.dag_id::text = running.dag_id::text
+                    ) AS backfill ON running.backfill_id IS NOT NULL
+                    WHERE coalesce(running.bundle_version::text, '') = ''
+                    AND running.run_after <= pg_catalog.now()
+                    AND (dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids))
+                    ORDER BY
+                        backfill.sort_ordinal NULLS FIRST, running.last_scheduling_decision NULLS FIRST, running.run_after, running.id
+                    OFFSET 0
+                ) AS run
+                LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = run.dag_id::text
+                CROSS JOIN LATERAL (
+                    -- The latest version of its DAG: the highest version_number, whatever created_at says.
+                    SELECT version.id, version.version_number
+                    FROM @airflow_schema@.dag_version AS version
+                    WHERE version.dag_id::text = run.dag_id::text
+                    ORDER BY version.version_number DESC
+                    LIMIT 1
+                ) AS latest
+                JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+                WHERE dag.dag_id IS NULL OR (dag.is_paused IS FALSE AND dag.is_stale IS FALSE)
+                ORDER BY run.sort_ordinal NULLS FIRST, run.last_scheduling_decision NULLS FIRST, run.run_after, run.id
+                LIMIT max_runs
+            ) AS examined
+        ), '{}');
+    END IF;
+
+    RETURN QUERY
+    SELECT
+        run.dag_run_id,
+        run.dag_id,
+        run.run_id,
+        run.dag_version_id,
+        run.version_number,
+        tis.stale,
+        tis.stale_by_state,
+        CASE
+            WHEN run.obstacle IS NOT NULL THEN run.obstacle
+            WHEN verdict.verified OR (preview.caller_verifies AND tis.stale > 0) THEN 'bump'
+            ELSE 'needs_verify'
+        END
+    FROM (
+        -- The running DAG runs, one row each: the latest version of the DAG, and what, if anything, keeps
+        -- the run from being examined. The one place that says what "examined" means (limited_runs, which
+        -- stops at a limit, is held to it by a test).
+        --
+        --   obstacle   NULL for an examined run, else why it is not one: pinned, paused, stale_dag, not_due, no_version,
+        --              no_serialized_dag; with examined_only, the others are left out
+        SELECT
+            run.id::bigint AS dag_run_id,
+            run.dag_id::text AS dag_id,
+            run.run_id::text AS run_id,
+            run.last_scheduling_decision,
+            run.run_after,
+            latest.id AS dag_version_id,
+            latest.version_number,
+            CASE
+                WHEN run.obstacle IS NOT NULL THEN run.obstacle
+                WHEN latest.id IS NULL THEN 'no_version'
+                WHEN serialized.dag_version_id IS NULL THEN 'no_serialized_dag'
+            END AS obstacle
+        FROM (
+            SELECT
+                running.*,
+                CASE
+                    -- Airflow tests bundle_version for truth: '' is as good as NULL.
+                    WHEN running.bundle_version::text <> '' THEN 'pinned'
+                    -- Both are nullable up to Airflow 3.1, which examines only runs where they are false.
+                    WHEN dag.dag_id IS NOT NULL AND dag.is_paused IS NOT FALSE THEN 'paused'
+                    WHEN dag.dag_id IS NOT NULL AND dag.is_stale IS NOT FALSE THEN 'stale_dag'
+                    WHEN running.run_after > pg_catalog.now() THEN 'not_due'
+                END AS obstacle
+            FROM (
+                -- The running DAG runs among them.
+                SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                FROM @airflow_schema@.dag_run AS run
+                WHERE ids IS NULL AND run.state::text = 'running'
+                UNION ALL
+                -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+                SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                FROM @airflow_schema@.dag_run AS run
+                WHERE run.id = ANY (ids) AND run.state::text = 'running'
+            ) AS running
+            LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = running.dag_id::text
+            WHERE dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids)
+        ) AS run
+        LEFT JOIN LATERAL (
+            -- The latest version of its DAG: the highest version_number, whatever created_at says.
+            SELECT version.id, version.version_number
+            FROM @airflow_schema@.dag_version AS version
+            WHERE version.dag_id::text = run.dag_id::text
+            ORDER BY version.version_number DESC
+            LIMIT 1
+        ) AS latest ON TRUE
+        -- Unique in dag_version_id. (An EXISTS might be hashed: read whole, for a few rows of it.)
+        LEFT JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+        WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
+    ) AS run
+    CROSS JOIN LATERAL (
+        SELECT
+            coalesce(pg_catalog.sum(states.stale), 0)::integer AS stale,
+            coalesce(
+                pg_catalog.jsonb_object_agg(states.state, states.stale) FILTER (WHERE states.stale > 0), '{}'
+            ) AS stale_by_state,
+            pg_catalog.bool_or(states.on_latest) AS on_latest
+        FROM (
+            SELECT
+                coalesce(ti.state::text, 'no_status') AS state,
+                pg_catalog.count(*) FILTER (
+                    WHERE coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                    -- Where the DAG has no version at all, nothing can be on the latest.
+                    AND (ti.dag_version_id = run.dag_version_id) IS NOT TRUE
+                ) AS stale,
+                pg_catalog.bool_or(ti.dag_version_id = run.dag_version_id) AS on_latest
+            FROM ONLY @airflow_schema@.task_instance AS ti
+            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+            GROUP BY coalesce(ti.state::text, 'no_status')
+        ) AS states
+    ) AS tis
+    CROSS JOIN LATERAL (
+        SELECT tis.on_latest IS TRUE OR EXISTS (
+            SELECT FROM @airflow_schema@.task_instance_history AS past
+            WHERE past.dag_id::text = run.dag_id AND past.run_id::text BETWEEN run.run_id AND run.run_id
+            AND past.dag_version_id = run.dag_version_id
+            OFFSET 0 -- by run: not hashed, which would read the whole table
+        ) AS verified
+    ) AS verdict
+    WHERE (tis.stale > 0 OR (run.obstacle IS NULL AND NOT verdict.verified))
+    AND (run.obstacle IS NOT NULL OR limited IS NULL OR run.dag_run_id = ANY (limited))
+    ORDER BY
+        run.obstacle COLLATE pg_catalog."C" NULLS FIRST,
+        pg_catalog.array_position(limited, run.dag_run_id),
+        run.last_scheduling_decision NULLS FIRST,
+        run.run_after,
+        run.dag_run_id;
+END
+$preview$;
+
+COMMENT ON FUNCTION dagbump.preview(bigint[], text[], integer, boolean) IS
+'Shows what dagbump.bump, called with the same arguments, would do, and which stale task instances (TIs) it leaves alone and why. Reads only; runs on a hot standby. \df+ dagbump.bump explains the words and the arguments.
+
+  SELECT * FROM dagbump.preview();
+
+Answers one row per running run that holds stale TIs or that bump would answer:
+  dag_version_id, version_number   the latest version of the DAG; NULL where it has none
+  stale           unfinished TIs that are not on it
+  stale_by_state  the same by state, {"scheduled": 2, "no_status": 1}; no_status: state is NULL, as Airflow''s UI says
+  verdict         bump               bump moves them
+                  needs_verify       verify_integrity is due: the safe form leaves the run to Airflow
+                  pinned             dag_run.bundle_version is set: the run keeps its version
+                  paused, stale_dag  the DAG is paused, or no longer in any DAG file
+                  not_due            run_after lies in the future
+                  no_version         the DAG has no dag_version
+                  no_serialized_dag  the latest version has no serialized_dag row
+                  The first that applies, in the order pinned, paused, stale_dag, not_due, no_version, no_serialized_dag.
+max_runs limits the examined runs (bump, needs_verify); the others are shown in any case.
+Errors: 22023 as in dagbump.bump. Locks: none.';
+
+REVOKE ALL ON FUNCTION dagbump.preview(bigint[], text[], integer, boolean) FROM PUBLIC;

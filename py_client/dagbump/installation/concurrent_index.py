@@ -1,0 +1,109 @@
+"""The optional index, built and dropped CONCURRENTLY: one at a time, and what was cut off is cleaned up.
+
+What counts is the index in the catalog, never a record of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+
+import sqlalchemy as sa
+from alembic import context
+
+from dagbump.installation import in_migration, sql_files, state
+from dagbump.installation.names import INDEX, INDEX_LOCK
+
+_POLL_SECONDS = 0.2
+
+# Wherever Airflow's tables are by now: the indexes of that name on a task_instance of ours.
+_FIND = f"""
+    SELECT namespace.nspname::text
+    FROM pg_catalog.pg_index AS index
+    JOIN pg_catalog.pg_class AS class ON class.oid = index.indexrelid
+    JOIN pg_catalog.pg_class AS tis ON tis.oid = index.indrelid
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    WHERE class.relname::text = '{INDEX}' AND tis.relname::text = 'task_instance'
+    AND pg_catalog.pg_has_role(class.relowner, 'MEMBER')
+"""  # noqa: S608  (a constant)
+
+
+class BuiltMeanwhile(Exception):  # noqa: N818  (not an error: a reason to look again)
+    """Another upgrade has built the index, and recorded it, while this one waited for its turn."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """Whoever waits for its turn has been asked to stop."""
+
+
+@contextmanager
+def building(revision: str) -> Iterator[None]:
+    """Prepare for the CREATE INDEX CONCURRENTLY in the body, which runs outside of any transaction.
+
+    An invalid index, which a build that was cut off leaves behind, is dropped: an earlier one's first, and this one's
+    at the end.
+
+    Args:
+        revision: the revision that the migration under way records.
+
+    Raises:
+        BuiltMeanwhile: there is nothing left to do.
+    """
+    airflow_schema: str = context.get_context().opts["airflow_schema"]
+    with context.get_context().autocommit_block():
+        if context.get_context().as_sql:  # a script cannot look; nor can two of them be kept apart
+            _drop(airflow_schema)
+            yield
+            return
+        connection = _connection()
+        _wait_for_turn(connection)
+        recorded = sa.text("SELECT TRUE FROM dagbump.alembic_version WHERE version_num = :revision")
+        if connection.scalar(recorded, {"revision": revision}):
+            raise BuiltMeanwhile
+        _drop_if_invalid(connection, airflow_schema)
+        try:
+            yield
+        finally:
+            _drop_if_invalid(connection, airflow_schema)
+
+
+def drop() -> None:
+    """Drop the index, wherever it is, without blocking anybody."""
+    with context.get_context().autocommit_block():
+        if context.get_context().as_sql:
+            _drop(context.get_context().opts["airflow_schema"])
+            return
+        connection = _connection()
+        _wait_for_turn(connection)
+        for airflow_schema in connection.scalars(sa.text(_FIND)).all():
+            _drop(airflow_schema)
+
+
+def is_left(connection: sa.engine.Connection) -> bool:
+    """Say whether there is such an index anywhere."""
+    return connection.execute(sa.text(_FIND)).first() is not None
+
+
+def _drop(airflow_schema: str) -> None:
+    in_migration.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {sql_files.identifier(airflow_schema)}.{INDEX}")
+
+
+def _drop_if_invalid(connection: sa.engine.Connection, airflow_schema: str) -> None:
+    if state.index_is_valid(connection, airflow_schema) is False:
+        _drop(airflow_schema)
+
+
+def _connection() -> sa.engine.Connection:
+    connection = context.get_bind()
+    assert isinstance(connection, sa.engine.Connection)  # noqa: S101  (for the type checker: this is no script)
+    return connection
+
+
+def _wait_for_turn(connection: sa.engine.Connection) -> None:
+    # The lock is the session's, and goes with the connection: until then, the revision has to be recorded.
+    # To wait inside the server would be to hold a snapshot, for whose end the build that is waited for waits.
+    stopping: Event = context.config.attributes.get("stopping") or Event()
+    while not connection.scalar(sa.text("SELECT pg_catalog.pg_try_advisory_lock(:lock)"), {"lock": INDEX_LOCK}):
+        if stopping.wait(_POLL_SECONDS):
+            raise Stopped

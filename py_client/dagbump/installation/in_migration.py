@@ -1,0 +1,32 @@
+"""What a migration under way does with the SQL files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import context
+
+from dagbump.installation import sql_files
+
+
+def run(path: Path, **literals: str) -> None:
+    """Run a file in the migration under way; with ``--sql``, print it."""
+    execute(sql_files.render(path, context.get_context().opts["airflow_schema"], **literals))
+
+
+def execute(text: str) -> None:
+    """Run SQL in the migration under way, to the letter; with ``--sql``, print it."""
+    context.execute(sql_files.as_it_is(text.strip().removesuffix(";")))
+
+
+def run_objects(revision: str | None, migrations: Path) -> None:
+    """Make the objects of the main branch those of a revision, whatever is there; None: remove the functions.
+
+    The files create what is missing and replace what is there, so that grants survive.
+    """
+    wanted = sql_files.objects(revision, migrations) if revision else {}
+    unwanted = sorted(sql_files.objects(None, migrations).keys() - wanted.keys())
+    if unwanted:
+        run(sql_files.installer("drop_functions"), names=f"{{{','.join(unwanted)}}}")
+    for path in wanted.values():
+        run(path)

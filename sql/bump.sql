@@ -1,0 +1,192 @@
+-- dagbump.bump: moves the stale task instances (TIs) of the examined runs to the latest version of their DAG.
+--
+-- For the scheduler, once per loop and in its transaction; for a person or a
+-- cron job, in the safe form (caller_verifies => false).
+--
+-- Locks, and waits for none: NO KEY UPDATE on the TIs it moves; KEY SHARE on
+-- the latest dag_version row, the lock that the foreign-key check of the update
+-- takes. What another transaction holds is skipped and counted.
+-- Writes task_instance.dag_version_id and updated_at, nothing else; where no TI
+-- is stale it writes nothing at all, not even a row lock.
+--
+-- Operands are cast to text because PostgreSQL has no operator of its own for
+-- varchar: for an exact match it would also take one that somebody put into
+-- Airflow's schema.
+--
+-- The trap that caller_verifies is about: Airflow runs verify_integrity for a
+-- run only while the latest version is on none of its TIs and TI-history rows
+-- (DagRun.check_version_id_exists_in_dr). The first bump of a run takes that
+-- sign away; unless the caller verifies in the same transaction, the TIs of
+-- newly added tasks are never created.
+
+CREATE OR REPLACE FUNCTION dagbump.bump(
+    dag_run_ids bigint[] DEFAULT NULL,
+    dag_ids text[] DEFAULT NULL,
+    max_runs integer DEFAULT NULL,
+    caller_verifies boolean DEFAULT FALSE
+) RETURNS TABLE (
+    dag_run_id bigint,
+    dag_id text,
+    run_id text,
+    dag_version_id uuid,
+    version_number integer,
+    bumped integer,
+    locked integer,
+    needs_verify boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+@include:settings@
+AS $bump$
+-- In a query that has an alias "run", run is that; elsewhere it is the run under way.
+#variable_conflict use_column
+DECLARE
+    examined_only CONSTANT boolean := TRUE;
+    ids bigint[] := dag_run_ids;
+    limited bigint[];
+    run record;
+    stale integer;
+    older uuid[];
+    free tid[];
+    any_free boolean;
+    versions_taken uuid[] := ARRAY[]::uuid[];
+    versions_held uuid[] := ARRAY[]::uuid[];
+BEGIN
+    @include:check_arguments@
+
+    -- 1. A limit: which runs it leaves.
+    IF max_runs IS NOT NULL THEN
+        limited := coalesce((
+            @include:limited_runs@
+        ), '{}');
+        ids := limited;
+    END IF;
+
+    -- 2. The steady loop, with the index: what this lets pass, the next step judges.
+    IF @include:index_is_valid@ THEN
+        ids := (
+            @include:candidates@
+        );
+        IF ids IS NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+
+    -- 3. Which runs have something to do.
+    FOR run IN
+        @include:due_runs@
+    LOOP
+        dag_run_id := run.dag_run_id;
+        dag_id := run.dag_id;
+        run_id := run.run_id;
+        dag_version_id := run.dag_version_id;
+        version_number := run.version_number;
+        bumped := 0;
+        locked := 0;
+        needs_verify := NOT run.verified;
+
+        -- 4. The safe form: the first bump of a run is Airflow's to make.
+        IF needs_verify AND NOT bump.caller_verifies THEN
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+
+        -- 5. A newer version has landed while other runs were moved: the next call sees to this run.
+        IF run.dag_version_id IS DISTINCT FROM (
+            SELECT latest.id FROM (
+                @include:latest_version@
+            ) AS latest
+        ) THEN
+            CONTINUE;
+        END IF;
+
+        -- 6. Count. A TI on a higher version, whoever has put it there, is not stale.
+        stale := 0;
+        any_free := FALSE;
+        IF run.any_stale THEN
+            @include:count_stale@
+        END IF;
+
+        -- 7. Is one of them free?
+        IF stale > 0 THEN
+            PERFORM
+            @include:movable@
+            LIMIT 1
+            FOR NO KEY UPDATE SKIP LOCKED;
+            any_free := FOUND;
+        END IF;
+
+        -- 8. Take the lock that the foreign-key check would wait for, here or in verify_integrity. Not to be had: the run
+        -- waits for a later call, whole.
+        IF any_free OR needs_verify THEN
+            @include:take_version@
+            IF run.dag_version_id = ANY (versions_held) THEN
+                any_free := FALSE;
+                needs_verify := FALSE;
+            END IF;
+        END IF;
+
+        IF any_free THEN
+            -- 9. Lock what is free. A TI that has changed since it was counted is judged anew, as it is now: one that has
+            -- finished, or is on a version that was not seen, stays where it is.
+            SELECT pg_catalog.array_agg(ti.ctid) INTO free
+            FROM (
+                SELECT ti.ctid
+                @include:movable@
+                FOR NO KEY UPDATE SKIP LOCKED
+            ) AS ti;
+
+            -- 10. Move. Locked rows stay where they are, so their address is good; in one physical table it is unique.
+            UPDATE ONLY @airflow_schema@.task_instance AS ti
+            SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
+            WHERE ti.ctid = ANY (free);
+            GET DIAGNOSTICS bumped = ROW_COUNT;
+        END IF;
+
+        -- 11. What is stale still, another transaction holds.
+        IF bumped < stale THEN
+            SELECT pg_catalog.count(*)::integer INTO locked
+            @include:movable@;
+        END IF;
+
+        IF bumped > 0 OR locked > 0 OR needs_verify THEN
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+END
+$bump$;
+
+COMMENT ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) IS
+'Moves task_instance.dag_version_id of the stale task instances (TIs) of the examined DAG runs to the latest version of their DAG. One call does a whole scheduler loop.
+
+  SELECT * FROM dagbump.bump();                                    every examined run, the safe form
+  SELECT * FROM dagbump.bump(dag_ids => ''{etl}'');                  the runs of one DAG
+  SELECT * FROM dagbump.bump(''{17,18}'', caller_verifies => true);  two runs; you call verify_integrity
+
+Words
+  latest      the dag_version of the DAG with the highest version_number
+  unfinished  state is NULL or not one of success, failed, skipped, upstream_failed, removed
+  stale       an unfinished TI whose dag_version_id IS DISTINCT FROM latest
+  examined    a running run, not pinned to a bundle_version, run_after reached, its DAG neither paused nor stale,
+              and the latest version has a serialized_dag row
+  unverified  an examined run with the latest version on none of its TIs and none of its TI-history rows:
+              Airflow''s own sign that verify_integrity has not run for this version
+
+Arguments
+  dag_run_ids      dag_run.id; NULL: every examined run; an empty array: none
+  dag_ids          NULL: every DAG; an empty array: none
+  max_runs         at most so many examined runs, in the scheduler''s order; NULL: no limit
+  caller_verifies  false (safe): an unverified run is left to Airflow, untouched, and answered with needs_verify.
+                   true: it is bumped too, and the caller promises to run verify_integrity for it in this transaction.
+                   Breaking that promise means that the TIs of newly added tasks are never created.
+
+Answers one row per run for which bumped > 0, locked > 0 or needs_verify; no row where nothing changed.
+  bumped        TIs moved by this call
+  locked        stale TIs left for the next call because another transaction holds them, or holds the dag_version row
+  needs_verify  the run was unverified before this call; false where the dag_version row is held
+
+Locks: KEY SHARE on dag_version, NO KEY UPDATE on the TIs moved, both SKIP LOCKED: it never waits for a row lock.
+Commits nothing. Writes nothing where nothing is stale.
+Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies NULL;
+40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try the transaction again.';
+
+REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) FROM PUBLIC;

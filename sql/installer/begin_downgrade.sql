@@ -1,0 +1,36 @@
+-- Refuses a schema dagbump that is not ours, and goes on as its owner. Airflow's tables may be gone: that is no obstacle.
+--
+-- Runs first in every downgrade, online and in the script of --sql alike, and reads catalogs only. Errors:
+--   DBU03  a schema dagbump that is somebody else's, or holds what is
+--   DBU04  dagbump serves another Airflow in this database
+--   42501  a role that may not act as its owner
+
+DO $begin_downgrade$
+DECLARE
+    schema_owner CONSTANT oid := (
+        SELECT namespace.nspowner FROM pg_catalog.pg_namespace AS namespace WHERE namespace.nspname::text = 'dagbump'
+    );
+    owner CONSTANT oid := coalesce(@include:owner_of_airflow@, schema_owner);
+    airflow_schema CONSTANT text := @airflow_schema_literal@;
+    served CONSTANT text := @include:served_schema@;
+    findings text;
+BEGIN
+    IF schema_owner IS NULL THEN
+        RETURN;
+    END IF;
+    @include:refuse_foreign_objects@
+    @include:refuse_another_airflow@
+    IF NOT pg_catalog.pg_has_role(owner, 'MEMBER') THEN
+        RAISE EXCEPTION 'dagbump belongs to %, and this role, %, may not act as that one',
+            pg_catalog.pg_get_userbyid(owner), CURRENT_USER
+            USING ERRCODE = 'insufficient_privilege',
+            HINT = pg_catalog.format(
+                'Connect as %I, or have her, or a superuser, run: GRANT %I TO %I;',
+                pg_catalog.pg_get_userbyid(owner), pg_catalog.pg_get_userbyid(owner), CURRENT_USER
+            );
+    END IF;
+    IF CURRENT_USER <> pg_catalog.pg_get_userbyid(owner) THEN
+        EXECUTE pg_catalog.format('SET ROLE %I', pg_catalog.pg_get_userbyid(owner));
+    END IF;
+END
+$begin_downgrade$;

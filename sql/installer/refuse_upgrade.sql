@@ -1,0 +1,109 @@
+-- Refuses a database that dagbump cannot serve, before anything in schema dagbump is read and anything is created.
+--
+-- Runs first in every upgrade, online and in the script of --sql alike, and reads catalogs only. Errors:
+--   DBU01  no Airflow tables in schema @airflow_schema@
+--   DBU02  Airflow tables that dagbump does not know (Airflow 2, a column is missing, partitions, inheritance)
+--   DBU03  a schema dagbump that is somebody else's, or holds what is
+--   DBU04  dagbump serves another Airflow in this database
+--   42501  a role that does not own Airflow's tables, or may not create a schema; an owner who may not read them all
+
+DO $refuse_upgrade$
+DECLARE
+    -- What the functions read and write; unchanged from Airflow 3.0 to 3.3.
+    required CONSTANT jsonb := '{
+        "backfill": ["id", "dag_id"],
+        "backfill_dag_run": ["backfill_id", "dag_run_id", "sort_ordinal"],
+        "dag": ["dag_id", "is_paused", "is_stale"],
+        "dag_run": [
+            "id", "dag_id", "run_id", "state", "bundle_version", "run_after", "last_scheduling_decision", "backfill_id"
+        ],
+        "dag_version": ["id", "dag_id", "version_number"],
+        "serialized_dag": ["dag_version_id"],
+        "task_instance": ["dag_id", "run_id", "state", "dag_version_id", "updated_at"],
+        "task_instance_history": ["dag_id", "run_id", "dag_version_id"]
+    }';
+    airflow_schema CONSTANT text := @airflow_schema_literal@;
+    owner CONSTANT oid := @include:owner_of_airflow@;
+    served CONSTANT text := @include:served_schema@;
+    findings text;
+BEGIN
+    IF owner IS NULL THEN
+        RAISE EXCEPTION 'no Airflow tables in schema "%": there is no task_instance', airflow_schema
+            USING ERRCODE = 'DBU01',
+            HINT = 'Name the schema (--airflow-schema NAME, or -x airflow_schema=NAME), or run airflow db migrate first.';
+    END IF;
+
+    SELECT pg_catalog.string_agg(wanted.relation || '.' || wanted.attribute, ', ' ORDER BY wanted.relation, wanted.attribute)
+    INTO findings
+    FROM (
+        SELECT entry.key AS relation, pg_catalog.jsonb_array_elements_text(entry.value) AS attribute
+        FROM pg_catalog.jsonb_each(required) AS entry
+    ) AS wanted
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute AS attribute
+        WHERE attribute.attrelid
+            = pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid
+        AND attribute.attname::text = wanted.attribute
+        AND NOT attribute.attisdropped
+    );
+    IF findings LIKE '%task_instance.dag_version_id%' THEN
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are those of Airflow 2: they have no dag_version_id', airflow_schema
+            USING ERRCODE = 'DBU02', HINT = 'dagbump serves Airflow 3.0 to 3.3; migrate Airflow first.';
+    ELSIF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow 3.0 to 3.3; missing: %', airflow_schema, findings
+            USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow.';
+    END IF;
+
+    -- A row's address, by which bump writes, is unique in one physical table only.
+    SELECT pg_catalog.string_agg(class.relname::text, ', ' ORDER BY class.relname::text) INTO findings
+    FROM pg_catalog.jsonb_object_keys(required) AS wanted (relation)
+    JOIN pg_catalog.pg_class AS class
+        ON class.oid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid
+    WHERE class.relkind::text <> 'r'
+    OR EXISTS (
+        SELECT FROM pg_catalog.pg_inherits AS inherits WHERE class.oid IN (inherits.inhrelid, inherits.inhparent)
+    );
+    IF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'in schema "%" these are no plain tables, but partitioned, inherited or views: %', airflow_schema, findings
+            USING ERRCODE = 'DBU02', HINT = 'dagbump serves the tables that airflow db migrate makes.';
+    END IF;
+
+    IF NOT pg_catalog.pg_has_role(owner, 'MEMBER') THEN
+        RAISE EXCEPTION 'Airflow''s tables belong to %, and this role, %, may not act as that one',
+            pg_catalog.pg_get_userbyid(owner), CURRENT_USER
+            USING ERRCODE = 'insufficient_privilege',
+            HINT = pg_catalog.format(
+                'Connect as the role that owns Airflow''s tables, %I, or have her, or a superuser, run: GRANT %I TO %I;',
+                pg_catalog.pg_get_userbyid(owner), pg_catalog.pg_get_userbyid(owner), CURRENT_USER
+            );
+    END IF;
+
+    SELECT pg_catalog.string_agg(wanted.relation, ', ' ORDER BY wanted.relation) INTO findings
+    FROM pg_catalog.jsonb_object_keys(required) AS wanted (relation)
+    WHERE NOT pg_catalog.has_table_privilege(
+        owner, pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid, 'SELECT'
+    );
+    IF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'the owner of task_instance, %, may not read: %', pg_catalog.pg_get_userbyid(owner), findings
+            USING ERRCODE = 'insufficient_privilege',
+            HINT = pg_catalog.format(
+                'Have their owner run: GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I;',
+                airflow_schema, pg_catalog.pg_get_userbyid(owner)
+            );
+    END IF;
+
+    IF pg_catalog.to_regnamespace('dagbump') IS NULL
+        AND NOT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') THEN
+        RAISE EXCEPTION 'the role % may not create a schema in database %', CURRENT_USER, pg_catalog.current_database()
+            USING ERRCODE = 'insufficient_privilege',
+            HINT = pg_catalog.format(
+                'Have the owner of the database, or a superuser, run: GRANT CREATE ON DATABASE %I TO %I;',
+                pg_catalog.current_database(), CURRENT_USER
+            );
+    END IF;
+
+    @include:refuse_foreign_objects@
+
+    @include:refuse_another_airflow@
+END
+$refuse_upgrade$;

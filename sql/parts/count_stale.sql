@@ -1,0 +1,17 @@
+-- Takes: run, stale, older.
+-- Counts the stale TIs of that run, and collects the versions they are on; none that is higher
+-- than the latest of the run.
+SELECT
+    coalesce(pg_catalog.sum(held.tis), 0)::integer,
+    coalesce(pg_catalog.array_agg(held.dag_version_id) FILTER (WHERE held.dag_version_id IS NOT NULL), '{}')
+INTO stale, older
+FROM (
+    SELECT ti.dag_version_id, pg_catalog.count(*) AS tis
+    FROM ONLY @airflow_schema@.task_instance AS ti
+    WHERE @include:of_run@
+    AND @include:unfinished@
+    AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id
+    GROUP BY ti.dag_version_id
+) AS held
+LEFT JOIN @airflow_schema@.dag_version AS version ON version.id = held.dag_version_id
+WHERE (version.dag_id::text = run.dag_id AND version.version_number > run.version_number) IS NOT TRUE;

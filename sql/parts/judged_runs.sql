@@ -1,0 +1,43 @@
+-- Takes: ids, dag_ids, examined_only.
+-- The running DAG runs, one row each: the latest version of the DAG, and what, if anything, keeps
+-- the run from being examined. The one place that says what "examined" means (limited_runs, which
+-- stops at a limit, is held to it by a test).
+--
+--   obstacle   NULL for an examined run, else why it is not one: pinned, paused, stale_dag, not_due, no_version,
+--              no_serialized_dag; with examined_only, the others are left out
+SELECT
+    run.id::bigint AS dag_run_id,
+    run.dag_id::text AS dag_id,
+    run.run_id::text AS run_id,
+    run.last_scheduling_decision,
+    run.run_after,
+    latest.id AS dag_version_id,
+    latest.version_number,
+    CASE
+        WHEN run.obstacle IS NOT NULL THEN run.obstacle
+        WHEN latest.id IS NULL THEN 'no_version'
+        WHEN serialized.dag_version_id IS NULL THEN 'no_serialized_dag'
+    END AS obstacle
+FROM (
+    SELECT
+        running.*,
+        CASE
+            -- Airflow tests bundle_version for truth: '' is as good as NULL.
+            WHEN running.bundle_version::text <> '' THEN 'pinned'
+            -- Both are nullable up to Airflow 3.1, which examines only runs where they are false.
+            WHEN dag.dag_id IS NOT NULL AND dag.is_paused IS NOT FALSE THEN 'paused'
+            WHEN dag.dag_id IS NOT NULL AND dag.is_stale IS NOT FALSE THEN 'stale_dag'
+            WHEN running.run_after > pg_catalog.now() THEN 'not_due'
+        END AS obstacle
+    FROM (
+        @include:running_runs@
+    ) AS running
+    LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = running.dag_id::text
+    WHERE dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids)
+) AS run
+LEFT JOIN LATERAL (
+    @include:latest_version@
+) AS latest ON TRUE
+-- Unique in dag_version_id. (An EXISTS might be hashed: read whole, for a few rows of it.)
+LEFT JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)

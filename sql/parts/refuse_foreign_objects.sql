@@ -1,0 +1,26 @@
+-- Takes: owner, text.
+-- Refuses a schema dagbump that is not that role's, and what is in it that is not ours.
+IF EXISTS (
+    SELECT FROM pg_catalog.pg_namespace AS namespace
+    WHERE namespace.nspname::text = 'dagbump' AND namespace.nspowner <> owner
+) THEN
+    RAISE EXCEPTION 'there is a schema dagbump that does not belong to %, the owner of Airflow''s tables, but to %',
+        pg_catalog.pg_get_userbyid(owner),
+        (
+            SELECT pg_catalog.pg_get_userbyid(namespace.nspowner)
+            FROM pg_catalog.pg_namespace AS namespace
+            WHERE namespace.nspname::text = 'dagbump'
+        )
+        USING ERRCODE = 'DBU03',
+        HINT = 'Nothing in it was read. Look who made it and why; if it is a dagbump that changed hands, give it back with '
+        'ALTER SCHEMA, ALTER TABLE and ALTER FUNCTION, each with OWNER TO; else rename or drop it.';
+END IF;
+
+SELECT pg_catalog.string_agg(foreign_object.finding, '; ') INTO findings
+FROM (
+    @include:foreign_objects@
+) AS foreign_object;
+IF findings IS NOT NULL THEN
+    RAISE EXCEPTION 'in schema dagbump is what dagbump has not put there: %', findings
+        USING ERRCODE = 'DBU03', HINT = 'Nothing in it was read. Look who made it and why, and drop or rename it.';
+END IF;

@@ -1,0 +1,245 @@
+"""What is installed belongs to the role that owns Airflow's tables, whoever installs it; nobody else's is believed."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dagbump
+import psycopg
+import pytest
+from sqlalchemy.engine import URL
+from support.fleet import Fleet
+from support.processes import ALEMBIC, DAGBUMP, command
+from support.server import Server, dump_schema, libpq
+
+OWNER, STRANGER = "dagbump_test_owner", "dagbump_test_stranger"
+
+
+def run(url: URL, *words: str) -> subprocess.CompletedProcess[str]:
+    return command(*DAGBUMP, *words, DAGBUMP_URL=libpq(url))
+
+
+@contextmanager
+def session(url: URL) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(libpq(url), autocommit=True) as connection:
+        yield connection
+
+
+def do(url: URL, statements: str) -> None:
+    with session(url) as connection:
+        connection.execute(statements.encode())
+
+
+def ask(url: URL, query: str) -> list[tuple[Any, ...]]:
+    with session(url) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+@pytest.fixture
+def roles(postgres: Server) -> Iterator[None]:
+    with postgres.maintenance() as connection:
+        for role in (OWNER, STRANGER):
+            connection.execute(f"DROP ROLE IF EXISTS {role}".encode())
+            connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'".encode())
+    yield
+    with postgres.maintenance() as connection:
+        for role in (OWNER, STRANGER):
+            connection.execute(f"DROP ROLE IF EXISTS {role}".encode())
+
+
+@pytest.fixture
+def owned(airflow_database: URL, roles: None) -> Iterator[URL]:
+    """Airflow's database, as a superuser; all of it belongs to a role without other rights."""
+    assert roles is None
+    tables = "SELECT format('ALTER TABLE public.%I OWNER TO {}', relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    do(airflow_database, f"GRANT USAGE, CREATE ON SCHEMA public TO {OWNER}")
+    for (statement,) in ask(airflow_database, tables.format(OWNER)):
+        do(airflow_database, statement)
+    yield airflow_database
+    do(airflow_database, f"DROP OWNED BY {OWNER} CASCADE; DROP OWNED BY {STRANGER} CASCADE")
+
+
+def as_role(url: URL, role: str) -> URL:
+    return url.set(username=role, password="secret")  # noqa: S106
+
+
+OWNERS = """
+    SELECT DISTINCT pg_get_userbyid(owner)::text FROM (
+        SELECT relowner AS owner FROM pg_class WHERE relnamespace = 'dagbump'::regnamespace
+        UNION ALL SELECT proowner FROM pg_proc WHERE pronamespace = 'dagbump'::regnamespace
+        UNION ALL SELECT nspowner FROM pg_namespace WHERE nspname = 'dagbump'
+    ) AS everything
+"""
+
+
+class TestWhoInstalls:
+    def test_a_superuser_installs_for_the_owner(self, owned: URL) -> None:
+        done = run(owned, "upgrade", "--with-index")
+        assert done.returncode == 0, done.stderr
+        assert ask(owned, OWNERS) == [(OWNER,)]
+
+        # The owner is the master of it afterwards.
+        for words in (["preview"], ["bump"], ["upgrade"], ["upgrade", "--with-index"], ["downgrade"]):
+            done = run(as_role(owned, OWNER), *words)
+            assert done.returncode == 0, done.stderr
+        assert ask(owned, "SELECT to_regnamespace('dagbump'), to_regclass('dagbump_ti_unfinished')") == [(None, None)]
+
+    def test_the_owners_trigger_gains_nothing_from_a_superusers_bump(self, owned: URL) -> None:
+        run(owned, "upgrade")
+        with session(owned) as connection:
+            fleet = Fleet(connection)
+            old, new = fleet.dag("d", versions=2)
+            run_ = fleet.run("d")
+            fleet.ti(run_, new, "success")
+            fleet.ti(run_, old, "queued")
+        do(
+            as_role(owned, OWNER),
+            """
+            CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN EXECUTE 'ALTER ROLE dagbump_test_owner SUPERUSER'; RETURN NEW; END $$;
+            CREATE TRIGGER climb BEFORE UPDATE ON task_instance FOR EACH ROW EXECUTE FUNCTION climb();
+            """,
+        )
+        with session(owned) as superuser, pytest.raises(dagbump.InsufficientPrivilege, match="alter role"):
+            dagbump.bump(superuser)
+
+    def test_an_owner_who_may_not_create_a_schema_is_told_what_to_have_granted(self, owned: URL) -> None:
+        done = run(as_role(owned, OWNER), "upgrade")
+        assert done.returncode == 1
+        assert f"GRANT CREATE ON DATABASE {owned.database} TO {OWNER};" in done.stderr
+        assert "onnect as" not in done.stderr
+        do(owned, f"GRANT CREATE ON DATABASE {owned.database} TO {OWNER}")
+        assert run(as_role(owned, OWNER), "upgrade").returncode == 0
+
+    def test_somebody_else_is_told_whom_to_connect_as(self, owned: URL) -> None:
+        before = dump_schema(owned)
+        done = run(as_role(owned, STRANGER), "upgrade")
+        assert done.returncode == 1
+        assert f"Airflow's tables belong to {OWNER}" in done.stderr
+        assert f"GRANT {OWNER} TO {STRANGER};" in done.stderr
+        assert dump_schema(owned) == before
+
+    def test_a_member_of_the_owners_role_may(self, owned: URL) -> None:
+        do(owned, f"GRANT {OWNER} TO {STRANGER}; GRANT CREATE ON DATABASE {owned.database} TO {STRANGER}")
+        done = run(as_role(owned, STRANGER), "upgrade")
+        assert done.returncode == 0, done.stderr
+        assert ask(owned, OWNERS) == [(OWNER,)]
+
+    def test_an_owner_who_may_not_read_all_of_airflow_is_told(self, owned: URL) -> None:
+        do(owned, f"ALTER TABLE serialized_dag OWNER TO {STRANGER}")
+        done = run(owned, "upgrade")
+        assert done.returncode == 1
+        assert f"the owner of task_instance, {OWNER}, may not read: serialized_dag" in done.stderr
+
+
+TRAP = """
+    CREATE FUNCTION public.trap() RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM set_config('role', session_user, false);
+        EXECUTE 'ALTER ROLE dagbump_test_stranger SUPERUSER';
+        RETURN '0001';
+    END $$;
+    CREATE FUNCTION public.trap_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN PERFORM public.trap(); RETURN NEW; END $$;
+"""
+VERSION_TABLE = "CREATE TABLE dagbump.alembic_version (version_num varchar(32) PRIMARY KEY); "
+# What somebody can prepare in a schema dagbump of their own, or, as the owner, in that of Airflow's owner.
+TRAPS = {
+    "a view": "CREATE VIEW dagbump.alembic_version AS SELECT public.trap() AS version_num",
+    "a rule": VERSION_TABLE
+    + "CREATE RULE trap AS ON INSERT TO dagbump.alembic_version DO ALSO SELECT public.trap()",
+    "a trigger": VERSION_TABLE
+    + "CREATE TRIGGER trap BEFORE INSERT ON dagbump.alembic_version FOR EACH ROW EXECUTE FUNCTION public.trap_trigger()",
+    "a default": "CREATE TABLE dagbump.alembic_version (version_num varchar(32) PRIMARY KEY, more text DEFAULT public.trap())",
+    "a check": "CREATE TABLE dagbump.alembic_version (version_num varchar(32) PRIMARY KEY CHECK (public.trap() IS NOT NULL))",
+    "an index on an expression": """
+        ALTER FUNCTION public.trap() IMMUTABLE;
+        CREATE TABLE dagbump.alembic_version (version_num varchar(32) PRIMARY KEY);
+        CREATE FUNCTION public.quiet(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN public.trap(); END $$;
+        CREATE INDEX ON dagbump.alembic_version (public.quiet(version_num))
+    """,
+    "a policy": VERSION_TABLE
+    + "ALTER TABLE dagbump.alembic_version ENABLE ROW LEVEL SECURITY; "
+    "CREATE POLICY trap ON dagbump.alembic_version USING (public.trap() IS NOT NULL)",
+    "a child": VERSION_TABLE + "CREATE TABLE public.child () INHERITS (dagbump.alembic_version)",
+    "a function that runs as its caller": "CREATE FUNCTION dagbump.bump(dag_run_ids bigint[] DEFAULT NULL, dag_ids text[] DEFAULT NULL, "
+    "max_runs integer DEFAULT NULL, caller_verifies boolean DEFAULT FALSE) RETURNS text LANGUAGE sql AS 'SELECT public.trap()'",
+    "a default of an argument": "CREATE FUNCTION dagbump.bump(dag_ids text DEFAULT public.trap()) RETURNS text "
+    "LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS 'SELECT 1::text'",
+}
+
+
+class TestNobodyElsesIsBelieved:
+    @pytest.mark.parametrize("trap", TRAPS)
+    @pytest.mark.parametrize("by", [OWNER, STRANGER])
+    def test_before_an_upgrade_nothing_of_it_is_run(self, owned: URL, trap: str, by: str) -> None:
+        """A superuser upgrades, looks and bumps; the traps give her rights to whoever has set them."""
+        do(owned, f"GRANT CREATE ON DATABASE {owned.database} TO {by}; GRANT CREATE ON SCHEMA public TO {by}")
+        do(as_role(owned, by), f"CREATE SCHEMA dagbump; {TRAP} {TRAPS[trap]}")
+        before = dump_schema(owned)
+        commands = [[*DAGBUMP, *words] for words in (["upgrade"], ["downgrade"], ["preview"], ["bump"], ["run"])]
+        commands += [[*ALEMBIC, *words] for words in (["upgrade", "head"], ["downgrade", "base"], ["current"])]
+        for words in commands:
+            done = command(*words, DAGBUMP_URL=libpq(owned))
+            assert done.returncode != 0, words
+            assert "Traceback" not in done.stderr
+            if words[1:3] == ["-m", "dagbump"]:
+                assert done.returncode == 4, done.stderr
+        assert ask(owned, f"SELECT rolsuper FROM pg_roles WHERE rolname = '{STRANGER}'") == [(False,)]
+        assert dump_schema(owned) == before
+
+    def test_an_empty_schema_of_somebody_elses_is_refused_by_name(self, owned: URL) -> None:
+        do(owned, f"CREATE SCHEMA dagbump AUTHORIZATION {STRANGER}")
+        done = run(owned, "upgrade")
+        assert done.returncode == 4
+        assert f"does not belong to {OWNER}, the owner of Airflow's tables, but to {STRANGER}" in done.stderr
+
+    def test_an_empty_schema_of_the_owners_is_used(self, owned: URL) -> None:
+        do(owned, f"CREATE SCHEMA dagbump AUTHORIZATION {OWNER}")
+        assert run(owned, "upgrade").returncode == 0
+        assert ask(owned, OWNERS) == [(OWNER,)]
+
+    @pytest.mark.parametrize(
+        "theirs",
+        [
+            f"GRANT CREATE, USAGE ON SCHEMA dagbump TO {STRANGER}; SET ROLE {STRANGER}; CREATE TABLE dagbump.t ()",
+            f"GRANT CREATE, USAGE ON SCHEMA dagbump TO {STRANGER}; SET ROLE {STRANGER}; "
+            "CREATE FUNCTION dagbump.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            f"ALTER FUNCTION dagbump.bump OWNER TO {STRANGER}",
+        ],
+    )
+    def test_what_somebody_put_into_it_later_is_refused(self, owned: URL, theirs: str) -> None:
+        assert run(owned, "upgrade").returncode == 0
+        do(owned, theirs)
+        for words in (["upgrade"], ["preview"], ["bump"]):
+            done = run(owned, *words)
+            assert done.returncode == 4, done.stderr
+            assert f"belongs to {STRANGER}" in done.stderr
+
+
+class TestTheRightsOfAnOperator:
+    """What has to be granted to a role that is not the owner, as README and errors say."""
+
+    GRANTS = (
+        "GRANT USAGE ON SCHEMA dagbump TO {role}; GRANT SELECT ON dagbump.installation TO {role}; "
+        "GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview TO {role}"
+    )
+
+    def test_are_enough_for_psql_and_the_command_line(self, owned: URL) -> None:
+        assert run(owned, "upgrade").returncode == 0
+        operator = as_role(owned, STRANGER)
+        denied = run(operator, "bump")
+        assert denied.returncode == 1
+        for statement in self.GRANTS.format(role="role").split("; "):
+            assert statement in denied.stderr
+
+        do(owned, self.GRANTS.format(role=STRANGER))
+        for words in (["preview"], ["bump"], ["preview", "--json"]):
+            done = run(operator, *words)
+            assert done.returncode == 0, done.stderr
+        assert ask(operator, "SELECT * FROM dagbump.bump()") == []
+        with session(operator) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("UPDATE task_instance SET dag_version_id = NULL")
