@@ -12,7 +12,7 @@ from typing import Any
 import dagbump
 import psutil
 import psycopg
-from dagbump.installation import installer, state
+from dagbump.installation import state
 from support.airflow_process import Worker
 from support.server import Server
 

@@ -94,7 +94,9 @@ def either_way(request: pytest.FixtureRequest, database: URL) -> None:
     """Runs the test twice: as `dagbump upgrade` installs, and with the optional index."""
     if request.param == "with the index":
         with psycopg.connect(server.libpq(database), autocommit=True) as connection:
-            connection.execute(sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode())
+            connection.execute(
+                sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode()
+            )
 
 
 @pytest.fixture

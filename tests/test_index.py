@@ -11,8 +11,8 @@ import dagbump
 import psycopg
 import pytest
 from conftest import Connect
-from dagbump.installation import installer, state
 from dagbump.database import create_engine
+from dagbump.installation import installer, state
 from sqlalchemy.engine import URL
 from support.fleet import Fleet
 from support.processes import ALEMBIC, DAGBUMP, command, running
@@ -150,6 +150,123 @@ def test_an_invalid_index_is_not_relied_on(fleet: Fleet, database: URL, connecti
     fleet.execute("UPDATE pg_index SET indisvalid = FALSE WHERE indexrelid = 'dagbump_ti_unfinished'::regclass")
     fleet.ti(run, old, "queued")
     assert dagbump.bump(connection).bumped == 1
+
+
+READ = "SELECT seq_scan, seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'task_instance'"
+
+
+class TestUntilItIsValid:
+    """Nothing counts on it: a steady call reads the TIs of the examined runs, as without it, and no other."""
+
+    @pytest.fixture
+    def steady(self, fleet: Fleet) -> int:
+        """One run with three TIs that is examined, one with many that has ended; how many a call may read."""
+        (version,) = fleet.dag("d", versions=1)
+        fleet.tis(fleet.run("d", state="success"), version, ["success"] * 300)
+        fleet.tis(fleet.run("d"), version, ["queued", "scheduled", None])
+        fleet.execute("ANALYZE")
+        return 6  # a bitmap scan counts a row twice
+
+    def reads(self, connection: psycopg.Connection[Any]) -> tuple[int, int]:
+        """Return sequential scans and rows read of task_instance, of one call."""
+        before = connection.execute(READ).fetchone() or (0, 0)
+        assert dagbump.bump(connection, caller_verifies=True).runs == ()
+        after = connection.execute(READ).fetchone() or (0, 0)
+        connection.commit()
+        return after[0] - before[0], after[1] - before[1]
+
+    def reads_only_examined(self, connection: psycopg.Connection[Any], at_most: int) -> None:
+        scans, rows = self.reads(connection)
+        assert scans == 0
+        assert 2 < rows <= at_most
+
+    def test_while_it_is_built_and_after_it_was_dropped(
+        self, steady: int, fleet: Fleet, database: URL, connection: psycopg.Connection[Any], connect: Connect
+    ) -> None:
+        """On one connection throughout, whose plans are cached."""
+        self.reads_only_examined(connection, steady)
+        writer = connect()
+        writer.execute("UPDATE task_instance SET hostname = 'held' WHERE FALSE")
+        with running(*WITH_INDEX, DAGBUMP_URL=libpq(database)) as process:
+            until_building(fleet)
+            self.reads_only_examined(connection, steady)
+            writer.rollback()
+            assert process.finish(timeout=20) == 0
+        assert self.reads(connection) == (0, 2)  # the lowest and the highest version
+        fleet.execute("DROP INDEX dagbump_ti_unfinished")
+        self.reads_only_examined(connection, steady)
+        build(database)
+        assert self.reads(connection) == (0, 2)
+
+    def test_where_a_build_was_cut_off(
+        self, steady: int, fleet: Fleet, database: URL, connection: psycopg.Connection[Any]
+    ) -> None:
+        build(database)
+        fleet.execute("UPDATE pg_index SET indisvalid = FALSE WHERE indexrelid = 'dagbump_ti_unfinished'::regclass")
+        self.reads_only_examined(connection, steady)
+
+
+class TestWhatIsThereCountsNotWhatIsRecorded:
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "DROP INDEX dagbump_ti_unfinished",  # as `airflow db reset` does
+            # As a DROP INDEX CONCURRENTLY leaves it that was cut off while it waited.
+            "UPDATE pg_index SET indisvalid = FALSE WHERE indexrelid = 'dagbump_ti_unfinished'::regclass",
+        ],
+    )
+    def test_an_upgrade_says_so_and_builds_it_again(self, fleet: Fleet, database: URL, damage: str) -> None:
+        build(database)
+        fleet.connection.execute(damage.encode())
+        done = command(*DAGBUMP, "upgrade", DAGBUMP_URL=libpq(database))
+        assert (done.returncode, "--with-index" in done.stdout) == (0, True), done.stderr
+        assert index_state(fleet) != (True,)
+
+        done = command(*WITH_INDEX, DAGBUMP_URL=libpq(database))
+        assert done.returncode == 0, done.stderr
+        assert index_state(fleet) == (True,)
+        assert "The optional index is there" in done.stdout
+
+    def test_a_downgrade_removes_one_that_is_not_recorded(
+        self, fleet: Fleet, database: URL, airflow_database: URL
+    ) -> None:
+        build(database)
+        fleet.connection.execute("DELETE FROM dagbump.alembic_version")
+        assert command(*DAGBUMP, "downgrade", DAGBUMP_URL=libpq(database)).returncode == 0
+        assert dump_schema(database) == dump_schema(airflow_database)
+
+
+@pytest.mark.parametrize("words", [WITH_INDEX, (*DAGBUMP, "downgrade")])
+def test_whom_it_waits_for_is_said(fleet: Fleet, database: URL, connect: Connect, words: tuple[str, ...]) -> None:
+    """Once for each, in a pipe too."""
+    if words != WITH_INDEX:
+        build(database)
+    holders = [connect(application_name=f"nightly report {number}") for number in range(2)]
+    for holder in holders:
+        holder.execute("UPDATE task_instance SET hostname = 'held' WHERE FALSE")
+    pids = [holder.info.backend_pid for holder in holders]
+    with running(*words, DAGBUMP_URL=libpq(database)) as process:
+        process.until_printed("waits for process")
+        # Whom first is the server's to say.
+        for holder in sorted(holders, key=lambda holder: process.count(f"process {holder.info.backend_pid} ") == 0):
+            process.until_printed(f"dagbump_ti_unfinished waits for process {holder.info.backend_pid} (nightly report")
+            holder.rollback()
+        assert process.finish(timeout=20) == 0
+        assert [process.count(f"process {pid} (") for pid in pids] == [1, 1]
+
+
+def test_a_second_build_that_waits_for_its_turn_ends_with_ctrl_c(
+    fleet: Fleet, database: URL, long_transaction: psycopg.Connection[Any]
+) -> None:
+    with running(*WITH_INDEX, DAGBUMP_URL=libpq(database)) as first:
+        until_building(fleet)
+        with running(*WITH_INDEX, DAGBUMP_URL=libpq(database)) as second:
+            second.until_printed("waits for process")
+            second.process.send_signal(signal.SIGINT)
+            assert second.finish(timeout=10) == 130
+        long_transaction.rollback()
+        assert first.finish(timeout=20) == 0
+    assert index_state(fleet) == (True,)
 
 
 def test_create_inside_a_transaction_is_refused(database: URL) -> None:

@@ -59,9 +59,7 @@ def test_upgrade_installs_and_downgrade_leaves_no_trace(
     airflows_revision = query(airflow_database, "SELECT * FROM public.alembic_version")
 
     ok(upgrade, airflow_database)
-    assert query(airflow_database, "SELECT version_num FROM dagbump.alembic_version") == [
-        (state.NEWEST_REVISION,)
-    ]
+    assert query(airflow_database, "SELECT version_num FROM dagbump.alembic_version") == [(state.NEWEST_REVISION,)]
     assert query(airflow_database, "SELECT * FROM dagbump.bump()") == []
     ok(upgrade, airflow_database)  # again: nothing to do
     assert query(airflow_database, "SELECT * FROM public.alembic_version") == airflows_revision
@@ -122,7 +120,15 @@ def test_what_is_shipped_is_what_the_sources_say() -> None:
     assert freeze.stale() == []
 
 
-NAMES = ["airflow", 'It\'s "Air flow"; --', "100%s", ":schema", "@airflow_schema_literal@", "a$bump$b$preview$", "back\\slash"]
+NAMES = [
+    "airflow",
+    'It\'s "Air flow"; --',
+    "100%s",
+    ":schema",
+    "@airflow_schema_literal@",
+    "a$bump$b$preview$",
+    "back\\slash",
+]
 
 
 @pytest.mark.parametrize("schema", NAMES)
@@ -133,7 +139,9 @@ def test_airflows_tables_may_be_in_another_schema(airflow_database: URL, schema:
         before = dump_schema(airflow_database)
         installer.upgrade(engine(airflow_database), airflow_schema=schema)
         installer.upgrade(engine(airflow_database), installer.NEWEST_INDEX, schema)
-        valid = "SELECT indisvalid FROM pg_index JOIN pg_class ON oid = indexrelid WHERE relname = 'dagbump_ti_unfinished'"
+        valid = (
+            "SELECT indisvalid FROM pg_index JOIN pg_class ON oid = indexrelid WHERE relname = 'dagbump_ti_unfinished'"
+        )
         assert connection.execute(valid).fetchall() == [(True,)]
 
         fleet = Fleet(connection, schema)
@@ -327,7 +335,9 @@ class TestTwoAirflowsInOneDatabase:
         for words in (["upgrade"], ["downgrade"]):
             done = run([*DAGBUMP, *words, "--airflow-schema", second], database)
             assert done.returncode == 4
-            assert 'installed in this database for the Airflow in schema "public", not for that in "second"' in done.stderr
+            assert (
+                'installed in this database for the Airflow in schema "public", not for that in "second"' in done.stderr
+            )
 
     @pytest.mark.parametrize("words", [["upgrade"], ["downgrade"], ["preview"], ["bump"], ["run"]])
     def test_is_refused_where_its_path_says_so(self, database: URL, second: str, words: list[str]) -> None:

@@ -149,8 +149,7 @@ VERSION_TABLE = "CREATE TABLE dagbump.alembic_version (version_num varchar(32) P
 # What somebody can prepare in a schema dagbump of their own, or, as the owner, in that of Airflow's owner.
 TRAPS = {
     "a view": "CREATE VIEW dagbump.alembic_version AS SELECT public.trap() AS version_num",
-    "a rule": VERSION_TABLE
-    + "CREATE RULE trap AS ON INSERT TO dagbump.alembic_version DO ALSO SELECT public.trap()",
+    "a rule": VERSION_TABLE + "CREATE RULE trap AS ON INSERT TO dagbump.alembic_version DO ALSO SELECT public.trap()",
     "a trigger": VERSION_TABLE
     + "CREATE TRIGGER trap BEFORE INSERT ON dagbump.alembic_version FOR EACH ROW EXECUTE FUNCTION public.trap_trigger()",
     "a default": "CREATE TABLE dagbump.alembic_version (version_num varchar(32) PRIMARY KEY, more text DEFAULT public.trap())",
@@ -161,8 +160,7 @@ TRAPS = {
         CREATE FUNCTION public.quiet(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN public.trap(); END $$;
         CREATE INDEX ON dagbump.alembic_version (public.quiet(version_num))
     """,
-    "a policy": VERSION_TABLE
-    + "ALTER TABLE dagbump.alembic_version ENABLE ROW LEVEL SECURITY; "
+    "a policy": VERSION_TABLE + "ALTER TABLE dagbump.alembic_version ENABLE ROW LEVEL SECURITY; "
     "CREATE POLICY trap ON dagbump.alembic_version USING (public.trap() IS NOT NULL)",
     "a child": VERSION_TABLE + "CREATE TABLE public.child () INHERITS (dagbump.alembic_version)",
     "a function that runs as its caller": "CREATE FUNCTION dagbump.bump(dag_run_ids bigint[] DEFAULT NULL, dag_ids text[] DEFAULT NULL, "

@@ -113,7 +113,9 @@ def statistics(request: pytest.FixtureRequest, large: URL) -> str:
 def indexed(request: pytest.FixtureRequest, large: URL, statistics: str) -> Iterator[bool]:
     with psycopg.connect(libpq(large), autocommit=True) as connection:
         if request.param:
-            connection.execute(sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode())
+            connection.execute(
+                sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode()
+            )
             if statistics == "never analyzed, as after a restore":
                 connection.execute("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname = 'task_instance'")
         yield request.param
@@ -224,3 +226,21 @@ def test_preview_reads_the_running_runs_and_nothing_else(warm: Connection) -> No
 
     assert read.sequentially == set()
     assert read.by_index["task_instance"] <= EXAMINED_RUNS * TIS_PER_RUN
+
+
+def test_a_limit_looks_at_no_more_runs_than_it_must(warm: Connection) -> None:
+    """Five thousand more running runs: they are sorted, and only the first are judged."""
+    warm.execute(
+        """
+        INSERT INTO dag_run (dag_id, run_id, run_type, state, span_status, run_after, last_scheduling_decision)
+        SELECT 'many', 'crowd_' || number, 'manual', 'running', 'not_started', now() - interval '1 hour', now()
+        FROM generate_series(1, 5000) AS number
+        """
+    )
+    for _ in range(2):  # with a plan from before, and with one made now
+        read = reads_of(warm, lambda: dagbump.bump(warm, max_runs=20, caller_verifies=True))
+        assert read.sequentially <= {"backfill", "backfill_dag_run"}
+        for table in ("dag", "dag_version", "serialized_dag"):
+            assert read.by_index[table] <= 10 * EXAMINED_RUNS, (table, read.by_index[table])
+        assert read.by_index["task_instance"] <= 2 * EXAMINED_RUNS * TIS_PER_RUN
+        warm.execute("DISCARD PLANS")

@@ -343,7 +343,9 @@ def live(request: pytest.FixtureRequest, postgres: Server, dagbump_template: str
     postgres.drop_database(name)
     live = LiveDatabase(server.libpq(postgres.create_database(name, dagbump_template)))
     if request.param == "with the index":
-        live.connection.execute(sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode())
+        live.connection.execute(
+            sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode()
+        )
     yield live
     live.close()
     postgres.drop_database(name)

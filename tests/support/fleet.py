@@ -128,7 +128,9 @@ class Fleet:
             if dag_id not in backfills:
                 backfills[dag_id] = self._new_backfill(dag_id)
             backfill = backfills[dag_id]
-            self._insert("backfill_dag_run", backfill_id=backfill, dag_run_id=run, logical_date=NOW, sort_ordinal=ordinal)
+            self._insert(
+                "backfill_dag_run", backfill_id=backfill, dag_run_id=run, logical_date=NOW, sort_ordinal=ordinal
+            )
             self.execute("UPDATE {schema}.dag_run SET backfill_id = %s WHERE id = %s", backfill, run)
 
     def _new_backfill(self, dag_id: str) -> int:

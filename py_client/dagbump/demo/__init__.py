@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from dagbump.installation import installer, state
 from dagbump.demo import comparison, fleet, story
 from dagbump.demo.measuring import Inspection, stopwatch
 from dagbump.demo.report import Report
 from dagbump.demo.server import embedded_postgres
 from dagbump.demo.tables import Base
+from dagbump.installation import installer, state
 
 _TEMPLATE = "airflow"
 

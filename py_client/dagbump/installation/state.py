@@ -82,7 +82,8 @@ def _find_served(connection: sa.engine.Connection, airflow_schema: str | None) -
 
 def index_is_valid(connection: sa.engine.Connection, airflow_schema: str) -> bool | None:
     """Say whether the optional index in that schema is valid; None: it is not there."""
-    return connection.scalar(_INDEX_IS_VALID, {"schema": airflow_schema})
+    valid: bool | None = connection.scalar(_INDEX_IS_VALID, {"schema": airflow_schema})
+    return valid
 
 
 def require_usable(connection: sa.engine.Connection, airflow_schema: str | None = None) -> Installed:
