@@ -31,7 +31,7 @@ RELEASE = tuple(map(int, airflow.release().split(".")[:2]))
 ONE_RUN_ENDS_THE_LOOP = RELEASE < (3, 2)
 
 IS_ON = f"INFO: dagbump {dagbump.__version__} is on: one dagbump.bump per scheduler loop"
-STAYS_OFF = "WARNING: dagbump is enabled and stays off: "
+STAYS_OFF = "WARNING: dagbump stays off: "
 
 V1 = 'task("A") >> task("B") >> task("C")'
 V2 = 'task("A") >> task("B") >> task("C") >> task("D")'
@@ -134,12 +134,35 @@ class TestTurnedOn:
             ("parameter gone", "DagRun.verify_integrity of Airflow {} takes ['self', 'session'], without"),
             ("no retries", "SchedulerJobRunner._schedule_all_dag_runs of Airflow {} is not what @retry"),
             ("database", "it works on PostgreSQL alone."),
+            ("module gone", "import of airflow.jobs.job halted"),
+            ("configuration fails", "no such file. The scheduler does its work without it;"),
+            ("panic", "a library has given up."),
+            ("sessions fail", "no more listeners."),
         ],
     )
     def test_not_in_an_airflow_that_it_does_not_know(self, stock: Worker, misfit: str, why: str) -> None:
         (warning,) = stock("start_scheduler_with", misfit=misfit)
 
         assert warning.startswith(STAYS_OFF + why.format(airflow.release()))
+        assert stock("is_stock")
+
+    @pytest.mark.parametrize(
+        ("misfit", "value"), [("enabled: yes please", '"yes please"'), ("enabled, but empty", '""')]
+    )
+    def test_not_where_the_configuration_says_neither_yes_nor_no(self, stock: Worker, misfit: str, value: str) -> None:
+        (warning,) = stock("start_scheduler_with", misfit=misfit)
+
+        assert warning.startswith(STAYS_OFF)
+        assert f'"enabled" key in "dagbump" section. Current value: {value}. It may be True or False.' in warning
+        assert stock("is_stock")
+
+    @pytest.mark.parametrize("misfit", ["enabled: yes please", "panic"])
+    def test_what_goes_wrong_keeps_no_other_listener_from_starting(self, stock: Worker, misfit: str) -> None:
+        started = stock("start_job_beside_others", misfit=misfit)
+
+        assert sorted(started["started"]) == ["first", "last"]
+        (warning,) = started["logged"]
+        assert warning.startswith(STAYS_OFF)
         assert stock("is_stock")
 
     @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import wraps
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -64,16 +65,32 @@ class Listener:
 
     @hookimpl
     def on_starting(self, component: object) -> None:
-        """Turn dagbump on, if it is enabled and this process is a scheduler."""
-        scheduler = sys.modules.get(_SCHEDULER_MODULE)
-        if scheduler is None:  # neither the triggerer nor the DAG processor imports it
-            return
-        from airflow.configuration import conf
-        from airflow.jobs.job import Job
+        """Turn dagbump on, if it is enabled and this process is a scheduler; say in one warning what does not fit."""
+        try:
+            scheduler = sys.modules.get(_SCHEDULER_MODULE)  # neither the triggerer nor the DAG processor imports it
+            if scheduler is not None and _is_wanted(component):
+                turn_on(scheduler)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        # Whatever else it is, also what is no Exception: the scheduler has to start, and so have other listeners.
+        except BaseException as why:  # noqa: BLE001
+            log.warning(
+                "dagbump stays off: %s The scheduler does its work without it; to try again, restart it.",
+                _sentences(why),
+            )
 
-        # A task that LocalExecutor has forked off the scheduler is no Job.
-        if isinstance(component, Job) and conf.getboolean("dagbump", "enabled", fallback=False):
-            turn_on(scheduler)
+
+def _is_wanted(component: object) -> bool:
+    from airflow.configuration import conf
+    from airflow.exceptions import AirflowConfigException
+    from airflow.jobs.job import Job
+
+    if not isinstance(component, Job):  # a task that LocalExecutor has forked off the scheduler
+        return False
+    try:
+        return bool(conf.getboolean("dagbump", "enabled", fallback=False))
+    except AirflowConfigException as error:
+        raise UnfitError(f"{error} It may be True or False") from error
 
 
 class DagbumpPlugin(AirflowPlugin):
@@ -86,28 +103,22 @@ class DagbumpPlugin(AirflowPlugin):
 def turn_on(scheduler: ModuleType) -> None:
     """Make the schedulers of this process call dagbump; once, however often it is called.
 
-    Whatever does not fit is said in one warning, and nothing is replaced.
-
     Args:
         scheduler: Airflow's module ``airflow.jobs.scheduler_job_runner``.
+
+    Raises:
+        Exception: something does not fit, and nothing has been replaced.
     """
-    if hasattr(scheduler.SchedulerJobRunner._schedule_all_dag_runs, "dagbump"):
+    if hasattr(scheduler.SchedulerJobRunner, "dagbump"):
         return
-    try:
-        _require_known_airflow(scheduler)
-        _require_installed()
-    except Exception as why:  # noqa: BLE001  (whatever it is, the scheduler has to start)
-        log.warning(
-            "dagbump is enabled and stays off: %s The scheduler does its work without it; to try again, restart it.",
-            _sentences(why),
-        )
-        return
+    _require_known_airflow(scheduler)
+    _require_installed()
     Scheduling(scheduler).replace()
     log.info("dagbump %s is on: one dagbump.bump per scheduler loop", __version__)
 
 
 class UnfitError(Exception):
-    """Airflow is not what this module knows; the message says where."""
+    """Airflow, or its configuration, is not what this module knows; the message says where."""
 
 
 def _require_known_airflow(scheduler: ModuleType) -> None:
@@ -208,31 +219,31 @@ class Scheduling:
         self.falling_back = False
 
     def replace(self) -> None:
-        """Put the four functions in the place of Airflow's."""
-        from airflow.utils.retries import retry_db_transaction
-
-        # Inside the retries: after a rollback, each try has to bump anew.
-        schedule_all = retry_db_transaction(self._schedule_all(self._runner._schedule_all_dag_runs.__wrapped__))
-        schedule_all.dagbump = self
-        self._runner._schedule_all_dag_runs = schedule_all
-        self._runner._verify_integrity_if_dag_changed = self._verify_if_due(
-            self._runner._verify_integrity_if_dag_changed
-        )
-        examine = self._dag_run.get_running_dag_runs_to_examine.__wrapped__
-        if "joinedload" in examine.__code__.co_names:  # in 3.0 and 3.1
-            # The same code, in which joinedload(task_instances) is lazyload, the default.
-            names = examine.__globals__ | {"joinedload": lazyload}
-            lazy = FunctionType(examine.__code__, names, examine.__name__)
-            self._dag_run.get_running_dag_runs_to_examine = classmethod(retry_db_transaction(lazy))
-        self._dag_version.get_latest_version = classmethod(self._latest_of_loop(self._dag_version.get_latest_version))
+        """Put the four functions in the place of Airflow's: all of them, or on an error none."""
+        replacements = [
+            (self._runner, "_schedule_all_dag_runs", self._schedule_all()),
+            (self._runner, "_verify_integrity_if_dag_changed", self._verify_if_due()),
+            (self._dag_run, "get_running_dag_runs_to_examine", self._examine()),
+            (self._dag_version, "get_latest_version", self._latest_of_loop()),
+        ]
         # To all sessions, once: each loop's own listener would leave a weakref whose callback swallows a SIGTERM.
         sa.event.listen(Session, "after_soft_rollback", self._on_rollback)
+        for owner, name, function in replacements:
+            setattr(owner, name, function)
+        self._runner.dagbump = self
 
     def _on_rollback(self, session: Session, _: object) -> None:
         if self.loop is not None and session is self.loop.session:
             self.loop.lost = True
 
-    def _schedule_all(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+    def _schedule_all(self) -> Any:
+        from airflow.utils.retries import retry_db_transaction
+
+        stock = self._runner._schedule_all_dag_runs.__wrapped__
+
+        # Inside the retries: after a rollback, each try has to bump anew.
+        @retry_db_transaction
+        @wraps(stock)
         def _schedule_all_dag_runs(
             runner: SchedulerJobRunner, guard: Any, dag_runs: Iterable[DagRun], session: Session
         ) -> Any:
@@ -242,23 +253,39 @@ class Scheduling:
 
         return _schedule_all_dag_runs
 
-    def _verify_if_due(self, stock: Callable[..., bool]) -> Callable[..., bool]:
-        def _verify_integrity_if_dag_changed(runner: SchedulerJobRunner, dag_run: DagRun, session: Session) -> bool:
+    def _verify_if_due(self) -> Any:
+        stock = self._runner._verify_integrity_if_dag_changed
+
+        @wraps(stock)
+        def _verify_integrity_if_dag_changed(runner: SchedulerJobRunner, dag_run: DagRun, session: Session) -> Any:
             if self.loop is None or not self.loop.knows(dag_run):
                 return stock(runner, dag_run=dag_run, session=session)
             return self.verify(runner, self.loop, dag_run)
 
         return _verify_integrity_if_dag_changed
 
-    def _latest_of_loop(self, stock: Callable[..., DagVersion]) -> Callable[..., DagVersion]:
-        def get_latest_version(_: type[DagVersion], dag_id: str, **options: Any) -> DagVersion:
+    def _examine(self) -> Any:
+        from airflow.utils.retries import retry_db_transaction
+
+        stock = self._dag_run.get_running_dag_runs_to_examine.__wrapped__
+        if "joinedload" not in stock.__code__.co_names:  # from 3.2 on
+            return vars(self._dag_run)["get_running_dag_runs_to_examine"]
+        # The same code, in which joinedload(task_instances) is lazyload, the default.
+        lazy = FunctionType(stock.__code__, stock.__globals__ | {"joinedload": lazyload}, stock.__name__)
+        return classmethod(retry_db_transaction(wraps(stock)(lazy)))
+
+    def _latest_of_loop(self) -> Any:
+        stock = self._dag_version.get_latest_version.__func__
+
+        @wraps(stock)
+        def get_latest_version(cls: Any, /, dag_id: str, **options: Any) -> DagVersion:
             loop = self.loop
             # Any other option asks for something else than a scheduler's loop does.
             if loop is not None and not loop.lost and options == {"session": loop.session} and dag_id in loop.versions:
                 return loop.versions[dag_id]
-            return stock(dag_id, **options)
+            return stock(cls, dag_id, **options)
 
-        return get_latest_version
+        return classmethod(get_latest_version)
 
     @contextmanager
     def looping(self, runner: SchedulerJobRunner, runs: list[DagRun], session: Session) -> Iterator[None]:
@@ -381,7 +408,7 @@ def _is_on(run: DagRun, version: UUID, loop: Loop) -> bool:
     return bool(run.check_version_id_exists_in_dr(version, session=loop.session))
 
 
-def _sentences(error: Exception) -> str:
+def _sentences(error: BaseException) -> str:
     """Return what an error says, each line a sentence, without the SQL that SQLAlchemy adds."""
     lines = map(str.strip, str(getattr(error, "orig", None) or error).splitlines())
     sentences = (line if line.endswith((".", "!", ":", ",")) else f"{line}." for line in lines if line)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
@@ -13,7 +14,11 @@ from uuid import uuid4
 import airflow
 import sqlalchemy as sa
 from airflow import settings
+from airflow.configuration import conf
+from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.listeners import hookimpl
+from airflow.listeners.listener import get_listener_manager
 from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
@@ -42,6 +47,14 @@ def without_version(self: Any, *, session: Any) -> None: ...
 def without_retries(self: Any, guard: Any, dag_runs: Any, session: Any) -> None: ...
 
 
+class Panic(BaseException):
+    """What no `except Exception` stops: a library in another language that gives up, say."""
+
+
+def enabled(value: str) -> AbstractContextManager[Any]:
+    return patch.dict(os.environ, {"AIRFLOW__DAGBUMP__ENABLED": value})
+
+
 MISFITS: dict[str, AbstractContextManager[Any]] = {
     "release": patch.object(airflow, "__version__", "3.4.0"),
     "method gone": patch.object(SchedulerJobRunner, "_verify_integrity_if_dag_changed", None),
@@ -49,7 +62,13 @@ MISFITS: dict[str, AbstractContextManager[Any]] = {
     "parameter gone": patch.object(DagRun, "verify_integrity", without_version),
     "no retries": patch.object(SchedulerJobRunner, "_schedule_all_dag_runs", without_retries),
     "database": patch.object(settings, "engine", sa.create_engine("sqlite://")),
-    "disabled": patch.dict(os.environ, {"AIRFLOW__DAGBUMP__ENABLED": "False"}),
+    "disabled": enabled("False"),
+    "enabled: yes please": enabled("yes please"),
+    "enabled, but empty": enabled(""),
+    "module gone": patch.dict(sys.modules, {"airflow.jobs.job": None}),
+    "configuration fails": patch.object(conf, "getboolean", side_effect=ValueError("no such file")),
+    "panic": patch.object(client, "bump", side_effect=Panic("a library has given up")),
+    "sessions fail": patch.object(sa.event, "listen", side_effect=RuntimeError("no more listeners")),
     "not a scheduler": patch.dict(sys.modules, {"airflow.jobs.scheduler_job_runner": None}),
 }
 
@@ -61,6 +80,8 @@ class PluginCommands(Commands):
         """Put Airflow's own functions back."""
         for (owner, name), stock in STOCK.items():
             setattr(owner, name, stock)
+        if hasattr(SchedulerJobRunner, "dagbump"):
+            del SchedulerJobRunner.dagbump
 
     def is_stock(self) -> bool:
         """Say whether all functions are Airflow's own."""
@@ -70,6 +91,14 @@ class PluginCommands(Commands):
         """Turn the plugin on in an Airflow that does not fit; answer what is logged."""
         with MISFITS[misfit]:
             return self.start_scheduler()
+
+    def start_job_beside_others(self, misfit: str) -> dict[str, Any]:
+        """Let Airflow call all listeners that there are, dagbump's between two others; answer who has started."""
+        started: list[str] = []
+        (ours,) = airflow_plugin.DagbumpPlugin.listeners
+        with MISFITS[misfit], listening(Other("first", started), ours, Other("last", started)):
+            Job()
+        return {"started": started, "logged": self.logged()}
 
     def loop(self, fault: str | None = None) -> dict[str, Any]:
         """Do a scheduler's loop; answer what became of it."""
@@ -89,6 +118,29 @@ class PluginCommands(Commands):
             runs = list(DagRun.get_running_dag_runs_to_examine(session))
             tis[:] = [len(tis)]
             self.airflow.scheduler._schedule_all_dag_runs(guard, runs, session)
+
+
+@dataclass(eq=False)
+class Other:
+    """Somebody else's listener."""
+
+    name: str
+    started: list[str]
+
+    @hookimpl
+    def on_starting(self, component: object) -> None:  # noqa: ARG002  (pluggy goes by the name)
+        self.started.append(self.name)
+
+
+@contextmanager
+def listening(*listeners: object) -> Iterator[None]:
+    manager = get_listener_manager()
+    try:
+        for listener in listeners:
+            manager.add_listener(listener)
+        yield
+    finally:
+        manager.clear()
 
 
 @contextmanager
