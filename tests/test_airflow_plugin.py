@@ -33,6 +33,13 @@ ONE_RUN_ENDS_THE_LOOP = RELEASE < (3, 2)
 IS_ON = f"INFO: dagbump {dagbump.__version__} is on: one dagbump.bump per scheduler loop"
 STAYS_OFF = "WARNING: dagbump stays off: "
 
+REPLACED = {
+    "_schedule_all_dag_runs": "SchedulerJobRunner",
+    "_verify_integrity_if_dag_changed": "SchedulerJobRunner",
+    "get_running_dag_runs_to_examine": "DagRun",
+    "get_latest_version": "DagVersion",
+}
+
 V1 = 'task("A") >> task("B") >> task("C")'
 V2 = 'task("A") >> task("B") >> task("C") >> task("D")'
 BEFORE: Tis = {"A": ("success", 1), "B": ("running", 1), "C": (None, 1)}
@@ -132,7 +139,11 @@ class TestTurnedOn:
             ("method gone", "SchedulerJobRunner._verify_integrity_if_dag_changed is not there."),
             ("other parameters", "DagRun.get_running_dag_runs_to_examine of Airflow {} takes ['session', 'limit'],"),
             ("parameter gone", "DagRun.verify_integrity of Airflow {} takes ['self', 'session'], without"),
-            ("no retries", "SchedulerJobRunner._schedule_all_dag_runs of Airflow {} is not what @retry"),
+            (
+                "no retries",
+                "SchedulerJobRunner._schedule_all_dag_runs of Airflow {} is made by "
+                "airflow.jobs.scheduler_job_runner, not by airflow.utils.retries, airflow.jobs.scheduler_job_runner.",
+            ),
             ("database", "it works on PostgreSQL alone."),
             ("module gone", "import of airflow.jobs.job halted"),
             ("configuration fails", "no such file. The scheduler does its work without it;"),
@@ -188,6 +199,73 @@ class TestTurnedOn:
         assert warning.startswith(STAYS_OFF)
         assert why in warning
         assert stock("is_stock")
+
+
+class TestSomebodyElsesPatch:
+    """Of a function that dagbump replaces (support/other_patches.py)."""
+
+    @pytest.mark.parametrize(
+        ("name", "how"),
+        [*((name, how) for name in REPLACED for how in ("wrapped", "proxied")), ("_schedule_all_dag_runs", "retried")],
+    )
+    def test_made_first_goes_on_working_without_dagbump(
+        self, stock: Worker, connection: psycopg.Connection[Any], name: str, how: str
+    ) -> None:
+        stock("patch", name=name, how=how)
+        (warning,) = stock("start_scheduler")
+        landed = Dag(stock, connection)
+        landed.start(V1, {"A": "success", "B": "running"})
+        landed.write(V2)
+        stock("calls_of_patches")
+
+        loop = stock("loop")
+        landed.finish()
+
+        assert warning.startswith(f"{STAYS_OFF}{REPLACED[name]}.{name} of Airflow {airflow.release()} is patched by ")
+        assert "support.other_patches, and dagbump would bypass that." in warning
+        assert loop["error"] is None
+        assert loop["bumps"] == []
+        assert set(stock("calls_of_patches")) == {name}
+        assert landed.tis()["D"] == (None, 2)
+
+    def test_that_does_not_say_what_it_wraps_is_named_too(self, stock: Worker) -> None:
+        stock("patch", name="_schedule_all_dag_runs", how="replaced")
+
+        (warning,) = stock("start_scheduler")
+
+        assert "_schedule_all_dag_runs of Airflow" in warning
+        assert "is patched by support.other_patches, and dagbump would bypass that." in warning
+
+    def test_that_is_broken_is_no_trap(self, stock: Worker) -> None:
+        stock("patch", name="_schedule_all_dag_runs", how="cyclic")
+
+        (warning,) = stock("start_scheduler")
+
+        assert warning.startswith(f"{STAYS_OFF}wrapper loop when unwrapping")
+
+    @pytest.mark.parametrize("how", ["wrapped", "proxied", "replaced"])
+    @pytest.mark.parametrize("name", REPLACED)
+    def test_made_afterwards_works_with_dagbump(self, landed: Dag, name: str, how: str) -> None:
+        landed.worker("patch", name=name, how=how)
+        landed.worker("calls_of_patches")
+
+        loop = landed.worker("loop")
+
+        assert (loop["error"], loop["bumps"]) == (None, [[landed.run]])
+        assert set(landed.worker("calls_of_patches")) == {name}
+        assert landed.tis() == DONE
+        assert landed.worker("start_scheduler") == []  # it is on
+
+    @pytest.mark.parametrize("first", ["dagbump", "the patch"])
+    def test_tries_no_more_often_than_airflow(self, landed: Dag, first: str) -> None:
+        if first == "the patch":
+            landed.worker("stop_scheduler")
+        landed.worker("patch", name="_schedule_all_dag_runs", how="wrapped")
+        landed.worker("start_scheduler")
+
+        error = landed.worker("loop", fault="database fails")["error"]
+
+        assert "try 3" in error
 
 
 class TestLoop:

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import wraps
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
@@ -57,7 +57,13 @@ _CALLED = {
     "DagRun.verify_integrity": {"dag_version_id", "session"},
     "DagVersion.get_latest_version": {"dag_id", "session"},
 }
-_RETRIED = ("SchedulerJobRunner._schedule_all_dag_runs", "DagRun.get_running_dag_runs_to_examine")
+# The modules in which that which is replaced, and what decorates it, were written, the outermost first.
+_MAKERS = {
+    "SchedulerJobRunner._schedule_all_dag_runs": ["airflow.utils.retries", _SCHEDULER_MODULE],
+    "SchedulerJobRunner._verify_integrity_if_dag_changed": [_SCHEDULER_MODULE],
+    "DagRun.get_running_dag_runs_to_examine": ["airflow.utils.retries", "airflow.models.dagrun"],
+    "DagVersion.get_latest_version": ["airflow.utils.session", "airflow.models.dag_version"],
+}
 
 
 class Listener:
@@ -126,15 +132,41 @@ def _require_known_airflow(scheduler: ModuleType) -> None:
 
     if ".".join(release.split(".")[:2]) not in _RELEASES:
         raise UnfitError(f"it knows Airflow {', '.join(_RELEASES)}, and this is {release}")
+    for name, makers in _MAKERS.items():
+        _require_made_by(makers, scheduler, name, release)
     for name, expected in _REPLACED.items():
         if (found := _parameters(scheduler, name)) != expected:
             raise UnfitError(f"{name} of Airflow {release} takes {found}, not {expected}")
     for name, needed in _CALLED.items():
         if not needed <= set(found := _parameters(scheduler, name)):
             raise UnfitError(f"{name} of Airflow {release} takes {found}, without {sorted(needed)}")
-    for name in _RETRIED:
-        if not hasattr(_find(scheduler, name), "__wrapped__"):
-            raise UnfitError(f"{name} of Airflow {release} is not what @retry_db_transaction makes")
+
+
+def _require_made_by(expected: list[str], scheduler: ModuleType, name: str, release: str) -> None:
+    """Stay off where somebody else has patched a function: nobody would call the patch, and its retries would nest."""
+    found = _makers(_find(scheduler, name))
+    if others := [module for module in found if module not in expected]:
+        raise UnfitError(
+            f"{name} of Airflow {release} is patched by {', '.join(others)}, and dagbump would bypass that"
+        )
+    if found != expected:
+        raise UnfitError(f"{name} of Airflow {release} is made by {', '.join(found)}, not by {', '.join(expected)}")
+
+
+def _makers(function: Any) -> list[str]:
+    """Return the modules in which a function, and what it wraps, were written, the outermost first."""
+    wrappers: list[Any] = []
+    innermost = inspect.unwrap(function, stop=wrappers.append)  # which returns None: do not stop
+    return [_maker(layer) for layer in (*wrappers, innermost)]
+
+
+def _maker(function: Any) -> str:
+    # A wrapper passes itself off as what it wraps, by its __module__, or even its __class__; not by type and globals.
+    if type(function) is MethodType:
+        function = function.__func__
+    if type(function) is FunctionType:
+        return str(function.__globals__["__name__"])
+    return type(function).__module__
 
 
 def _parameters(scheduler: ModuleType, name: str) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import FunctionType, ModuleType
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
@@ -15,17 +17,21 @@ import airflow
 import sqlalchemy as sa
 from airflow import settings
 from airflow.configuration import conf
+from airflow.jobs import scheduler_job_runner
 from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.listeners import hookimpl
 from airflow.listeners.listener import get_listener_manager
+from airflow.models import dagrun
 from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
+from airflow.utils.retries import retry_db_transaction
 from airflow.utils.sqlalchemy import prohibit_commit
 from dagbump import airflow_plugin, client
 from sqlalchemy.exc import OperationalError
 
+from support import other_patches
 from support.airflow_worker import Commands, main
 
 # What the plugin replaces.
@@ -38,12 +44,20 @@ REPLACED = (
 STOCK = {(owner, name): vars(owner)[name] for owner, name in REPLACED}
 
 
+def as_written_in(module: ModuleType) -> Callable[[Any], Any]:
+    """Let a function look as if it came with Airflow."""
+    return lambda function: FunctionType(function.__code__, vars(module), function.__name__)
+
+
+@retry_db_transaction
+@as_written_in(dagrun)
 def with_a_limit(session: Any, limit: int) -> None: ...
 
 
 def without_version(self: Any, *, session: Any) -> None: ...
 
 
+@as_written_in(scheduler_job_runner)
 def without_retries(self: Any, guard: Any, dag_runs: Any, session: Any) -> None: ...
 
 
@@ -91,6 +105,17 @@ class PluginCommands(Commands):
         """Turn the plugin on in an Airflow that does not fit; answer what is logged."""
         with MISFITS[misfit]:
             return self.start_scheduler()
+
+    def patch(self, name: str, how: str) -> None:
+        """Let somebody else patch one of the functions that the plugin replaces."""
+        (owner,) = [owner for owner, replaced in REPLACED if replaced == name]
+        other_patches.patch(owner, name, how)
+
+    def calls_of_patches(self) -> list[str]:
+        """Answer which of somebody else's patches have been called since the last time."""
+        calls = other_patches.calls.copy()
+        other_patches.calls.clear()
+        return calls
 
     def start_job_beside_others(self, misfit: str) -> dict[str, Any]:
         """Let Airflow call all listeners that there are, dagbump's between two others; answer who has started."""
@@ -199,17 +224,17 @@ def another_creates_the_same() -> Iterator[None]:
 
 
 @contextmanager
-def database_fails_once() -> Iterator[None]:
-    """The first try to schedule a run ends in an error that Airflow tries again after."""
+def database_fails(times: int) -> Iterator[None]:
+    """The first tries to schedule a run end in an error that Airflow tries again after."""
 
     def schedule(self: Any, dag_run: Any, session: Any) -> Any:
         callback = original(self, dag_run, session)
-        if not failed:
-            failed.append(True)
-            raise OperationalError("a statement", {}, Exception("the database has failed"))
+        tries.append(dag_run.run_id)
+        if len(tries) <= times:
+            raise OperationalError("a statement", {}, Exception(f"try {len(tries)}"))
         return callback
 
-    failed: list[bool] = []
+    tries: list[str] = []
     original = SchedulerJobRunner._schedule_dag_run
     with patch.object(SchedulerJobRunner, "_schedule_dag_run", schedule):
         yield
@@ -247,11 +272,12 @@ def bump_fails_at_its_end() -> Iterator[None]:
         yield
 
 
-FAULTS = {
+FAULTS: dict[str | None, Callable[[], AbstractContextManager[None]]] = {
     None: nothing,
     "verify raises": verify_raises,
     "another creates the same": another_creates_the_same,
-    "database fails once": database_fails_once,
+    "database fails once": partial(database_fails, 1),
+    "database fails": partial(database_fails, 100),
     "connection is lost": connection_is_lost,
     "bump fails at its end": bump_fails_at_its_end,
 }
