@@ -7,7 +7,7 @@ replaces four functions, each where Airflow itself calls it:
     SchedulerJobRunner._schedule_all_dag_runs            begins a `Loop`: one bump for all its runs
     SchedulerJobRunner._verify_integrity_if_dag_changed  asks the loop, in place of two queries for each run
     DagRun.get_running_dag_runs_to_examine               no longer loads every task instance (Airflow 3.0 and 3.1)
-    DagVersion.get_latest_version                        within a loop, answered from one query for all its DAGs
+    DagVersion.get_latest_version                        within a loop, answered from one query for all its runs
 
 dagbump never stops a scheduler: what does not fit costs a warning, and Airflow's own code runs. That which is said of
 Airflow here was read in, and is tested with, 3.0.6, 3.1.6, 3.2.2 and 3.3.2.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -208,9 +208,10 @@ class Loop:
     Attributes:
         session: the scheduler's.
         versions: the latest version of each DAG, by dag_id.
-        examined: ids of the runs that the bump was asked about.
+        judged: ids of the runs of which the bump has said what is to be done, if only by its silence.
         due: ids of the runs for which verify_integrity is due.
         held: ids of the runs that have to wait, since another transaction holds their latest version.
+        unmoved: the latest version of each unverified run all of whose stale task instances others hold, by run id.
         verified: ids of the runs for which verify_integrity has been called.
         lost: whether the bump has failed, or has gone with a rollback of the transaction.
             (`DagRun._create_task_instances` rolls back, and lets the loop go on, when somebody else has created the
@@ -218,16 +219,55 @@ class Loop:
     """
 
     session: Session
-    versions: dict[str, DagVersion]
-    examined: Collection[int] = ()
+    versions: dict[str, DagVersion] = field(default_factory=dict)
+    judged: set[int] = field(default_factory=set)
     due: set[int] = field(default_factory=set)
     held: set[int] = field(default_factory=set)
+    unmoved: dict[int, UUID] = field(default_factory=dict)
     verified: set[int] = field(default_factory=set)
     lost: bool = False
 
     def knows(self, run: DagRun) -> bool:
         """Say whether the loop can answer for a run."""
-        return not self.lost and run.id in self.examined
+        return not self.lost and run.id in self.judged
+
+
+@dataclass
+class Memory:
+    """What loops that have committed leave to later ones, because the database does not say it.
+
+    Attributes:
+        unverified: ids of runs that were bumped, and whose verify_integrity was not called after all, or raised: the
+            latest version is on their TIs now, so Airflow's own sign that it is due is gone.
+        verified: the version for which verify_integrity has been called of each run that bears no sign of it, since
+            all of its stale TIs are held by others; by run id. When they are let go, it is called once more, as
+            Airflow's DAG processor may rewrite a version for as long as no TI refers to it.
+    """
+
+    unverified: set[int] = field(default_factory=set)
+    verified: dict[int, UUID] = field(default_factory=dict)
+
+    def due(self, loop: Loop, needs_verify: Iterable[int]) -> set[int]:
+        """Return the runs that need a verify_integrity: by the bump's answer, but for what is remembered."""
+        done = {run for run, version in loop.unmoved.items() if self.verified.get(run) == version}
+        return (set(needs_verify) - done) | (self.unverified & loop.judged)
+
+    def take(self, loop: Loop) -> None:
+        """Remember what a loop has left undone, or has done without a sign."""
+        self.unverified = (self.unverified | loop.due) - loop.verified
+        for run in loop.judged - loop.unmoved.keys():
+            self.verified.pop(run, None)
+        self.verified |= {run: loop.unmoved[run] for run in loop.verified & loop.unmoved.keys()}
+
+    def runs(self) -> set[int]:
+        """Return the ids of all runs that something is remembered of."""
+        return self.unverified | self.verified.keys()
+
+    def forget(self, runs: Iterable[int]) -> None:
+        """Forget runs, which have ended."""
+        for run in runs:
+            self.unverified.discard(run)
+            self.verified.pop(run, None)
 
 
 class Scheduling:
@@ -235,8 +275,7 @@ class Scheduling:
 
     Attributes:
         loop: the one under way, if any. Schedulers run one loop at a time, in one thread.
-        unverified: ids of runs that were bumped, and whose verify_integrity was not called after all, or raised: the
-            latest version is on their TIs now, so Airflow's own sign that it is due is gone.
+        memory: what is kept from one loop to the next.
         falling_back: whether the last bump failed.
     """
 
@@ -247,7 +286,7 @@ class Scheduling:
         self._dag_version = scheduler.DagVersion
         self._stats: Any = getattr(scheduler, "Stats", None) or scheduler.stats  # up to 3.2, from 3.3 on
         self.loop: Loop | None = None
-        self.unverified: set[int] = set()
+        self.memory = Memory()
         self.falling_back = False
 
     def replace(self) -> None:
@@ -322,13 +361,12 @@ class Scheduling:
     @contextmanager
     def looping(self, runner: SchedulerJobRunner, runs: list[DagRun], session: Session) -> Iterator[None]:
         """Begin a loop with one bump; at its end, which is after the commit, remember what was left undone."""
-        self.loop = Loop(session, {})
+        self.loop = Loop(session)
         try:
             self._bump(runner, runs, self.loop)
             yield
             if not self.loop.lost:
-                self.unverified -= self.loop.verified
-                self.unverified |= self.loop.due - self.loop.verified
+                self.memory.take(self.loop)
         finally:
             self.loop = None
 
@@ -354,10 +392,8 @@ class Scheduling:
         try:
             # Not session.begin_nested(), which prohibit_commit would take for a commit.
             with self._stats.timer("dagbump.bump"), loop.session.connection().begin_nested():
-                loop.versions = self._latest_versions(runs, loop.session)
-                candidates = [run for run in runs if _will_be_verified(runner, run, loop)]
-                result = client.bump(loop.session, dag_run_ids=[run.id for run in candidates], caller_verifies=True)
-                self._take(result, candidates, loop)
+                self._forget_ended(loop.session)
+                result = self._ask(runner, runs, loop)
         except Exception as error:
             loop.lost = True  # whatever it has learnt so far
             if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -366,31 +402,67 @@ class Scheduling:
         else:
             self._report(result)
 
-    def _take(self, result: BumpResult, candidates: list[DagRun], loop: Loop) -> None:
+    def _ask(self, runner: SchedulerJobRunner, runs: list[DagRun], loop: Loop) -> BumpResult:
+        """Bump the runs of a loop, and learn from the answer, and from a look before and after, what is to be done."""
+        before = self._latest_versions(runs, loop.session, self._dag_version)
+        loop.versions = {version.dag_id: version for version in before.values()}
+        candidates = [run for run in runs if run.id in before and _will_be_verified(runner, run, loop.session)]
+        result = client.bump(loop.session, dag_run_ids=[run.id for run in candidates], caller_verifies=True)
+        after = self._latest_versions(candidates, loop.session, self._dag_version.id)
+        # The bump is silent about a run where nothing is due, but also about one that it has not examined, or has left
+        # to another call, since a newer version landed. Nothing is due where the run was to be examined both before and
+        # after, for the same version: unless that has changed, and changed back, during the bump.
+        unchanged = {run: before[run] for run, version in after.items() if before[run].id == version}
+        self._take(result, candidates, unchanged, loop)
+        return result
+
+    def _take(self, result: BumpResult, candidates: list[DagRun], unchanged: dict[int, DagVersion], loop: Loop) -> None:
         by_id = {run.id: run for run in candidates}
+        loop.versions = {version.dag_id: version for version in unchanged.values()}
+        loop.judged = {*unchanged, *(row.dag_run_id for row in result.runs)}
         for row in result.runs:
-            # One that landed after the versions were read: the DAG and its TIs have to be of the same.
-            if loop.versions[row.dag_id].id != row.dag_version_id:
-                loop.versions[row.dag_id] = loop.session.get(self._dag_version, row.dag_version_id)
             if not row.bumped and not row.needs_verify and not _is_on(by_id[row.dag_run_id], row.dag_version_id, loop):
                 loop.held.add(row.dag_run_id)
-        loop.examined = by_id.keys()
-        loop.due = {row.dag_run_id for row in result.needs_verify} | (self.unverified & by_id.keys())
+                continue
+            # The DAG has to be of the same version as its TIs, also if a newer one has landed.
+            loop.versions[row.dag_id] = loop.session.get(self._dag_version, row.dag_version_id)
+            if row.needs_verify and row.locked and not row.bumped:
+                loop.unmoved[row.dag_run_id] = row.dag_version_id
+        loop.due = self.memory.due(loop, (row.dag_run_id for row in result.needs_verify))
 
-    def _latest_versions(self, runs: list[DagRun], session: Session) -> dict[str, DagVersion]:
-        """Read the latest version of all DAGs of the loop at once: one row of each, however many versions it has."""
-        dag, version, other = self._dag, self._dag_version, aliased(self._dag_version)
+    def _latest_versions(self, runs: list[DagRun], session: Session, what: Any) -> dict[int, Any]:
+        """Read the latest version, or a column of it, for each run that dagbump.bump would examine now; by run id."""
+        run, dag, version, other = self._dag_run, self._dag, self._dag_version, aliased(self._dag_version)
         latest = (
             sa.select(other.id)
-            .where(other.dag_id == dag.dag_id)
+            .where(other.dag_id == run.dag_id)
             .order_by(other.version_number.desc())
             .limit(1)
-            .correlate(dag)
+            .correlate(run)
             .scalar_subquery()
         )
-        dag_ids = {run.dag_id for run in runs}
-        query = sa.select(version).join(dag, version.id == latest).where(dag.dag_id.in_(dag_ids))
-        return {version.dag_id: version for version in session.scalars(query)}
+        query = (
+            sa.select(run.id, what)
+            .join(dag, dag.dag_id == run.dag_id)
+            .join(version, version.id == latest)
+            .where(
+                run.id.in_([run.id for run in runs]),
+                run.state == "running",
+                sa.func.coalesce(run.bundle_version, "") == "",
+                run.run_after <= sa.func.now(),
+                dag.is_paused.is_(False),
+                dag.is_stale.is_(False),
+                version.serialized_dag.has(),
+            )
+        )
+        return dict(session.execute(query).all())
+
+    def _forget_ended(self, session: Session) -> None:
+        """Forget runs that are no longer running, which nobody will examine."""
+        if remembered := self.memory.runs():
+            run = self._dag_run
+            running = session.scalars(sa.select(run.id).where(run.id.in_(remembered), run.state == "running"))
+            self.memory.forget(remembered - set(running))
 
     def _report(self, result: BumpResult) -> None:
         if self.falling_back:
@@ -411,7 +483,7 @@ class Scheduling:
         self.falling_back = True
 
 
-def _will_be_verified(runner: SchedulerJobRunner, run: DagRun, loop: Loop) -> bool:
+def _will_be_verified(runner: SchedulerJobRunner, run: DagRun, session: Session) -> bool:
     """Say whether Airflow's _schedule_dag_run gets as far as verifying a run.
 
     One that it ends for its timeout, or leaves alone, must not be bumped: nobody would call verify_integrity for it.
@@ -419,7 +491,7 @@ def _will_be_verified(runner: SchedulerJobRunner, run: DagRun, loop: Loop) -> bo
     if run.bundle_version:
         return False
     try:
-        dag = _dag_of(runner, run, loop.session)
+        dag = _dag_of(runner, run, session)
     except DBAPIError:
         raise
     except Exception:  # noqa: BLE001  (a DAG that cannot be read is its own run's trouble, and Airflow says so)
@@ -427,7 +499,7 @@ def _will_be_verified(runner: SchedulerJobRunner, run: DagRun, loop: Loop) -> bo
     now = datetime.now(timezone.utc)
     timed_out = dag and dag.dagrun_timeout and run.start_date and run.start_date < now - dag.dagrun_timeout
     in_future = run.logical_date and run.logical_date > now
-    return bool(dag and not timed_out and not in_future and run.dag_id in loop.versions)
+    return bool(dag and not timed_out and not in_future)
 
 
 def _dag_of(runner: SchedulerJobRunner, run: DagRun, session: Session) -> Any:

@@ -35,7 +35,7 @@ class LoopCommands(Commands):
         super().connect()
         plugin = getattr(SchedulerJobRunner, "dagbump", None)
         if plugin is not None:
-            plugin.unverified.clear()
+            plugin.memory = airflow_plugin.Memory()
 
     def do_scheduling(self, max_runs: int) -> dict[str, Any]:
         """Do one loop of a scheduler that examines so many runs; answer its error, and what it gave to the executor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.retries import retry_db_transaction
 from airflow.utils.sqlalchemy import prohibit_commit
 from dagbump import airflow_plugin, client
+from dagbump.results import BumpResult
 from sqlalchemy.exc import OperationalError
 
 from support import other_patches
@@ -125,24 +126,58 @@ class PluginCommands(Commands):
             Job()
         return {"started": started, "logged": self.logged()}
 
-    def loop(self, fault: str | None = None) -> dict[str, Any]:
-        """Do a scheduler's loop; answer what became of it."""
+    def remembered(self) -> list[int]:
+        """Answer which runs the plugin knows something about that the database does not say."""
+        memory = SchedulerJobRunner.dagbump.memory
+        return sorted(memory.unverified | memory.verified.keys())
+
+    def loop(
+        self,
+        fault: str | None = None,
+        run: int | None = None,
+        meanwhile: Mapping[str, str] | None = None,
+        when: str = "before the bump",
+    ) -> dict[str, Any]:
+        """Do a scheduler's loop; answer what became of it.
+
+        Args:
+            fault: what goes wrong, one of `FAULTS`.
+            run: the only run, whatever its state; the scheduler has no lock on it.
+            meanwhile: what somebody else does: {"statement": …}, or the DAG file that the DAG processor writes.
+            when: when that is, one of `TIMES`.
+        """
         bumps: list[list[int]] = []
+        verified: list[int] = []
         tis: list[object] = []
         error = None
-        with counted_bumps(bumps), loaded(tis), FAULTS[fault]():
+        others = partial(self._do, **meanwhile) if meanwhile else lambda: None
+        with counted_bumps(bumps), counted_verifies(verified), loaded(tis), FAULTS[fault](), TIMES[when](others):
             try:
-                self._examine_and_schedule(tis)
+                self._examine_and_schedule(tis, run)
             except Exception as raised:  # noqa: BLE001  (the test shall see it)
                 error = f"{type(raised).__name__}: {raised}"
-        return {"error": error, "logged": self.logged(), "bumps": bumps, "loaded_by_examining": tis[0]}
+        return {
+            "error": error,
+            "logged": self.logged(),
+            "bumps": bumps,
+            "verified": verified,
+            "loaded_by_examining": tis[0],
+        }
 
-    def _examine_and_schedule(self, tis: list[object]) -> None:
+    def _examine_and_schedule(self, tis: list[object], run: int | None) -> None:
         assert settings.NonScopedSession is not None
         with closing(settings.NonScopedSession()) as session, prohibit_commit(session) as guard:
-            runs = list(DagRun.get_running_dag_runs_to_examine(session))
+            runs = [session.get(DagRun, run)] if run else list(DagRun.get_running_dag_runs_to_examine(session))
             tis[:] = [len(tis)]
             self.airflow.scheduler._schedule_all_dag_runs(guard, runs, session)
+
+    def _do(self, statement: str = "", file: str = "", source: str = "") -> None:
+        if file:
+            self.write_dag(file, source)
+        else:
+            assert settings.engine is not None
+            with settings.engine.begin() as other:
+                other.execute(sa.text(statement))
 
 
 @dataclass(eq=False)
@@ -176,6 +211,17 @@ def counted_bumps(bumps: list[list[int]]) -> Iterator[None]:
 
     original = client.bump
     with patch.object(client, "bump", bump):
+        yield
+
+
+@contextmanager
+def counted_verifies(verified: list[int]) -> Iterator[None]:
+    def verify_integrity(self: Any, **arguments: Any) -> None:
+        verified.append(self.id)
+        original(self, **arguments)
+
+    original = DagRun.verify_integrity
+    with patch.object(DagRun, "verify_integrity", verify_integrity):
         yield
 
 
@@ -280,6 +326,44 @@ FAULTS: dict[str | None, Callable[[], AbstractContextManager[None]]] = {
     "database fails": partial(database_fails, 100),
     "connection is lost": connection_is_lost,
     "bump fails at its end": bump_fails_at_its_end,
+}
+
+
+@contextmanager
+def before_the_loop(others: Callable[[], None]) -> Iterator[None]:
+    """Between the choice of the runs and the loop."""
+
+    def looping(*arguments: Any) -> AbstractContextManager[None]:
+        others()
+        return original(*arguments)
+
+    original = airflow_plugin.Scheduling.looping
+    with patch.object(airflow_plugin.Scheduling, "looping", looping):
+        yield
+
+
+@contextmanager
+def around_the_bump(others: Callable[[], None], *, before: bool, seen: bool) -> Iterator[None]:
+    """Just before the bump, or just after it; if it has been seen, the bump has left the run alone."""
+
+    def bump(session: Any, **arguments: Any) -> Any:
+        if before:
+            others()
+        result = BumpResult(()) if seen else original(session, **arguments)
+        if not before:
+            others()
+        return result
+
+    original = client.bump
+    with patch.object(client, "bump", bump):
+        yield
+
+
+TIMES: dict[str, Callable[[Callable[[], None]], AbstractContextManager[None]]] = {
+    "before the loop": before_the_loop,
+    "before the bump": partial(around_the_bump, before=True, seen=False),
+    "in the middle of the bump": partial(around_the_bump, before=True, seen=True),
+    "after the bump": partial(around_the_bump, before=False, seen=False),
 }
 
 
