@@ -481,12 +481,14 @@ class TestHeldTis:
     def test_are_forgotten_with_their_run(self, held: tuple[Dag, psycopg.Connection[Any]]) -> None:
         dag, _ = held
         dag.worker("loop")
-        assert dag.worker("remembered") == [dag.run]
-        dag.connection.execute("UPDATE dag_run SET state = 'failed' WHERE id = %s", (dag.run,))
         dag.start_another_run()
 
+        dag.connection.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (dag.run,))
         dag.worker("loop")
+        assert dag.worker("remembered") == [dag.run]
 
+        dag.connection.execute("UPDATE dag_run SET state = 'failed' WHERE id = %s", (dag.run,))
+        dag.worker("loop")
         assert dag.worker("remembered") == []
 
 

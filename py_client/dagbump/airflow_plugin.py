@@ -264,7 +264,7 @@ class Memory:
         return self.unverified | self.verified.keys()
 
     def forget(self, runs: Iterable[int]) -> None:
-        """Forget runs, which have ended."""
+        """Forget runs."""
         for run in runs:
             self.unverified.discard(run)
             self.verified.pop(run, None)
@@ -446,7 +446,7 @@ class Scheduling:
             .join(dag, dag.dag_id == run.dag_id)
             .join(version, version.id == latest)
             .where(
-                run.id.in_([run.id for run in runs]),
+                run.id.in_([examined.id for examined in runs]),
                 run.state == "running",
                 sa.func.coalesce(run.bundle_version, "") == "",
                 run.run_after <= sa.func.now(),
@@ -458,11 +458,11 @@ class Scheduling:
         return dict(session.execute(query).all())
 
     def _forget_ended(self, session: Session) -> None:
-        """Forget runs that are no longer running, which nobody will examine."""
+        """Forget runs that have ended, or are gone: what is remembered must not grow with the years."""
         if remembered := self.memory.runs():
             run = self._dag_run
-            running = session.scalars(sa.select(run.id).where(run.id.in_(remembered), run.state == "running"))
-            self.memory.forget(remembered - set(running))
+            going_on = sa.select(run.id).where(run.id.in_(remembered), run.state.not_in(("success", "failed")))
+            self.memory.forget(remembered - set(session.scalars(going_on)))
 
     def _report(self, result: BumpResult) -> None:
         if self.falling_back:
