@@ -31,12 +31,24 @@ RELEASE = tuple(map(int, airflow.release().split(".")[:2]))
 ONE_RUN_ENDS_THE_LOOP = RELEASE < (3, 2)
 
 IS_ON = f"INFO: dagbump {dagbump.__version__} is on: one dagbump.bump per scheduler loop"
-STAYS_OFF = "WARNING: dagbump is enabled and stays off: "
+STAYS_OFF = "WARNING: dagbump stays off: "
+
+REPLACED = {
+    "_schedule_all_dag_runs": "SchedulerJobRunner",
+    "_verify_integrity_if_dag_changed": "SchedulerJobRunner",
+    "get_running_dag_runs_to_examine": "DagRun",
+    "get_latest_version": "DagVersion",
+}
+
+NOTHING_WRONG: dict[str, Any] = {"error": None, "logged": [], "loaded_by_examining": 0}
 
 V1 = 'task("A") >> task("B") >> task("C")'
 V2 = 'task("A") >> task("B") >> task("C") >> task("D")'
+V3 = 'task("A") >> task("B") >> task("C") >> task("D") >> task("E")'
 BEFORE: Tis = {"A": ("success", 1), "B": ("running", 1), "C": (None, 1)}
 DONE: Tis = {"A": ("success", 1), "B": ("running", 2), "C": (None, 2), "D": (None, 2)}
+
+LANDED_TWICE: Tis = {"A": ("success", 1), "B": ("running", 3), "C": (None, 3), "D": (None, 3), "E": (None, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +144,41 @@ class TestTurnedOn:
             ("method gone", "SchedulerJobRunner._verify_integrity_if_dag_changed is not there."),
             ("other parameters", "DagRun.get_running_dag_runs_to_examine of Airflow {} takes ['session', 'limit'],"),
             ("parameter gone", "DagRun.verify_integrity of Airflow {} takes ['self', 'session'], without"),
-            ("no retries", "SchedulerJobRunner._schedule_all_dag_runs of Airflow {} is not what @retry"),
+            (
+                "no retries",
+                "SchedulerJobRunner._schedule_all_dag_runs of Airflow {} is made by "
+                "airflow.jobs.scheduler_job_runner, not by airflow.utils.retries, airflow.jobs.scheduler_job_runner.",
+            ),
             ("database", "it works on PostgreSQL alone."),
+            ("module gone", "import of airflow.jobs.job halted"),
+            ("configuration fails", "no such file. The scheduler does its work without it;"),
+            ("panic", "a library has given up."),
+            ("sessions fail", "no more listeners."),
         ],
     )
     def test_not_in_an_airflow_that_it_does_not_know(self, stock: Worker, misfit: str, why: str) -> None:
         (warning,) = stock("start_scheduler_with", misfit=misfit)
 
         assert warning.startswith(STAYS_OFF + why.format(airflow.release()))
+        assert stock("is_stock")
+
+    @pytest.mark.parametrize(
+        ("misfit", "value"), [("enabled: yes please", '"yes please"'), ("enabled, but empty", '""')]
+    )
+    def test_not_where_the_configuration_says_neither_yes_nor_no(self, stock: Worker, misfit: str, value: str) -> None:
+        (warning,) = stock("start_scheduler_with", misfit=misfit)
+
+        assert warning.startswith(STAYS_OFF)
+        assert f'"enabled" key in "dagbump" section. Current value: {value}. It may be True or False.' in warning
+        assert stock("is_stock")
+
+    @pytest.mark.parametrize("misfit", ["enabled: yes please", "panic"])
+    def test_what_goes_wrong_keeps_no_other_listener_from_starting(self, stock: Worker, misfit: str) -> None:
+        started = stock("start_job_beside_others", misfit=misfit)
+
+        assert sorted(started["started"]) == ["first", "last"]
+        (warning,) = started["logged"]
+        assert warning.startswith(STAYS_OFF)
         assert stock("is_stock")
 
     @pytest.mark.parametrize(
@@ -167,11 +206,78 @@ class TestTurnedOn:
         assert stock("is_stock")
 
 
+class TestSomebodyElsesPatch:
+    """Of a function that dagbump replaces (support/other_patches.py)."""
+
+    @pytest.mark.parametrize(
+        ("name", "how"),
+        [*((name, how) for name in REPLACED for how in ("wrapped", "proxied")), ("_schedule_all_dag_runs", "retried")],
+    )
+    def test_made_first_goes_on_working_without_dagbump(
+        self, stock: Worker, connection: psycopg.Connection[Any], name: str, how: str
+    ) -> None:
+        stock("patch", name=name, how=how)
+        (warning,) = stock("start_scheduler")
+        landed = Dag(stock, connection)
+        landed.start(V1, {"A": "success", "B": "running"})
+        landed.write(V2)
+        stock("calls_of_patches")
+
+        loop = stock("loop")
+        landed.finish()
+
+        assert warning.startswith(f"{STAYS_OFF}{REPLACED[name]}.{name} of Airflow {airflow.release()} is patched by ")
+        assert "support.other_patches, and dagbump would bypass that." in warning
+        assert loop["error"] is None
+        assert loop["bumps"] == []
+        assert set(stock("calls_of_patches")) == {name}
+        assert landed.tis()["D"] == (None, 2)
+
+    def test_that_does_not_say_what_it_wraps_is_named_too(self, stock: Worker) -> None:
+        stock("patch", name="_schedule_all_dag_runs", how="replaced")
+
+        (warning,) = stock("start_scheduler")
+
+        assert "_schedule_all_dag_runs of Airflow" in warning
+        assert "is patched by support.other_patches, and dagbump would bypass that." in warning
+
+    def test_that_is_broken_is_no_trap(self, stock: Worker) -> None:
+        stock("patch", name="_schedule_all_dag_runs", how="cyclic")
+
+        (warning,) = stock("start_scheduler")
+
+        assert warning.startswith(f"{STAYS_OFF}wrapper loop when unwrapping")
+
+    @pytest.mark.parametrize("how", ["wrapped", "proxied", "replaced"])
+    @pytest.mark.parametrize("name", REPLACED)
+    def test_made_afterwards_works_with_dagbump(self, landed: Dag, name: str, how: str) -> None:
+        landed.worker("patch", name=name, how=how)
+        landed.worker("calls_of_patches")
+
+        loop = landed.worker("loop")
+
+        assert (loop["error"], loop["bumps"]) == (None, [[landed.run]])
+        assert set(landed.worker("calls_of_patches")) == {name}
+        assert landed.tis() == DONE
+        assert landed.worker("start_scheduler") == []  # it is on
+
+    @pytest.mark.parametrize("first", ["dagbump", "the patch"])
+    def test_tries_no_more_often_than_airflow(self, landed: Dag, first: str) -> None:
+        if first == "the patch":
+            landed.worker("stop_scheduler")
+        landed.worker("patch", name="_schedule_all_dag_runs", how="wrapped")
+        landed.worker("start_scheduler")
+
+        error = landed.worker("loop", fault="database fails")["error"]
+
+        assert "try 3" in error
+
+
 class TestLoop:
     def test_one_bump_moves_the_tis_and_airflow_adds_the_new_task(self, landed: Dag) -> None:
         loop = landed.worker("loop")
 
-        assert loop == {"error": None, "logged": [], "bumps": [[landed.run]], "loaded_by_examining": 0}
+        assert loop == NOTHING_WRONG | {"bumps": [[landed.run]], "verified": [landed.run]}
         assert landed.tis() == DONE
 
     def test_nothing_happens_to_a_run_on_the_latest_version(self, landed: Dag) -> None:
@@ -180,7 +286,7 @@ class TestLoop:
 
         loop = landed.worker("loop")
 
-        assert loop == {"error": None, "logged": [], "bumps": [[landed.run]], "loaded_by_examining": 0}
+        assert loop == NOTHING_WRONG | {"bumps": [[landed.run]], "verified": []}
         assert everything_of(landed) == before
 
     def test_a_ti_that_has_no_state_and_came_late_is_moved(self, landed: Dag) -> None:
@@ -233,7 +339,170 @@ class TestLoop:
         assert landed.tis() == BEFORE
 
 
+class TestSilence:
+    """Of the bump about a run: only where it has looked at the run, for the latest version, is nothing due.
+
+    For all other runs Airflow's own code does the work.
+    """
+
+    def test_about_a_run_that_is_queued(self, landed: Dag) -> None:
+        landed.connection.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (landed.run,))
+
+        loop = landed.worker("loop", run=landed.run)
+
+        assert loop == NOTHING_WRONG | {"bumps": [[]], "verified": [landed.run]}
+        assert landed.tis()["D"] == (None, 2)
+
+    @pytest.mark.parametrize("when", ["before the loop", "before the bump"])
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "UPDATE dag SET is_paused = true WHERE dag_id = '{dag_id}'",
+            "UPDATE dag SET is_stale = true WHERE dag_id = '{dag_id}'",
+            "UPDATE dag_run SET state = 'queued' WHERE id = {run}",
+            "UPDATE dag_run SET state = 'failed' WHERE id = {run}",
+            "UPDATE dag_run SET run_after = now() + interval '1 day' WHERE id = {run}",
+            "UPDATE dag_run SET bundle_version = 'abc' WHERE id = {run}",
+        ],
+    )
+    def test_about_a_run_that_is_no_longer_to_be_examined(self, landed: Dag, statement: str, when: str) -> None:
+        meanwhile = {"statement": statement.format(dag_id=landed.dag_id, run=landed.run)}
+
+        loop = landed.worker("loop", run=landed.run, meanwhile=meanwhile, when=when)
+
+        asked = [landed.run] if when == "before the bump" else []
+        assert loop == NOTHING_WRONG | {"bumps": [asked], "verified": [landed.run]}
+        assert landed.tis()["D"] == (None, 2)
+
+    def test_about_a_run_whose_dag_is_paused_while_others_are_bumped(self, landed: Dag, scheduler: Worker) -> None:
+        other = Dag(scheduler, landed.connection)
+        other.start(V1, {"A": "success", "B": "running"})
+        other.write(V2)
+        paused = {"statement": f"UPDATE dag SET is_paused = true WHERE dag_id = '{other.dag_id}'"}
+
+        loop = scheduler("loop", meanwhile=paused)
+        other.finish()
+
+        assert sorted(loop["verified"]) == [landed.run, other.run]
+        assert landed.tis() == DONE
+        assert other.tis()["D"] == (None, 2)
+
+    @pytest.mark.parametrize("when", ["before the bump", "in the middle of the bump", "after the bump"])
+    def test_about_a_run_whose_dag_has_a_newer_version(self, landed: Dag, when: str) -> None:
+        landed.worker("loop")
+
+        loop = landed.worker("loop", meanwhile=landed.file(V3), when=when)
+
+        assert (loop["error"], loop["logged"], loop["verified"]) == (None, [], [landed.run])
+        assert landed.tis()["E"] == (None, 3)
+        landed.worker("loop")
+        assert landed.tis() == LANDED_TWICE
+
+    @pytest.mark.parametrize("when", ["before the bump", "after the bump"])
+    def test_is_none_about_a_run_that_is_bumped_when_a_newer_version_lands(self, landed: Dag, when: str) -> None:
+        landed.start_another_run()  # a version that no TI refers to would be rewritten
+
+        loop = landed.worker("loop", meanwhile=landed.file(V3), when=when)
+
+        assert (loop["error"], loop["logged"]) == (None, [])
+        assert landed.run in loop["verified"]
+        assert landed.tis()["D"] == (None, 3 if when == "before the bump" else 2)
+        landed.worker("loop")
+        assert landed.tis() == LANDED_TWICE
+
+
+class TestHeldTis:
+    """All stale TIs of a run are held by another transaction, and no task is new."""
+
+    @pytest.fixture
+    def held(self, dag: Dag, airflow_url: URL) -> Iterator[tuple[Dag, psycopg.Connection[Any]]]:
+        dag.start(V1, {"A": "success", "B": "running"})
+        dag.write(V1, description="the second version")
+        with psycopg.connect(server.libpq(airflow_url)) as holder:
+            holder.execute("SELECT FROM task_instance WHERE dag_id = %s FOR UPDATE", (dag.dag_id,))
+            yield dag, holder
+
+    def test_verify_once(self, held: tuple[Dag, psycopg.Connection[Any]]) -> None:
+        dag, _ = held
+
+        verified = [dag.worker("loop")["verified"] for _ in range(3)]
+
+        assert verified == [[dag.run], [], []]
+        assert dag.tis() == BEFORE
+
+    def test_verify_anew_for_a_newer_version(self, held: tuple[Dag, psycopg.Connection[Any]]) -> None:
+        dag, _ = held
+        dag.worker("loop")
+        other = dag.start_another_run()  # a version that no TI refers to would be rewritten
+        dag.write(V1, description="the third version")
+
+        verified = [dag.worker("loop")["verified"] for _ in range(2)]
+
+        assert sorted(verified[0]) == [dag.run, other]
+        assert verified[1] == []
+
+    @pytest.mark.parametrize("fault", ["verify raises", "database fails"])
+    def test_verify_anew_after_a_loop_that_did_not_commit(
+        self, held: tuple[Dag, psycopg.Connection[Any]], fault: str
+    ) -> None:
+        dag, _ = held
+        dag.worker("loop", fault=fault)
+
+        verified = [dag.worker("loop")["verified"] for _ in range(2)]
+
+        assert verified == [[dag.run], []]
+
+    def test_let_go_are_moved_and_verified_for_good(self, held: tuple[Dag, psycopg.Connection[Any]]) -> None:
+        dag, holder = held
+        dag.worker("loop")
+        holder.rollback()
+
+        verified = [dag.worker("loop")["verified"] for _ in range(2)]
+
+        assert verified == [[dag.run], []]
+        assert dag.tis() == {"A": ("success", 1), "B": ("running", 2), "C": (None, 2)}
+        assert dag.worker("remembered") == []
+
+    @pytest.mark.skipif(RELEASE < (3, 3), reason="up to 3.2 a scheduler never reads a version again")
+    def test_miss_no_task_of_a_version_that_airflow_rewrites_meanwhile(
+        self, held: tuple[Dag, psycopg.Connection[Any]]
+    ) -> None:
+        dag, holder = held
+        dag.worker("loop")
+        dag.write(V2)
+        assert sorted(dag.versions()) == [1, 2]
+        dag.worker("loop")
+        holder.rollback()
+
+        dag.worker("loop")
+
+        assert dag.tis() == DONE
+
+    def test_are_forgotten_with_their_run(self, held: tuple[Dag, psycopg.Connection[Any]]) -> None:
+        dag, _ = held
+        dag.worker("loop")
+        dag.start_another_run()
+
+        dag.connection.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (dag.run,))
+        dag.worker("loop")
+        assert dag.worker("remembered") == [dag.run]
+
+        dag.connection.execute("UPDATE dag_run SET state = 'failed' WHERE id = %s", (dag.run,))
+        dag.worker("loop")
+        assert dag.worker("remembered") == []
+
+
 class TestTrouble:
+    def test_a_run_that_ends_without_its_verify_is_forgotten(self, landed: Dag) -> None:
+        landed.start_another_run()
+        landed.worker("loop", fault="verify raises")
+        assert landed.worker("remembered") == ([] if ONE_RUN_ENDS_THE_LOOP else [landed.run])
+        landed.connection.execute("UPDATE dag_run SET state = 'failed' WHERE id = %s", (landed.run,))
+
+        landed.worker("loop")
+
+        assert landed.worker("remembered") == []
+
     def test_a_run_whose_verify_raised_is_verified_by_the_next_loop(self, landed: Dag) -> None:
         other = landed.start_another_run()  # of version 2: nothing to do
 
@@ -266,7 +535,7 @@ class TestTrouble:
     def test_airflows_second_try_bumps_again(self, landed: Dag) -> None:
         loop = landed.worker("loop", fault="database fails once")
 
-        assert loop == {"error": None, "logged": [], "bumps": [[landed.run]] * 2, "loaded_by_examining": 0}
+        assert loop == NOTHING_WRONG | {"bumps": [[landed.run]] * 2, "verified": [landed.run] * 2}
         assert landed.tis() == DONE
 
     def test_a_lost_connection_is_airflows_to_mend(self, landed: Dag) -> None:

@@ -19,7 +19,7 @@ from support.server import Server
 pytestmark = pytest.mark.airflow
 
 ON = "is on: one dagbump.bump per scheduler loop"
-STAYS_OFF = "dagbump is enabled and stays off"
+STAYS_OFF = "dagbump stays off"
 HAS_FAILED = "dagbump has failed"
 WORKS_AGAIN = "dagbump works again"
 

@@ -63,8 +63,12 @@ class Dag:
 
     def write(self, tasks: str, *, description: str = "", arguments: str = "", commit: bool = True) -> None:
         """Let the DAG processor write what is now in the DAG file; arguments are those of the DAG."""
+        self.worker("write_dag", **self.file(tasks, description=description, arguments=arguments), commit=commit)
+
+    def file(self, tasks: str, *, description: str = "", arguments: str = "") -> dict[str, str]:
+        """Return a DAG file's name, and what is in it."""
         source = DAG_FILE.format(dag_id=self.dag_id, description=description, arguments=arguments, tasks=tasks)
-        self.worker("write_dag", file=f"{self.dag_id}.py", source=source, commit=commit)
+        return {"file": f"{self.dag_id}.py", "source": source}
 
     def start(self, tasks: str, states: Mapping[str, str]) -> None:
         """Write the first version and start a run, whose task instances have come to these states, others to none."""

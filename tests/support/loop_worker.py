@@ -33,9 +33,9 @@ class LoopCommands(Commands):
         # All DAGs have been written. From here on Airflow's default, for which 3.3 trusts a DAG that it has read.
         os.environ["AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL"] = "30"
         super().connect()
-        plugin = getattr(SchedulerJobRunner._schedule_all_dag_runs, "dagbump", None)
+        plugin = getattr(SchedulerJobRunner, "dagbump", None)
         if plugin is not None:
-            plugin.unverified.clear()
+            plugin.memory = airflow_plugin.Memory()
 
     def do_scheduling(self, max_runs: int) -> dict[str, Any]:
         """Do one loop of a scheduler that examines so many runs; answer its error, and what it gave to the executor."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import FunctionType, ModuleType
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
@@ -13,14 +16,23 @@ from uuid import uuid4
 import airflow
 import sqlalchemy as sa
 from airflow import settings
+from airflow.configuration import conf
+from airflow.jobs import scheduler_job_runner
+from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.listeners import hookimpl
+from airflow.listeners.listener import get_listener_manager
+from airflow.models import dagrun
 from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
+from airflow.utils.retries import retry_db_transaction
 from airflow.utils.sqlalchemy import prohibit_commit
 from dagbump import airflow_plugin, client
+from dagbump.results import BumpResult
 from sqlalchemy.exc import OperationalError
 
+from support import other_patches
 from support.airflow_worker import Commands, main
 
 # What the plugin replaces.
@@ -33,13 +45,29 @@ REPLACED = (
 STOCK = {(owner, name): vars(owner)[name] for owner, name in REPLACED}
 
 
+def as_written_in(module: ModuleType) -> Callable[[Any], Any]:
+    """Let a function look as if it came with Airflow."""
+    return lambda function: FunctionType(function.__code__, vars(module), function.__name__)
+
+
+@retry_db_transaction
+@as_written_in(dagrun)
 def with_a_limit(session: Any, limit: int) -> None: ...
 
 
 def without_version(self: Any, *, session: Any) -> None: ...
 
 
+@as_written_in(scheduler_job_runner)
 def without_retries(self: Any, guard: Any, dag_runs: Any, session: Any) -> None: ...
+
+
+class Panic(BaseException):
+    """What no `except Exception` stops: a library in another language that gives up, say."""
+
+
+def enabled(value: str) -> AbstractContextManager[Any]:
+    return patch.dict(os.environ, {"AIRFLOW__DAGBUMP__ENABLED": value})
 
 
 MISFITS: dict[str, AbstractContextManager[Any]] = {
@@ -49,7 +77,13 @@ MISFITS: dict[str, AbstractContextManager[Any]] = {
     "parameter gone": patch.object(DagRun, "verify_integrity", without_version),
     "no retries": patch.object(SchedulerJobRunner, "_schedule_all_dag_runs", without_retries),
     "database": patch.object(settings, "engine", sa.create_engine("sqlite://")),
-    "disabled": patch.dict(os.environ, {"AIRFLOW__DAGBUMP__ENABLED": "False"}),
+    "disabled": enabled("False"),
+    "enabled: yes please": enabled("yes please"),
+    "enabled, but empty": enabled(""),
+    "module gone": patch.dict(sys.modules, {"airflow.jobs.job": None}),
+    "configuration fails": patch.object(conf, "getboolean", side_effect=ValueError("no such file")),
+    "panic": patch.object(client, "bump", side_effect=Panic("a library has given up")),
+    "sessions fail": patch.object(sa.event, "listen", side_effect=RuntimeError("no more listeners")),
     "not a scheduler": patch.dict(sys.modules, {"airflow.jobs.scheduler_job_runner": None}),
 }
 
@@ -61,6 +95,8 @@ class PluginCommands(Commands):
         """Put Airflow's own functions back."""
         for (owner, name), stock in STOCK.items():
             setattr(owner, name, stock)
+        if hasattr(SchedulerJobRunner, "dagbump"):
+            del SchedulerJobRunner.dagbump
 
     def is_stock(self) -> bool:
         """Say whether all functions are Airflow's own."""
@@ -71,24 +107,100 @@ class PluginCommands(Commands):
         with MISFITS[misfit]:
             return self.start_scheduler()
 
-    def loop(self, fault: str | None = None) -> dict[str, Any]:
-        """Do a scheduler's loop; answer what became of it."""
+    def patch(self, name: str, how: str) -> None:
+        """Let somebody else patch one of the functions that the plugin replaces."""
+        (owner,) = [owner for owner, replaced in REPLACED if replaced == name]
+        other_patches.patch(owner, name, how)
+
+    def calls_of_patches(self) -> list[str]:
+        """Answer which of somebody else's patches have been called since the last time."""
+        calls = other_patches.calls.copy()
+        other_patches.calls.clear()
+        return calls
+
+    def start_job_beside_others(self, misfit: str) -> dict[str, Any]:
+        """Let Airflow call all listeners that there are, dagbump's between two others; answer who has started."""
+        started: list[str] = []
+        (ours,) = airflow_plugin.DagbumpPlugin.listeners
+        with MISFITS[misfit], listening(Other("first", started), ours, Other("last", started)):
+            Job()
+        return {"started": started, "logged": self.logged()}
+
+    def remembered(self) -> list[int]:
+        """Answer which runs the plugin knows something about that the database does not say."""
+        memory = SchedulerJobRunner.dagbump.memory
+        return sorted(memory.unverified | memory.verified.keys())
+
+    def loop(
+        self,
+        fault: str | None = None,
+        run: int | None = None,
+        meanwhile: Mapping[str, str] | None = None,
+        when: str = "before the bump",
+    ) -> dict[str, Any]:
+        """Do a scheduler's loop; answer what became of it.
+
+        Args:
+            fault: what goes wrong, one of `FAULTS`.
+            run: the only run, whatever its state; the scheduler has no lock on it.
+            meanwhile: what somebody else does: {"statement": …}, or the DAG file that the DAG processor writes.
+            when: when that is, one of `TIMES`.
+        """
         bumps: list[list[int]] = []
+        verified: list[int] = []
         tis: list[object] = []
         error = None
-        with counted_bumps(bumps), loaded(tis), FAULTS[fault]():
+        others = partial(self._do, **meanwhile) if meanwhile else lambda: None
+        with counted_bumps(bumps), counted_verifies(verified), loaded(tis), FAULTS[fault](), TIMES[when](others):
             try:
-                self._examine_and_schedule(tis)
+                self._examine_and_schedule(tis, run)
             except Exception as raised:  # noqa: BLE001  (the test shall see it)
                 error = f"{type(raised).__name__}: {raised}"
-        return {"error": error, "logged": self.logged(), "bumps": bumps, "loaded_by_examining": tis[0]}
+        return {
+            "error": error,
+            "logged": self.logged(),
+            "bumps": bumps,
+            "verified": verified,
+            "loaded_by_examining": tis[0],
+        }
 
-    def _examine_and_schedule(self, tis: list[object]) -> None:
+    def _examine_and_schedule(self, tis: list[object], run: int | None) -> None:
         assert settings.NonScopedSession is not None
         with closing(settings.NonScopedSession()) as session, prohibit_commit(session) as guard:
-            runs = list(DagRun.get_running_dag_runs_to_examine(session))
+            runs = [session.get(DagRun, run)] if run else list(DagRun.get_running_dag_runs_to_examine(session))
             tis[:] = [len(tis)]
             self.airflow.scheduler._schedule_all_dag_runs(guard, runs, session)
+
+    def _do(self, statement: str = "", file: str = "", source: str = "") -> None:
+        if file:
+            self.write_dag(file, source)
+        else:
+            assert settings.engine is not None
+            with settings.engine.begin() as other:
+                other.execute(sa.text(statement))
+
+
+@dataclass(eq=False)
+class Other:
+    """Somebody else's listener."""
+
+    name: str
+    started: list[str]
+
+    @hookimpl
+    def on_starting(self, component: object) -> None:  # noqa: ARG002  (pluggy goes by the name)
+        self.started.append(self.name)
+
+
+@contextmanager
+def listening(*listeners: object) -> Iterator[None]:
+    manager = get_listener_manager()
+    try:
+        for listener in listeners:
+            manager.add_listener(listener)
+        yield
+    finally:
+        manager.clear()
 
 
 @contextmanager
@@ -99,6 +211,17 @@ def counted_bumps(bumps: list[list[int]]) -> Iterator[None]:
 
     original = client.bump
     with patch.object(client, "bump", bump):
+        yield
+
+
+@contextmanager
+def counted_verifies(verified: list[int]) -> Iterator[None]:
+    def verify_integrity(self: Any, **arguments: Any) -> None:
+        verified.append(self.id)
+        original(self, **arguments)
+
+    original = DagRun.verify_integrity
+    with patch.object(DagRun, "verify_integrity", verify_integrity):
         yield
 
 
@@ -147,17 +270,17 @@ def another_creates_the_same() -> Iterator[None]:
 
 
 @contextmanager
-def database_fails_once() -> Iterator[None]:
-    """The first try to schedule a run ends in an error that Airflow tries again after."""
+def database_fails(times: int) -> Iterator[None]:
+    """The first tries to schedule a run end in an error that Airflow tries again after."""
 
     def schedule(self: Any, dag_run: Any, session: Any) -> Any:
         callback = original(self, dag_run, session)
-        if not failed:
-            failed.append(True)
-            raise OperationalError("a statement", {}, Exception("the database has failed"))
+        tries.append(dag_run.run_id)
+        if len(tries) <= times:
+            raise OperationalError("a statement", {}, Exception(f"try {len(tries)}"))
         return callback
 
-    failed: list[bool] = []
+    tries: list[str] = []
     original = SchedulerJobRunner._schedule_dag_run
     with patch.object(SchedulerJobRunner, "_schedule_dag_run", schedule):
         yield
@@ -195,13 +318,52 @@ def bump_fails_at_its_end() -> Iterator[None]:
         yield
 
 
-FAULTS = {
+FAULTS: dict[str | None, Callable[[], AbstractContextManager[None]]] = {
     None: nothing,
     "verify raises": verify_raises,
     "another creates the same": another_creates_the_same,
-    "database fails once": database_fails_once,
+    "database fails once": partial(database_fails, 1),
+    "database fails": partial(database_fails, 100),
     "connection is lost": connection_is_lost,
     "bump fails at its end": bump_fails_at_its_end,
+}
+
+
+@contextmanager
+def before_the_loop(others: Callable[[], None]) -> Iterator[None]:
+    """Between the choice of the runs and the loop."""
+
+    def looping(*arguments: Any) -> AbstractContextManager[None]:
+        others()
+        return original(*arguments)
+
+    original = airflow_plugin.Scheduling.looping
+    with patch.object(airflow_plugin.Scheduling, "looping", looping):
+        yield
+
+
+@contextmanager
+def around_the_bump(others: Callable[[], None], *, before: bool, seen: bool) -> Iterator[None]:
+    """Just before the bump, or just after it; if it has been seen, the bump has left the run alone."""
+
+    def bump(session: Any, **arguments: Any) -> Any:
+        if before:
+            others()
+        result = BumpResult(()) if seen else original(session, **arguments)
+        if not before:
+            others()
+        return result
+
+    original = client.bump
+    with patch.object(client, "bump", bump):
+        yield
+
+
+TIMES: dict[str, Callable[[Callable[[], None]], AbstractContextManager[None]]] = {
+    "before the loop": before_the_loop,
+    "before the bump": partial(around_the_bump, before=True, seen=False),
+    "in the middle of the bump": partial(around_the_bump, before=True, seen=True),
+    "after the bump": partial(around_the_bump, before=False, seen=False),
 }
 
 
