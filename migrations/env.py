@@ -1,9 +1,9 @@
 """Alembic's environment: keeps everything, the version table included, in schema ``dagbump``.
 
-Airflow's own ``alembic_version`` is neither read nor written. An upgrade is one transaction under an advisory lock, so
-that any number may be started at once, and one that is refused or cut off has written nothing. It refuses what dagbump
-cannot serve, becomes the owner of Airflow's tables, lets the revisions do what only they can, and then makes every object
-what the revision reached says, whatever was there before.
+Airflow's own ``alembic_version`` is neither read nor written. An upgrade is one transaction under an advisory
+lock, so that any number may be started at once, and one that is refused or cut off has written nothing. It refuses
+what dagbump cannot serve, becomes the owner of Airflow's tables, lets the revisions do what only they can, and then
+makes every object what the revision reached says, whatever was there before.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def refuse_newer(heads: tuple[str, ...]) -> None:
 def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
     """Delete the record of an index that somebody has dropped, or whose removal was cut off."""
     heads = context.get_context().get_current_heads()
-    recorded = [head for head in heads if INDEX_BRANCH in script.get_revision(head).branch_labels]  # type: ignore[union-attr]
+    recorded = [head for head in heads if INDEX_BRANCH in script.get_revision(head).branch_labels]
     if recorded and not state.index_is_valid(connection, context.get_context().opts["airflow_schema"]):
         log.warning("The index %s was recorded, and is not there, or not valid; index@head builds it again.", INDEX)
         delete = sa.text(f"DELETE FROM {SCHEMA}.alembic_version WHERE version_num = :revision")  # noqa: S608  (a constant)

@@ -1,8 +1,8 @@
-"""Renders the living SQL into what is shipped: ``make freeze``.
+r"""Renders the living SQL into what is shipped: ``make freeze``.
 
 ``sql/NAME.sql`` is what dagbump is now, edited in place; ``sql/parts/`` is what several of them share. Databases are
 upgraded with the copies under ``migrations/``, in which every part is put in, so that each reads whole, there and in
-psql's ``\\sf``:
+psql's ``\sf``:
 
     sql/NAME.sql            migrations/released/REVISION/NAME.sql    what a revision brings
     sql/index/NAME.sql      migrations/released/index_0001/NAME.sql  the optional index

@@ -237,7 +237,7 @@ class TestWhatIsThereCountsNotWhatIsRecorded:
 
 
 @pytest.mark.parametrize("words", [WITH_INDEX, (*DAGBUMP, "downgrade")])
-def test_whom_it_waits_for_is_said(fleet: Fleet, database: URL, connect: Connect, words: tuple[str, ...]) -> None:
+def test_whom_it_waits_for_is_said(database: URL, connect: Connect, words: tuple[str, ...]) -> None:
     """Once for each, in a pipe too."""
     if words != WITH_INDEX:
         build(database)

@@ -76,7 +76,7 @@ def test_a_run_whose_dag_has_a_newer_version_by_now_is_left_to_the_next_call(
 def test_a_run_is_left_alone_where_nobody_has_moved_it_either(
     fleet: Fleet, connect: Connect, gated: Connection
 ) -> None:
-    """To move it to what was the latest would be right for a moment, and verifying it would be for the wrong version."""
+    """To move it to what was the latest would be right for a moment, and a verify would be for the wrong one."""
     runs = []
     for name in ("first", "second"):
         old, new = fleet.dag(name, versions=2)

@@ -225,7 +225,7 @@ def test_repeatable_read_fails_as_any_write_there_does(fleet: Fleet, connection:
 
 
 class TestLatestVersionUpdatedAndThenHeld:
-    """PostgreSQL grants KEY SHARE on the version of the row that all see, follows its updates, and waits at the last."""
+    """PostgreSQL grants KEY SHARE on the row as all see it, follows its updates, and waits at the last."""
 
     @pytest.mark.parametrize(
         ("hold", "verified"),
@@ -274,16 +274,16 @@ class TestLatestVersionUpdatedAndThenHeld:
         assert connection.execute("SHOW lock_timeout").fetchone() == ("123ms",)
 
 
+UPDATE = "UPDATE task_instance SET hostname = 'x' WHERE id = %s"
+LOCK = "SELECT FROM task_instance WHERE id = %s FOR UPDATE"
 CHANGES = {
-    "updated": ["UPDATE task_instance SET hostname = 'x' WHERE id = %s"],
-    "updated, then locked": ["UPDATE task_instance SET hostname = 'x' WHERE id = %s", "SELECT FROM task_instance WHERE id = %s FOR UPDATE"],
-    "updated, then deleted": ["UPDATE task_instance SET hostname = 'x' WHERE id = %s", "DELETE FROM task_instance WHERE id = %s"],
+    "updated": [UPDATE],
+    "updated, then locked": [UPDATE, LOCK],
+    "updated, then deleted": [UPDATE, "DELETE FROM task_instance WHERE id = %s"],
     "given another key": ["UPDATE task_instance SET id = gen_random_uuid() WHERE id = %s"],
-    "locked for its key, then updated": ["SELECT FROM task_instance WHERE id = %s FOR KEY SHARE", "UPDATE task_instance SET hostname = 'x' WHERE id = %s"],
-    "updated in a savepoint that was rolled back, then locked": [
-        "SAVEPOINT s", "UPDATE task_instance SET hostname = 'x' WHERE id = %s", "ROLLBACK TO s", "SELECT FROM task_instance WHERE id = %s FOR UPDATE",
-    ],
-}  # fmt: skip
+    "locked for its key, then updated": ["SELECT FROM task_instance WHERE id = %s FOR KEY SHARE", UPDATE],
+    "updated in a savepoint that was rolled back, then locked": ["SAVEPOINT s", UPDATE, "ROLLBACK TO s", LOCK],
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)

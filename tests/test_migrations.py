@@ -265,7 +265,8 @@ class TestWhatIsThereCountsNotWhatIsRecorded:
             "ALTER FUNCTION dagbump.bump RESET search_path",
             "GRANT EXECUTE ON FUNCTION dagbump.bump TO PUBLIC",
             "COMMENT ON FUNCTION dagbump.bump IS NULL",
-            "CREATE OR REPLACE FUNCTION dagbump.take_version(dag_version_id uuid) RETURNS boolean LANGUAGE sql AS 'SELECT TRUE'",
+            "CREATE OR REPLACE FUNCTION dagbump.take_version(dag_version_id uuid) RETURNS boolean "
+            "LANGUAGE sql AS 'SELECT TRUE'",
         ],
     )
     def test_an_upgrade_mends(self, database: URL, damage: str) -> None:

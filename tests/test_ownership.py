@@ -54,7 +54,10 @@ def roles(postgres: Server) -> Iterator[None]:
 def owned(airflow_database: URL, roles: None) -> Iterator[URL]:
     """Airflow's database, as a superuser; all of it belongs to a role without other rights."""
     assert roles is None
-    tables = "SELECT format('ALTER TABLE public.%I OWNER TO {}', relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    tables = """
+        SELECT format('ALTER TABLE public.%I OWNER TO {}', relname)
+        FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+    """
     do(airflow_database, f"GRANT USAGE, CREATE ON SCHEMA public TO {OWNER}")
     for (statement,) in ask(airflow_database, tables.format(OWNER)):
         do(airflow_database, statement)
@@ -145,28 +148,35 @@ TRAP = """
     CREATE FUNCTION public.trap_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN PERFORM public.trap(); RETURN NEW; END $$;
 """
-VERSION_TABLE = "CREATE TABLE dagbump.alembic_version (version_num varchar(32) PRIMARY KEY); "
+VERSION_TABLE = "CREATE TABLE dagbump.alembic_version (version_num varchar(32) PRIMARY KEY{});"
 # What somebody can prepare in a schema dagbump of their own, or, as the owner, in that of Airflow's owner.
 TRAPS = {
     "a view": "CREATE VIEW dagbump.alembic_version AS SELECT public.trap() AS version_num",
-    "a rule": VERSION_TABLE + "CREATE RULE trap AS ON INSERT TO dagbump.alembic_version DO ALSO SELECT public.trap()",
-    "a trigger": VERSION_TABLE
-    + "CREATE TRIGGER trap BEFORE INSERT ON dagbump.alembic_version FOR EACH ROW EXECUTE FUNCTION public.trap_trigger()",
-    "a default": "CREATE TABLE dagbump.alembic_version (version_num varchar(32) PRIMARY KEY, more text DEFAULT public.trap())",
-    "a check": "CREATE TABLE dagbump.alembic_version (version_num varchar(32) PRIMARY KEY CHECK (public.trap() IS NOT NULL))",
-    "an index on an expression": """
-        ALTER FUNCTION public.trap() IMMUTABLE;
-        CREATE TABLE dagbump.alembic_version (version_num varchar(32) PRIMARY KEY);
-        CREATE FUNCTION public.quiet(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN public.trap(); END $$;
+    "a rule": VERSION_TABLE.format("")
+    + "CREATE RULE trap AS ON INSERT TO dagbump.alembic_version DO ALSO SELECT public.trap()",
+    "a trigger": VERSION_TABLE.format("") + "CREATE TRIGGER trap BEFORE INSERT ON dagbump.alembic_version "
+    "FOR EACH ROW EXECUTE FUNCTION public.trap_trigger()",
+    "a default": VERSION_TABLE.format(", more text DEFAULT public.trap()"),
+    "a check": VERSION_TABLE.format(" CHECK (public.trap() IS NOT NULL)"),
+    "an index on an expression": VERSION_TABLE.format("")
+    + """
+        CREATE FUNCTION public.quiet(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+        $$ BEGIN RETURN public.trap(); END $$;
         CREATE INDEX ON dagbump.alembic_version (public.quiet(version_num))
     """,
-    "a policy": VERSION_TABLE + "ALTER TABLE dagbump.alembic_version ENABLE ROW LEVEL SECURITY; "
+    "a policy": VERSION_TABLE.format("") + "ALTER TABLE dagbump.alembic_version ENABLE ROW LEVEL SECURITY;"
     "CREATE POLICY trap ON dagbump.alembic_version USING (public.trap() IS NOT NULL)",
-    "a child": VERSION_TABLE + "CREATE TABLE public.child () INHERITS (dagbump.alembic_version)",
-    "a function that runs as its caller": "CREATE FUNCTION dagbump.bump(dag_run_ids bigint[] DEFAULT NULL, dag_ids text[] DEFAULT NULL, "
-    "max_runs integer DEFAULT NULL, caller_verifies boolean DEFAULT FALSE) RETURNS text LANGUAGE sql AS 'SELECT public.trap()'",
-    "a default of an argument": "CREATE FUNCTION dagbump.bump(dag_ids text DEFAULT public.trap()) RETURNS text "
-    "LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS 'SELECT 1::text'",
+    "a child": VERSION_TABLE.format("") + "CREATE TABLE public.child () INHERITS (dagbump.alembic_version)",
+    "a function that runs as its caller": """
+        CREATE FUNCTION dagbump.bump(
+            dag_run_ids bigint[] DEFAULT NULL, dag_ids text[] DEFAULT NULL, max_runs integer DEFAULT NULL,
+            caller_verifies boolean DEFAULT FALSE
+        ) RETURNS text LANGUAGE sql AS 'SELECT public.trap()'
+    """,
+    "a default of an argument": """
+        CREATE FUNCTION dagbump.bump(dag_ids text DEFAULT public.trap()) RETURNS text
+        LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS 'SELECT 1::text'
+    """,
 }
 
 

@@ -185,6 +185,7 @@ def _find(scheduler: ModuleType, name: str) -> Any:
 def _require_installed() -> None:
     """Look for the schema, its revision, and the right to call the function, with a call that examines no run."""
     from airflow import settings
+    from airflow.models.base import Base
 
     from dagbump.installation import state  # which the other processes do not need
 
@@ -192,7 +193,7 @@ def _require_installed() -> None:
     if engine is None or engine.dialect.name != "postgresql":
         raise UnfitError("it works on PostgreSQL alone")
     with engine.connect() as connection:
-        state.require_usable(connection, None)
+        state.require_usable(connection, Base.metadata.schema)
         client.bump(connection, dag_run_ids=[], caller_verifies=True)
 
 

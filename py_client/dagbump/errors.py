@@ -30,8 +30,17 @@ class Unreachable(DagbumpError):  # noqa: N818
     """No connection to the database could be made."""
 
 
-# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/installer/. What to do, where the server
-# itself gives no hint.
+_LOOK_AGAIN = (
+    "Airflow's tables are not as they were when dagbump was installed: run `dagbump upgrade`, which looks at them, "
+    "and mends this or says what to do."
+)
+_WHAT_TO_GRANT = (
+    "connect as the role that owns Airflow's tables, or have it run: GRANT USAGE ON SCHEMA dagbump TO role; "
+    "GRANT SELECT ON dagbump.installation TO role; "
+    "GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview TO role;"
+)
+# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/installer/refuse_upgrade.sql, which
+# brings its own advice, as a hint.
 _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     "3F000": (
         NotInstalled,
@@ -42,21 +51,9 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
         "this database holds another revision of dagbump than this client works with: "
         "install the same release of the package everywhere, then run `dagbump upgrade`.",
     ),
-    "42P01": (
-        UnsupportedAirflow,
-        "Airflow's tables are not as they were when dagbump was installed: run `dagbump upgrade`, which looks at them, and "
-        "mends this or says what to do.",
-    ),
-    "42703": (
-        UnsupportedAirflow,
-        "Airflow's tables are not as they were when dagbump was installed: run `dagbump upgrade`, which looks at them, and "
-        "mends this or says what to do.",
-    ),
-    "42501": (
-        InsufficientPrivilege,
-        "connect as the role that owns Airflow's tables, or have it run: GRANT USAGE ON SCHEMA dagbump TO role; "
-        "GRANT SELECT ON dagbump.installation TO role; GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview TO role;",
-    ),
+    "42P01": (UnsupportedAirflow, _LOOK_AGAIN),
+    "42703": (UnsupportedAirflow, _LOOK_AGAIN),
+    "42501": (InsufficientPrivilege, _WHAT_TO_GRANT),
     "25001": (
         DagbumpError,
         "the index is built CONCURRENTLY, which PostgreSQL does not do inside a transaction: "

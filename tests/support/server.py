@@ -71,16 +71,24 @@ def run_client(program: str, url: URL, *arguments: str, stdin: str | None = None
     ).stdout
 
 
-# How to run the pg_dump that belongs to the server, and the address at which that one finds the server. (An older client
-# prints what the server's own hides: pg_attribute.attoptions of PostgreSQL 17.12 holds a version that differs between
-# databases.)
-_pg_dump: tuple[list[str], dict[str, Any]] = ([str(CLIENT_PROGRAMS / "pg_dump")], {})
+@dataclass
+class PgDump:
+    """How to run the pg_dump that belongs to the server, and the address at which that one finds it.
+
+    Another release's prints what the server's own hides: 17.12 keeps a version in pg_attribute.attoptions that differs
+    between databases, and 18.4 shows it.
+    """
+
+    words: list[str]
+    address: dict[str, Any]
+
+
+pg_dump = PgDump([str(CLIENT_PROGRAMS / "pg_dump")], {})
 
 
 def dump_schema(url: URL) -> str:
     """Return what the server's own pg_dump --schema-only prints, without the random token that guards newer dumps."""
-    program, address = _pg_dump
-    words = [*program, "--schema-only", "--dbname", libpq(url.set(**address))]
+    words = [*pg_dump.words, "--schema-only", "--dbname", libpq(url.set(**pg_dump.address))]
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     return "\n".join(line for line in lines if not line.startswith(("\\restrict", "\\unrestrict")))
 
@@ -117,10 +125,9 @@ def container(image: str) -> Iterator[URL]:
     from testcontainers.community.postgres import PostgresContainer
 
     options = [word for name, value in CONTAINER_SETTINGS.items() for word in ("-c", f"{name}={value}")]
-    global _pg_dump
     with PostgresContainer(image, driver=None).with_command(["postgres", *options]) as postgres:
-        inside = ["docker", "exec", str(postgres.get_wrapped_container().id), "pg_dump"]
-        _pg_dump = (inside, {"host": "127.0.0.1", "port": 5432})
+        pg_dump.words = ["docker", "exec", str(postgres.get_wrapped_container().id), "pg_dump"]
+        pg_dump.address = {"host": "127.0.0.1", "port": 5432}
         yield make_url(postgres.get_connection_url())
 
 

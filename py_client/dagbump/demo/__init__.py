@@ -12,7 +12,7 @@ from dagbump.demo.measuring import Inspection, stopwatch
 from dagbump.demo.report import Report
 from dagbump.demo.server import embedded_postgres
 from dagbump.demo.tables import Base
-from dagbump.installation import installer, state
+from dagbump.installation import installer
 
 _TEMPLATE = "airflow"
 

@@ -158,11 +158,11 @@ def _read(connection: sa.engine.Connection) -> Installed:
 def _require_in_range(installed: Installed) -> None:
     if installed.revision < OLDEST_REVISION:
         raise VersionMismatch(
-            f"this database holds dagbump {installed.revision}, and this package works with {OLDEST_REVISION} and later: "
-            "run `dagbump upgrade`."
+            f"this database holds dagbump {installed.revision}, and this package works with {OLDEST_REVISION} and "
+            "later: run `dagbump upgrade`."
         )
     if installed.works_with_packages_from > NEWEST_REVISION:
         raise VersionMismatch(
-            f"this database holds dagbump {installed.revision}, of release {installed.release}, which breaks this package: "
-            f"upgrade the package, pip install 'dagbump>={installed.release}'."
+            f"this database holds dagbump {installed.revision}, of release {installed.release}, which breaks this "
+            f"package: upgrade the package, pip install 'dagbump>={installed.release}'."
         )
