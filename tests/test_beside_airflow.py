@@ -142,7 +142,7 @@ def test_importing_it_loads_nothing_that_a_scheduler_has_not_loaded(deployment: 
 import json, sys
 import sqlalchemy.orm
 before = set(sys.modules)
-import dagbump
+from dagbump import bump
 packages = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(json.dumps(sorted(packages - sys.stdlib_module_names)))
 """
