@@ -69,9 +69,10 @@ def find_url(explicit: str | None = None) -> DatabaseUrl:
 
 
 def _not_empty(url: DatabaseUrl) -> DatabaseUrl:
-    if not url.value.strip():
+    value = url.value.strip()  # a command ends what it prints with a newline
+    if not value:
         raise InvalidUrl(f"{url.source} is empty: name the database in it, or leave it out.")
-    return url
+    return DatabaseUrl(value, url.source)
 
 
 def _from_airflow_cfg() -> DatabaseUrl | None:
@@ -218,7 +219,7 @@ def _for_libpq(module: ModuleType, name: str, value: str) -> str:
         return f"sslmode={_SSLMODES.get(value.lower(), value)}"
     if name == "database":  # asyncpg, pg8000
         return f"dbname={value}"
-    if name == "timeout":  # asyncpg, pg8000; both take fractions
+    if name == "timeout" and value:  # asyncpg, pg8000; both take fractions
         return f"connect_timeout={math.ceil(float(value))}"
     if name == "unix_sock":  # pg8000: the socket itself, DIRECTORY/.s.PGSQL.PORT
         socket = PurePosixPath(unquote(value))
