@@ -274,11 +274,10 @@ def run(
     with _exit_codes(), _printing(committed=True):
         loop = BumpLoop(prepare, interval, _RunReport(as_json=as_json))
         _end_on_signals(loop)
-        ended = loop.run()
+        loop.run()
         _note("dagbump run: ended.")
-        if not ended:
-            _flush()
-            os._exit(0)  # the interpreter's own way out takes its time, with a thread that hangs in a driver
+        _flush()
+        os._exit(0)  # Python's own way out takes a part of that second, and more where a thread hangs in a driver
 
 
 @app.command()

@@ -21,8 +21,8 @@ from dagbump.errors import NotInstalled, UnsupportedAirflow, VersionMismatch
 from dagbump.results import BumpResult
 
 # Together below the second within which the loop promises to end.
-_LOOK_SECONDS = 0.1
-_CANCEL_AFTER_SECONDS = 0.1
+_LOOK_SECONDS = 0.05
+_CANCEL_AFTER_SECONDS = 0.05
 _LEAVE_AFTER_SECONDS = 0.2
 
 
@@ -64,14 +64,13 @@ class BumpLoop:
         """Make `run` return within a second; may be called from a signal handler."""
         self._asked_to_stop = True
 
-    def run(self) -> bool:
+    def run(self) -> None:
         """Loop until `stop`. A bump that is under way then is cancelled by the server and rolled back.
+
+        Where the server hangs, a thread is left behind that ends with the process.
 
         What may pass is waited for, with growing pauses: a lost database, a lock, a timeout. Once a bump has worked,
         so are missing functions and tables, because a restore or a migration may be under way.
-
-        Returns:
-            Whether all has ended; False: a call hangs on in a thread, which ends with the process.
 
         Raises:
             DagbumpError: the database cannot be reached at the start; dagbump is not installed, or not usable.
@@ -87,7 +86,6 @@ class BumpLoop:
             worker.join(_LEAVE_AFTER_SECONDS)
         if self._failure is not None:
             raise self._failure
-        return not worker.is_alive()
 
     def _work(self) -> None:
         try:
