@@ -39,7 +39,10 @@ def head_is_the_main_branchs() -> None:
 
 
 def given_airflow_schema() -> str | None:
-    return arguments.get("airflow_schema") or config.attributes.get("airflow_schema")
+    named: str | None = arguments.get("airflow_schema", config.attributes.get("airflow_schema"))
+    if named is not None and not named.strip():
+        raise CommandError("-x airflow_schema= is empty: name the schema of Airflow's tables, or leave it out")
+    return named
 
 
 def find_airflow_schema(connection: sa.engine.Connection) -> str:
@@ -148,7 +151,7 @@ def keep_others_out() -> None:
 def run_online() -> None:
     try:
         engine = config.attributes.get("engine") or database.create_engine(
-            database.find_url(arguments.get("url") or config.get_main_option("sqlalchemy.url"))
+            database.find_url(arguments.get("url", config.get_main_option("sqlalchemy.url")))
         )
         with database.connect(engine) as connection, translated():
             try:

@@ -122,3 +122,13 @@ def connection(connect: Connect) -> psycopg.Connection[Any]:
 def fleet(connect: Connect) -> Fleet:
     """Makes DAGs, versions, runs and task instances, each committed at once."""
     return Fleet(connect(autocommit=True))
+
+
+@pytest.fixture
+def role(fleet: Fleet) -> Iterator[str]:
+    """A role that has been granted nothing."""
+    fleet.execute("DROP ROLE IF EXISTS dagbump_test_role")
+    fleet.execute("CREATE ROLE dagbump_test_role")
+    yield "dagbump_test_role"
+    fleet.execute("DROP OWNED BY dagbump_test_role")
+    fleet.execute("DROP ROLE dagbump_test_role")

@@ -16,7 +16,7 @@ import dagbump
 import psycopg
 import pytest
 from dagbump import database as dagbump_database
-from dagbump import installation
+from dagbump.installation import installer
 from sqlalchemy.engine import URL
 from support import airflow, server
 from support.airflow_dag import Dag, Tis
@@ -627,7 +627,7 @@ def reinstall(url: URL, connection: psycopg.Connection[Any]) -> None:
     """Put dagbump back as the migration makes it."""
     connection.execute("DROP SCHEMA IF EXISTS elsewhere CASCADE")
     connection.execute("DROP SCHEMA IF EXISTS dagbump CASCADE")
-    installation.upgrade(dagbump_database.create_engine(server.libpq(url)))
+    installer.upgrade(dagbump_database.create_engine(server.libpq(url)))
 
 
 def everything_of(dag: Dag) -> list[tuple[Any, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,17 +42,20 @@ class Deployment:
     def packages(self) -> frozenset[str]:
         return freeze(self.python)
 
-    def dagbump(self, *arguments: str) -> str:
+    def dagbump(self, *arguments: str, url_from: Mapping[str, str] | None = None) -> str:
         """Run the command line; the database is the one that Airflow's configuration names."""
-        return self._run(str(self.python.with_name("dagbump")), *arguments)
+        return self._run(str(self.python.with_name("dagbump")), *arguments, url_from=url_from)
 
     def script(self, source: str) -> Any:
         """Run Python there; return what it prints, which is JSON."""
         return json.loads(self._run(str(self.python), "-c", source))
 
-    def _run(self, *command: str) -> str:
+    def _run(self, *command: str, url_from: Mapping[str, str] | None = None) -> str:
         # PSYCOPG_IMPL: psycopg cannot be loaded, also where the machine has a libpq.
         environment = airflow.environment_for(self.url, self.home) | {"PSYCOPG_IMPL": "binary"}
+        if url_from is not None:
+            del environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+            environment |= url_from
         done = subprocess.run(command, env=environment, cwd=self.home, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -121,6 +124,37 @@ def test_the_command_line_does_its_work_with_airflows_configuration(deployment: 
         assert server.dump_schema(deployment.url) == before
 
 
+@pytest.mark.parametrize("place", ["environment", "airflow.cfg", "secrets backend"])
+def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(
+    deployment: Deployment, tmp_path: Path, place: str
+) -> None:
+    secret = tmp_path / "secret"
+    url = deployment.url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    secret.write_text(f"{url}\n")
+    variable = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+    if place == "environment":
+        url_from = {f"{variable}_CMD": f"cat {secret}"}
+    elif place == "airflow.cfg":
+        (tmp_path / "airflow.cfg").write_text(f"[database]\nsql_alchemy_conn_cmd = cat {secret}\n")
+        url_from = {"AIRFLOW_HOME": str(tmp_path)}
+    else:
+        (tmp_path / "backend.py").write_text(
+            "from airflow.secrets.base_secrets import BaseSecretsBackend\n"
+            "class Files(BaseSecretsBackend):\n"
+            "    def get_config(self, key):\n"
+            f"        return open({str(secret)!r}).read() if key == 'the_database' else None\n"
+        )
+        url_from = {
+            f"{variable}_SECRET": "the_database",
+            "AIRFLOW__SECRETS__BACKEND": "backend.Files",
+            "PYTHONPATH": str(tmp_path),
+        }
+
+    deployment.dagbump("upgrade", url_from=url_from)
+    assert json.loads(deployment.dagbump("preview", "--json", url_from=url_from)) == []
+    deployment.dagbump("downgrade", url_from=url_from)
+
+
 def test_without_libpq_it_connects_through_airflows_psycopg2(deployment: Deployment) -> None:
     used = deployment.script(
         """
@@ -142,7 +176,7 @@ def test_importing_it_loads_nothing_that_a_scheduler_has_not_loaded(deployment: 
 import json, sys
 import sqlalchemy.orm
 before = set(sys.modules)
-import dagbump
+from dagbump import bump
 packages = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(json.dumps(sorted(packages - sys.stdlib_module_names)))
 """

@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import time
-from collections.abc import Iterator
+import subprocess
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from conftest import Connect
-from dagbump import database as dagbump_database
-from dagbump import installation
 from dagbump.cli import app
-from dagbump.database import create_engine, describe, find_url
-from psycopg import sql
 from sqlalchemy.engine import URL
-from support import server
-from support.fleet import Fleet
-from support.processes import DAGBUMP, command, running
-from support.server import Embedded, Server, libpq
-from support.waits import until
+from support.fleet import Fleet, stale_run
+from support.processes import DAGBUMP, command, unread
+from support.server import libpq
 from typer.main import get_command
 
 pytestmark = pytest.mark.once
-
-SECRET = "cor rect/horse:battery%@staple"  # noqa: S105  (of no account)
-
-
-def stale_run(fleet: Fleet, dag_id: str = "d") -> int:
-    old, new = fleet.dag(dag_id, versions=2)
-    run = fleet.run(dag_id)
-    fleet.ti(run, new, "success")
-    fleet.ti(run, old, "scheduled")
-    return run
 
 
 class TestCommands:
@@ -48,7 +28,7 @@ class TestCommands:
 
         bump = command(*DAGBUMP, "bump", "--url", libpq(database))
         assert (bump.returncode, bump.stderr) == (0, "")
-        assert "bumped 1 task instances in 1 runs" in bump.stdout
+        assert "bumped 1 task instance in 1 run\n" in bump.stdout
 
         assert "Nothing is stale" in command(*DAGBUMP, "preview", "--url", libpq(database)).stdout
         assert "Nothing to do" in command(*DAGBUMP, "bump", "--url", libpq(database)).stdout
@@ -94,6 +74,38 @@ class TestCommands:
         assert "\x1b" not in output
         assert len(output.splitlines()) == 4
 
+    def test_a_failed_print_says_nothing_about_the_work(self, fleet: Fleet, database: URL) -> None:
+        for dag_id, committed in (("a", True), ("b", False)):
+            run = stale_run(fleet, dag_id)
+            name = "bump" if committed else "preview"
+            with unread(*DAGBUMP, name, DAGBUMP_URL=libpq(database)) as process:
+                _, errors = process.communicate(timeout=60)
+            assert (process.returncode, errors) == (0, "")
+            assert (bumped(fleet, run) == 2) == committed
+
+        with Path("/dev/full").open("w") as full:
+            words = (*DAGBUMP, "bump", "--url", libpq(database))
+            done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, bumped(fleet, run)) == (0, 2)
+        assert re.fullmatch("dagbump: the answer cannot be printed: No space .*The work is done.\n", done.stderr)
+
+    def test_an_output_that_knows_ascii_only(self, fleet: Fleet, database: URL) -> None:
+        stale_run(fleet, "größe")
+        for name in ("preview", "bump"):
+            done = command(*DAGBUMP, name, "--url", libpq(database), PYTHONIOENCODING="ascii")
+            assert (done.returncode, "gr\\xf6\\xdfe" in done.stdout, done.stderr) == (0, True, "")
+        assert command(*DAGBUMP, "--help", PYTHONIOENCODING="ascii").returncode == 0
+
+    @pytest.mark.parametrize("id_", ["[/bold]", "[red]x[/]", ":rocket:", "[link=x]", "\\[x]", "x" * 250])
+    def test_ids_are_printed_as_they_are(self, fleet: Fleet, database: URL, id_: str) -> None:
+        old, new = fleet.dag(id_, versions=2)
+        run = fleet.run(id_, id_)
+        fleet.tis(run, new, ["success"])
+        fleet.tis(run, old, ["queued"])
+        for name in ("preview", "bump"):
+            done = command(*DAGBUMP, name, "--url", libpq(database))
+            assert (done.returncode, done.stdout.count(id_), done.stderr) == (0, 2, "")
+
     def test_every_command_and_option_has_help(self) -> None:
         group: Any = get_command(app)
         assert set(group.commands) >= {"upgrade", "downgrade", "preview", "bump", "run", "demo"}
@@ -102,12 +114,95 @@ class TestCommands:
             assert [option.name for option in subcommand.params if not option.help] == [], name
 
 
+def bumped(fleet: Fleet, run: int) -> int:
+    """Return how many task instances of a run are on the latest version."""
+    row = fleet.execute(
+        "SELECT count(*) FROM task_instance AS ti JOIN dag_run AS run USING (dag_id, run_id) "
+        "JOIN dag_version AS version ON version.id = ti.dag_version_id WHERE run.id = %s AND version_number = 2",
+        run,
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+class TestFilters:
+    """An answer that is empty says why, and of what."""
+
+    def both(self, database: URL, *words: str, code: int = 0) -> str:
+        """Ask preview and bump; return all that they print, the same in both but for its first words."""
+        said = ""
+        for name in ("preview", "bump"):
+            done = command(*DAGBUMP, name, *words, "--url", libpq(database))
+            assert done.returncode == code, done.stderr
+            assert (done.stdout == "") == (code != 0)
+            said += done.stdout + done.stderr
+            for_programs = command(*DAGBUMP, name, *words, "--json", "--url", libpq(database))
+            assert (for_programs.returncode, for_programs.stdout) == (code, "" if code else "[]\n")
+        return said
+
+    def test_what_does_not_exist_is_an_error_and_nothing_is_done(self, fleet: Fleet, database: URL) -> None:
+        run = stale_run(fleet)
+        assert self.both(database, "--dag-id", "nosuch", code=1).count("there is no DAG nosuch") == 2
+        assert self.both(database, "--dag-run-id", "4711", code=1).count("there is no run 4711") == 2
+        both = self.both(database, "--dag-id", "d", "--dag-id", "x", "--dag-run-id", "5", code=1)
+        assert both.count("there is no run 5, no DAG x in") == 2
+        assert bumped(fleet, run) == 1
+
+    def test_what_exists_and_does_not_run(self, fleet: Fleet, database: URL) -> None:
+        stale_run(fleet, "other")
+        fleet.dag("idle", versions=1)
+        done = fleet.run("idle", "r", state="success")
+        assert self.both(database, "--dag-id", "idle").count("DAG idle has no running run.") == 2
+        assert self.both(database, "--dag-run-id", str(done)).count(f"Run {done} of DAG idle is success.") == 2
+
+    def test_what_runs_and_has_nothing_stale(self, fleet: Fleet, database: URL) -> None:
+        other = stale_run(fleet, "other")
+        (version,) = fleet.dag("d", versions=1)
+        run = fleet.run("d", "r")
+        fleet.ti(run, version, "queued")
+        assert self.both(database, "--dag-id", "d").count(" in DAG d: every ") == 2
+        assert (
+            self.both(database, "--dag-id", "d", "--dag-run-id", str(run)).count(f" in run {run} of DAG d: every ") == 2
+        )
+        assert self.both(database, "--max-runs", "0").count(" in the first 0 runs: every ") == 2
+        assert self.both(database, "--dag-id", "d", "--dag-run-id", str(other)).count(
+            f"Run {other} of DAG other is running."
+        )
+
+    def test_a_role_that_may_call_the_functions_only(self, fleet: Fleet, database: URL, role: str) -> None:
+        fleet.execute("GRANT USAGE ON SCHEMA dagbump TO PUBLIC")
+        fleet.execute("GRANT SELECT ON dagbump.alembic_version TO PUBLIC")
+        fleet.execute("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dagbump TO PUBLIC")
+        as_role = database.update_query_dict({"options": f"-crole={role}"})
+        assert self.both(as_role, "--dag-id", "nosuch").count("as far as this role can see") == 2
+        run = stale_run(fleet)
+        assert "bumped 1" in command(*DAGBUMP, "bump", "--dag-id", "d", "--url", libpq(as_role)).stdout
+        assert bumped(fleet, run) == 2
+
+
 class TestExitCodes:
     def test_2_for_wrong_usage(self) -> None:
         assert command(*DAGBUMP, "bump", "--max-runs", "-1", "--url", "postgresql://h/d").returncode == 2
         assert command(*DAGBUMP, "bump", "--nonsense").returncode == 2
         nothing = command(*DAGBUMP, "bump")
         assert (nothing.returncode, "DAGBUMP_URL" in nothing.stderr) == (2, True)
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            *(("run", "--interval", interval) for interval in ("inf", "1e400", "nan", "0", "-1")),
+            *((name, "--dag-id", b"\xff") for name in ("preview", "bump")),
+            ("preview", "--dag-run-id", str(2**63)),
+            ("preview", "--max-runs", str(2**31)),
+            ("preview", "--url", b"postgresql://h/\xff"),
+            ("upgrade", "--airflow-schema", b"\xff"),
+            ("upgrade", "nosuch"),
+            ("downgrade", "nosuch"),
+        ],
+    )
+    def test_2_for_arguments_that_mean_nothing(self, database: URL, words: tuple[str, ...]) -> None:
+        done = command(*DAGBUMP, *words, DAGBUMP_URL=libpq(database))
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
 
     def test_3_for_a_database_that_does_not_answer(self) -> None:
         for name in ("preview", "bump", "upgrade", "downgrade", "run"):
@@ -122,10 +217,10 @@ class TestExitCodes:
             assert (done.returncode, "dagbump upgrade" in done.stderr) == (4, True), name
 
     def test_4_where_another_revision_is_installed(self, fleet: Fleet, database: URL) -> None:
-        fleet.execute("UPDATE dagbump.alembic_version SET version_num = '9999'")
+        fleet.execute("UPDATE dagbump.installation SET works_with_packages_from = '9999', release = '9.9.9'")
         for name in ("preview", "bump", "run"):
             done = command(*DAGBUMP, name, "--url", libpq(database))
-            assert (done.returncode, "9999" in done.stderr) == (4, True), name
+            assert (done.returncode, "9.9.9" in done.stderr) == (4, True), name
 
     def test_1_for_anything_else(self, fleet: Fleet, database: URL) -> None:
         stale_run(fleet)
@@ -135,160 +230,3 @@ class TestExitCodes:
         fleet.execute("CREATE TRIGGER no BEFORE UPDATE ON task_instance FOR EACH ROW EXECUTE FUNCTION no()")
         done = command(*DAGBUMP, "bump", "--url", libpq(database))
         assert (done.returncode, "not today" in done.stderr) == (1, True)
-
-
-class TestUrl:
-    @pytest.fixture(autouse=True)
-    def _no_configuration(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        for name in ("DAGBUMP_URL", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW_CONFIG"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
-
-    def test_the_first_place_that_names_one_wins(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        with pytest.raises(dagbump_database.InvalidUrl, match=r"airflow\.cfg"):
-            find_url()
-        (tmp_path / "airflow.cfg").write_text("[database]\nsql_alchemy_conn = postgresql://u:50%%25@h/cfg\n")
-        assert find_url() == "postgresql://u:50%25@h/cfg"
-        monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql+psycopg2://h/airflow")
-        assert find_url() == "postgresql+psycopg2://h/airflow"
-        monkeypatch.setenv("DAGBUMP_URL", "postgresql://h/dagbump")
-        assert find_url() == "postgresql://h/dagbump"
-        assert find_url("postgresql://h/option") == "postgresql://h/option"
-
-    @pytest.fixture
-    def role(self, postgres: Server, database: URL) -> Iterator[URL]:
-        """A login role whose password needs quoting in every form of URL."""
-        with postgres.maintenance() as connection:
-            connection.execute("DROP ROLE IF EXISTS dagbump_test_login")
-            connection.execute(
-                sql.SQL("CREATE ROLE dagbump_test_login SUPERUSER LOGIN PASSWORD {}").format(sql.Literal(SECRET))
-            )
-        yield database.set(username="dagbump_test_login", password=SECRET)
-        with postgres.maintenance() as connection:
-            connection.execute("DROP ROLE dagbump_test_login")
-
-    @pytest.mark.parametrize(
-        "scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg", "postgresql+asyncpg"]
-    )
-    def test_every_scheme_connects(self, role: URL, scheme: str) -> None:
-        url = role.set(drivername="postgresql").render_as_string(hide_password=False)
-        engine = create_engine(url.replace("postgresql", scheme, 1))
-        with dagbump_database.connect(engine) as connection:
-            assert installation.installed_revision(connection) == installation.newest_revision()
-
-    def test_libpqs_keywords_connect(self, role: URL) -> None:
-        host = role.host or str(role.query["host"])
-        conninfo = psycopg.conninfo.make_conninfo(
-            host=host, port=role.port or 5432, user=role.username, password=SECRET, dbname=role.database
-        )
-        with dagbump_database.connect(create_engine(conninfo)) as connection:
-            assert connection.exec_driver_sql("SELECT current_user").scalar() == "dagbump_test_login"
-
-    def test_libpqs_several_hosts_connect(self, role: URL) -> None:
-        if not role.host:
-            pytest.skip("the embedded server listens on no port")
-        url = role.set(drivername="postgresql").render_as_string(hide_password=False)
-        two = url.replace(f"{role.host}:{role.port}", f"127.0.0.1:1,{role.host}:{role.port}").replace(" ", "%20")
-        with dagbump_database.connect(create_engine(two)) as connection:
-            assert connection.exec_driver_sql("SELECT 1").scalar() == 1
-
-    @pytest.mark.parametrize(
-        "url",
-        [
-            f"host=127.0.0.1 port=1 password={SECRET}",  # an unquoted blank: libpq's message would quote the rest
-            "postgresql://user:horse battery@127.0.0.1:1/d?staple=secret",
-            "postgresql://user:horse@staple:battery@127.0.0.1:1:2/d",
-            "postgresql://user@127.0.0.1:1/d?password=horse",
-            "postgresql+nonsense://user:horse@127.0.0.1:1/staple@",
-            "horse battery staple",
-        ],
-    )
-    def test_no_password_is_printed_whatever_is_wrong(self, url: str) -> None:
-        for name in ("preview", "upgrade", "run"):
-            done = command(*DAGBUMP, name, "--url", url)
-            assert done.returncode in {2, 3, 4}
-            assert not re.search("horse|battery", done.stdout + done.stderr), done.stderr
-            assert "Traceback" not in done.stderr
-
-    def test_a_database_is_described_without_its_password(self) -> None:
-        assert describe(create_engine("postgresql://me:secret@db:5432/airflow")) == "airflow on db:5432 as me"
-        assert "secret" not in describe(create_engine("host=db password=secret"))
-
-
-class TestRun:
-    """`dagbump run`, the loop beside a stock scheduler."""
-
-    def test_bumps_what_comes_and_prints_a_line_only_then(self, fleet: Fleet, database: URL) -> None:
-        with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=libpq(database)) as loop:
-            loop.until_printed("one safe bump every 0.1 s")
-            stale_run(fleet, "first")
-            loop.until_printed("bumped 1 task instances in 1 runs")
-            stale_run(fleet, "second")
-            loop.until_printed("bumped", times=2)
-            loop.process.send_signal(signal.SIGTERM)
-            assert loop.finish(timeout=5) == 0
-        assert loop.count("bumped") == 2
-
-    def test_says_once_that_a_run_waits_for_airflow_and_leaves_it(self, fleet: Fleet, database: URL) -> None:
-        old, _ = fleet.dag("d", versions=2)
-        waiting = fleet.ti(fleet.run("d"), old, "scheduled")
-        with running(*DAGBUMP, "run", "--interval", "0.1", "--json", DAGBUMP_URL=libpq(database)) as loop:
-            loop.until_printed("needs_verify")
-            run = stale_run(fleet, "other")
-            loop.until_printed('"other"')
-            loop.process.send_signal(signal.SIGINT)
-            assert loop.finish(timeout=5) == 0
-        reports = [json.loads(line) for line in loop.lines if line.startswith("{")]
-        assert [[row["dag_id"] for row in report["runs"]] for report in reports[:2]] == [["d"], ["d", "other"]]
-        assert reports[1]["runs"][1]["dag_run_id"] == run
-        assert len(reports) <= 3  # the third: the other run is done, the first waits on
-        assert fleet.versions_of([waiting]) == [old]
-
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_ends_within_a_second_even_while_the_database_keeps_it_waiting(
-        self, fleet: Fleet, database: URL, connect: Connect, number: signal.Signals
-    ) -> None:
-        stale_run(fleet)
-        gate = connect()
-        gate.execute("LOCK TABLE task_instance IN ACCESS EXCLUSIVE MODE")
-        with running(*DAGBUMP, "run", DAGBUMP_URL=libpq(database)) as loop:
-            waiting = (
-                "SELECT FROM pg_stat_activity WHERE application_name = 'dagbump' AND wait_event_type = 'Lock' "
-                "AND datname = current_database()"
-            )
-            until(lambda: fleet.execute(waiting).fetchone() is not None, lambda: "the bump waits for the table")
-            began = time.monotonic()
-            loop.process.send_signal(number)
-            assert loop.finish(timeout=5) == 0
-            assert time.monotonic() - began < 1.0
-        until(lambda: fleet.execute(waiting).fetchone() is None, lambda: "the server has cancelled it too")
-
-    @pytest.fixture
-    def own_server(self) -> Iterator[Embedded]:
-        with server.embedded() as embedded:
-            yield embedded
-
-    def test_survives_a_restart_of_the_server(self, own_server: Embedded, airflow_database: URL) -> None:
-        schema = server.run_client("pg_dump", airflow_database, "--no-owner")
-        server.run_client("psql", own_server.url, "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=0", stdin=schema)
-        installation.upgrade(create_engine(libpq(own_server.url)))
-        with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=libpq(own_server.url)) as loop:
-            loop.until_printed("one safe bump")
-            with psycopg.connect(libpq(own_server.url), autocommit=True) as connection:
-                stale_run(Fleet(connection), "before")
-                loop.until_printed("bumped 1")
-            own_server.restart()
-            with psycopg.connect(libpq(own_server.url), autocommit=True) as connection:
-                stale_run(Fleet(connection), "after")
-                loop.until_printed("bumped 1", times=2)
-            assert loop.count("next try in")
-            loop.process.send_signal(signal.SIGTERM)
-            assert loop.finish(timeout=5) == 0
-
-    def test_ends_with_4_when_dagbump_is_removed_under_it(self, fleet: Fleet, database: URL) -> None:
-        with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=libpq(database)) as loop:
-            stale_run(fleet)
-            loop.until_printed("bumped 1")
-            fleet.execute("DROP SCHEMA dagbump CASCADE")
-            assert loop.finish(timeout=10) == 4
-            assert loop.count("dagbump upgrade")

@@ -12,7 +12,6 @@ import dagbump
 import psycopg
 import pytest
 import sqlalchemy as sa
-from psycopg import sql
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import (
@@ -266,7 +265,7 @@ class TestErrors:
         fleet.execute("DROP SCHEMA dagbump CASCADE")
 
     def drop_table(self, fleet: Fleet) -> None:
-        fleet.execute("DROP TABLE backfill_dag_run")
+        fleet.execute("DROP TABLE task_instance_history CASCADE")
 
     def drop_column(self, fleet: Fleet) -> None:
         fleet.execute("ALTER TABLE dag DROP COLUMN is_stale")
@@ -285,8 +284,8 @@ class TestErrors:
             (drop_schema, dagbump.NotInstalled, "dagbump upgrade"),
             (drop_function, dagbump.VersionMismatch, "dagbump upgrade"),
             (change_answer, dagbump.VersionMismatch, "dagbump upgrade"),
-            (drop_table, dagbump.UnsupportedAirflow, "airflow db migrate"),
-            (drop_column, dagbump.UnsupportedAirflow, "newer dagbump"),
+            (drop_table, dagbump.UnsupportedAirflow, "run `dagbump upgrade`"),
+            (drop_column, dagbump.UnsupportedAirflow, "run `dagbump upgrade`"),
         ],
     )
     def test_say_what_to_do(
@@ -327,13 +326,161 @@ class TestErrors:
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="max_runs"):
             dagbump.bump(connection, max_runs=-1)
 
-    def test_a_single_dag_id_is_not_taken_for_its_letters(self, connection: psycopg.Connection[Any]) -> None:
-        with pytest.raises(TypeError, match="etl"):
-            dagbump.bump(connection, dag_ids="etl")
+
+class TestArguments:
+    """What is not meant is a TypeError that holds the right call; no statement is sent."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "right"),
+        [
+            ({"dag_run_ids": "12"}, "dag_run_ids=[17, 18]"),
+            ({"dag_run_ids": b"12"}, "dag_run_ids=[17, 18]"),
+            ({"dag_run_ids": 12}, "dag_run_ids=[17, 18]"),
+            ({"dag_run_ids": ["12"]}, "dag_run_ids=[17, 18]"),
+            ({"dag_run_ids": [1.0]}, "dag_run_ids=[17, 18]"),
+            ({"dag_run_ids": [True]}, "dag_run_ids=[17, 18]"),
+            ({"dag_run_ids": [[1], [2]]}, "dag_run_ids=[17, 18]"),
+            ({"dag_ids": "etl"}, r"dag_ids=\['etl'\]"),
+            ({"dag_ids": b"etl"}, r"dag_ids=\['etl'\]"),
+            ({"dag_ids": bytearray(b"etl")}, r"dag_ids=\['etl'\]"),
+            ({"dag_ids": [b"etl"]}, r"dag_ids=\['etl'\]"),
+            ({"dag_ids": [["etl"]]}, r"dag_ids=\['etl'\]"),
+            ({"dag_ids": [1]}, r"dag_ids=\['etl'\]"),
+            ({"max_runs": True}, "max_runs=20"),
+            ({"max_runs": 2.0}, "max_runs=20"),
+            ({"max_runs": "2"}, "max_runs=20"),
+            ({"caller_verifies": "false"}, "caller_verifies=False"),
+            ({"caller_verifies": 1}, "caller_verifies=False"),
+            ({"caller_verifies": None}, "caller_verifies=False"),
+        ],
+    )
+    def test_of_every_function(self, fleet: Fleet, database: URL, arguments: dict[str, Any], right: str) -> None:
+        _, new, stale = stale_run(fleet)
+        right = right.replace("[17", r"\[17").replace("18]", r"18\]")
+        with open_sync("psycopg Connection", database) as connection:
+            for function in (dagbump.bump, dagbump.preview):
+                with pytest.raises(TypeError, match=rf"dagbump\.{function.__name__}\(connection, {right}\)"):
+                    function(connection, **arguments)
+
+        async def call() -> None:
+            async with await psycopg.AsyncConnection.connect(libpq(database)) as connection:
+                await dagbump.abump(connection, **arguments)
+
+        with pytest.raises(TypeError, match=right):
+            asyncio.run(call())
+        assert fleet.versions_of([stale]) != [new]
+
+    def test_that_mean_the_same_are_taken(self, fleet: Fleet, connection: psycopg.Connection[Any]) -> None:
+        class Number:
+            """An integer of another library, such as numpy's."""
+
+            def __init__(self, value: int) -> None:
+                self.value = value
+
+            def __index__(self) -> int:
+                return self.value
+
+        class Text(str):
+            __slots__ = ()
+
+        run, new, _ = stale_run(fleet)
+        ids: Any = (Number(number) for number in (run,))
+        dag_ids = {Text("d"): None}.keys()
+        limit: Any = Number(1)
+        assert dagbump.bump(connection, ids, dag_ids, limit).runs == expected(run, new)
+
+    def test_none_in_a_list_is_the_servers_to_refuse(self, connection: psycopg.Connection[Any]) -> None:
+        ids: Any = [None]
+        for arguments in ({"dag_run_ids": ids}, {"dag_ids": ids}):
+            connection.rollback()
+            with pytest.raises(psycopg.errors.InvalidParameterValue, match="must not contain NULL"):
+                dagbump.bump(connection, **arguments)
 
 
-def test_the_callers_row_factory_and_cursor_are_left_alone(fleet: Fleet, database: URL) -> None:
-    run, new, _ = stale_run(fleet)
-    with psycopg.connect(libpq(database), cursor_factory=psycopg.ClientCursor) as connection:
-        assert dagbump.bump(connection, [run]).runs == expected(run, new)
-        assert connection.execute(sql.SQL("SELECT 1")).fetchone() == (1,)
+class TestConnections:
+    """What is no connection, or one for the other kind of call, is a TypeError that holds the right call."""
+
+    def test_of_no_kind(self, database: URL) -> None:
+        url = database.set(drivername="postgresql+psycopg")
+        engine, async_engine = sa.create_engine(url), create_async_engine(url)
+        with psycopg.connect(libpq(database)) as connection:
+            for wrong in (engine, sessionmaker(engine), async_engine, connection.cursor(), libpq(database), None):
+                not_one: Any = wrong
+                for function in (dagbump.bump, dagbump.preview):
+                    with pytest.raises(
+                        TypeError, match=rf"engine\.begin.*: dagbump\.{function.__name__}\(connection\)"
+                    ):
+                        function(not_one)
+                with pytest.raises(TypeError, match=r"async with .*: await dagbump\.abump\(connection\)"):
+                    asyncio.run(dagbump.abump(not_one))
+        engine.dispose()
+
+    @pytest.mark.parametrize("kind", SYNC)
+    def test_of_sync_code_are_not_for_abump(self, database: URL, kind: str) -> None:
+        with open_sync(kind, database) as connection, pytest.raises(TypeError, match=r": dagbump\.bump\(connection\)"):
+            asyncio.run(dagbump.abump(connection))
+
+    @pytest.mark.parametrize("function", [dagbump.bump, dagbump.preview])
+    def test_of_async_code_are_for_abump(self, database: URL, function: Callable[[Any], object]) -> None:
+        async def call() -> None:
+            engine = create_async_engine(async_url(database, "asyncpg"))
+            async with (
+                await psycopg.AsyncConnection.connect(libpq(database)) as own,
+                engine.connect() as connection,
+                AsyncSession(engine) as session,
+            ):
+                for wrong in (own, connection, session):
+                    with pytest.raises(TypeError, match=r"await dagbump\.abump\(connection\)"):
+                        function(wrong)
+            await engine.dispose()
+
+        asyncio.run(call())
+
+
+class TestPsycopg:
+    @pytest.mark.parametrize("factory", [psycopg.ClientCursor, psycopg.RawCursor, psycopg.ServerCursor])
+    def test_the_callers_row_factory_and_cursor_are_left_alone(
+        self, fleet: Fleet, database: URL, factory: type[psycopg.Cursor[Any]]
+    ) -> None:
+        run, new, _ = stale_run(fleet)
+        with psycopg.connect(libpq(database)) as connection:
+            connection.cursor_factory = factory
+            assert dagbump.preview(connection, [run])[0].verdict == "bump"
+            assert dagbump.bump(connection, [run]).runs == expected(run, new)
+            assert connection.cursor_factory is factory
+            connection.cursor_factory = psycopg.Cursor
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+    def test_the_callers_async_cursor_is_left_alone(self, fleet: Fleet, database: URL) -> None:
+        run, new, _ = stale_run(fleet)
+
+        async def call() -> dagbump.BumpResult:
+            async with await psycopg.AsyncConnection.connect(
+                libpq(database), cursor_factory=psycopg.AsyncRawCursor
+            ) as connection:
+                return await dagbump.abump(connection, [run])
+
+        assert asyncio.run(call()).runs == expected(run, new)
+
+    def test_in_a_pipeline_it_works(self, fleet: Fleet, database: URL) -> None:
+        run, new, _ = stale_run(fleet)
+        with psycopg.connect(libpq(database)) as connection, connection.pipeline():
+            connection.execute("SELECT 1")
+            assert dagbump.bump(connection, [run]).runs == expected(run, new)
+
+    def test_in_a_pipeline_an_earlier_error_of_the_callers_comes_out_as_itself(self, database: URL) -> None:
+        def call() -> None:
+            with psycopg.connect(libpq(database)) as connection, connection.pipeline():
+                connection.execute("SELECT FROM nosuch")
+                dagbump.bump(connection)
+
+        with pytest.raises(psycopg.errors.UndefinedTable, match="nosuch"):
+            call()
+
+        async def acall() -> None:
+            async with await psycopg.AsyncConnection.connect(libpq(database)) as connection, connection.pipeline():
+                await connection.execute("SELECT FROM nosuch")
+                await dagbump.abump(connection)
+
+        with pytest.raises(psycopg.errors.UndefinedTable, match="nosuch"):
+            asyncio.run(acall())

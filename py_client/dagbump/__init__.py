@@ -3,16 +3,22 @@
 One Python function for each SQL function in schema ``dagbump``; ``dagbump upgrade`` installs those.
 """
 
-from dagbump.client import abump, bump, preview
-from dagbump.errors import (
-    DagbumpError,
-    InsufficientPrivilege,
-    NotInstalled,
-    Unreachable,
-    UnsupportedAirflow,
-    VersionMismatch,
-)
-from dagbump.results import BumpResult, RunBump, RunPreview
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dagbump.client import abump, bump, preview
+    from dagbump.errors import (
+        DagbumpError,
+        InsufficientPrivilege,
+        NotInstalled,
+        Unreachable,
+        UnsupportedAirflow,
+        VersionMismatch,
+    )
+    from dagbump.results import BumpResult, RunBump, RunPreview
 
 __version__ = "0.1.0"
 
@@ -30,3 +36,14 @@ __all__ = [
     "bump",
     "preview",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the command line answers a signal before SQLAlchemy is there."""
+    if name in __all__:
+        for module in ("errors", "results", "client"):
+            value = getattr(import_module(f"dagbump.{module}"), name, None)
+            if value is not None:
+                globals()[name] = value
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

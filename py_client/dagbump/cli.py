@@ -5,22 +5,26 @@ Exit codes: 0 done; 1 the work failed; 2 wrong usage; 3 database not reachable; 
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
+from alembic.script.revision import RevisionError
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
-from dagbump import client, database
+from dagbump import client, database, filters
 from dagbump.errors import (
     DagbumpError,
     NotInstalled,
@@ -50,6 +54,36 @@ app = typer.Typer(
 
 _WRONG_USAGE, _UNREACHABLE, _UNSUPPORTED = 2, 3, 4
 
+
+@app.callback()
+def _before_every_command() -> None:
+    """Print what a terminal's encoding does not know in another way, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "surrogateescape"}:
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _text(value: str | None) -> str | None:
+    """Refuse what is empty, as an unset variable is, and bytes that are no text."""
+    if value is not None and not value.strip():
+        raise typer.BadParameter("it is empty")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("it is not text in this locale's encoding") from None
+    return value
+
+
+def _texts(values: list[str] | None) -> list[str] | None:
+    return values and [value for value in values if _text(value)]
+
+
+def _seconds(value: float) -> float:
+    if value != value:  # noqa: PLR0124  (not a number, which is neither too small nor too large)
+        raise typer.BadParameter("it is not a number")
+    return value
+
+
 Url = Annotated[
     str | None,
     typer.Option(
@@ -64,6 +98,7 @@ AirflowSchema = Annotated[
     typer.Option(
         "--airflow-schema",
         metavar="NAME",
+        callback=_text,
         help="The schema of Airflow's tables. Default: where task_instance is found on the search path; "
         "with --sql, public.",
     ),
@@ -73,18 +108,22 @@ OfAirflow = Annotated[
     typer.Option(
         "--airflow-schema",
         metavar="NAME",
+        callback=_text,
         help="The schema of the Airflow that you mean, where the search path leads to another one.",
     ),
 ]
 PrintSql = Annotated[bool, typer.Option("--sql", help="Print the script for review; touch no database.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DagRunIds = Annotated[
-    list[int] | None, typer.Option("--dag-run-id", metavar="ID", help="Only this run (dag_run.id); repeatable.")
+    list[int] | None,
+    typer.Option("--dag-run-id", min=0, max=2**63 - 1, metavar="ID", help="Only this run (dag_run.id); repeatable."),
 ]
-DagIds = Annotated[list[str] | None, typer.Option("--dag-id", metavar="ID", help="Only this DAG; repeatable.")]
+DagIds = Annotated[
+    list[str] | None, typer.Option("--dag-id", metavar="ID", callback=_texts, help="Only this DAG; repeatable.")
+]
 MaxRuns = Annotated[
     int | None,
-    typer.Option("--max-runs", min=0, metavar="N", help="At most N runs, in the scheduler's order."),
+    typer.Option("--max-runs", min=0, max=2**31 - 1, metavar="N", help="At most N runs, in the scheduler's order."),
 ]
 CallerVerifies = Annotated[
     bool,
@@ -98,7 +137,7 @@ CallerVerifies = Annotated[
 
 @app.command()
 def upgrade(
-    revision: Annotated[str, typer.Argument(help="An Alembic revision.")] = "head",
+    revision: Annotated[str, typer.Argument(callback=_text, help="An Alembic revision.")] = "head",
     url: Url = None,
     airflow_schema: AirflowSchema = None,
     with_index: Annotated[
@@ -158,8 +197,9 @@ def downgrade(
     revision: Annotated[
         str,
         typer.Argument(
+            callback=_text,
             help="An Alembic revision; base removes dagbump, index@base the optional index. "
-            "With --sql: FROM:TO, as in 0001:base."
+            "With --sql: FROM:TO, as in 0001:base.",
         ),
     ] = "base",
     url: Url = None,
@@ -209,14 +249,16 @@ def preview(
     as_json: Json = False,
 ) -> None:
     """Show what bump would do, and why it leaves other stale task instances alone. Reads only."""
-    with _exit_codes(), _connection(url, airflow_schema) as connection:
+    with _exit_codes(), _connection(url, airflow_schema) as (connection, installed):
+        chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, max_runs)
         rows = client.preview(connection, dag_run_id, dag_id, max_runs, caller_verifies)
-    if as_json:
-        _print_json([asdict(row) for row in rows])
-    elif not rows:
-        _say("Nothing is stale: every unfinished task instance is on the latest version of its DAG.")
-    else:
-        _print_table(RunPreview, rows)
+    with _printing():
+        if as_json:
+            _print_json([asdict(row) for row in rows])
+        elif rows:
+            _print_table(RunPreview, rows)
+        else:
+            print(_nothing("Nothing is stale", "unfinished task instance", chosen))
 
 
 @app.command()
@@ -237,38 +279,50 @@ def bump(
     """
     if caller_verifies:
         _warn_about_caller_verifies(yes=yes)
-    with _exit_codes(), _connection(url, airflow_schema) as connection:
+    with _exit_codes(), _connection(url, airflow_schema) as (connection, installed):
+        chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, max_runs)
         result = client.bump(connection, dag_run_id, dag_id, max_runs, caller_verifies)
         connection.commit()
-    if as_json:
-        _print_json([asdict(row) for row in result.runs])
-        return
-    if result.runs:
-        _print_table(RunBump, result.runs)
-    _say(_sentence(result))
+    with _printing(committed=True):
+        if as_json:
+            _print_json([asdict(row) for row in result.runs])
+        elif result.runs:
+            _print_table(RunBump, result.runs)
+            print(_sentence(result))
+        else:
+            print(_nothing("Nothing to do", "task instance that may be bumped", chosen))
 
 
 @app.command()
 def run(
     url: Url = None,
     airflow_schema: OfAirflow = None,
-    interval: Annotated[float, typer.Option("--interval", min=0.1, metavar="SECONDS", help="Between two bumps.")] = 1.0,
+    interval: Annotated[
+        float,
+        typer.Option("--interval", min=0.1, max=86400, metavar="SECONDS", callback=_seconds, help="Between two bumps."),
+    ] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Bump once per interval, beside a stock scheduler, until SIGTERM or Ctrl-C.
 
-    Each bump is the safe form, in a transaction of its own. Prints a line per loop that changed something.
-    A lost database is waited for, with growing pauses.
+    Each bump is the safe form, in a transaction of its own. Prints a line per loop that changed something, and one when
+    other runs than before are left to Airflow or held. What may pass is waited for, with growing pauses: a lost
+    database, a lock, a timeout, a migration.
     """
-    with _exit_codes():
-        with _connection(url, airflow_schema) as connection:  # what cannot be waited out fails here
+
+    def prepare() -> sa.engine.Engine:
+        with _connection(url, airflow_schema) as (connection, _):  # what cannot be waited out fails here
             engine = connection.engine
-        loop = BumpLoop(engine, interval, _loop_reporter(as_json=as_json), _report_outage)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: loop.stop())
         _note(f"dagbump run: one safe bump every {interval:g} s in {database.describe(engine)}. Ctrl-C ends it.")
+        return engine
+
+    with _exit_codes(), _printing(committed=True):
+        loop = BumpLoop(prepare, interval, _RunReport(as_json=as_json))
+        _end_on_signals(loop)
         loop.run()
         _note("dagbump run: ended.")
+        _flush()
+        os._exit(0)  # Python's own way out takes a part of that second, and more where a thread hangs in a driver
 
 
 @app.command()
@@ -289,40 +343,79 @@ def demo(
             raise DagbumpError(f"the demo needs its extra: pip install 'dagbump[demo]' ({error})") from None
 
 
-def _loop_reporter(*, as_json: bool) -> Callable[[BumpResult], None]:
-    last_seen: list[object] = []
+def _end_on_signals(loop: BumpLoop) -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT)
 
-    def report(result: BumpResult) -> None:
+    def stop(*_: object) -> None:
+        loop.stop()
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)  # the next one ends it on the spot
+
+    for number in numbers:
+        signal.signal(number, stop)
+
+
+class _RunReport:
+    """What `dagbump run` prints: what is new, once, with the time."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._seen: list[object] = []
+        self._troubles: set[str] = set()
+
+    def result(self, result: BumpResult) -> None:
         # A run that waits for Airflow is in every loop's answer; say it when it is new.
-        seen = [(row.dag_run_id, row.dag_version_id, row.locked) for row in result.runs]
-        if not result.bumped and seen == last_seen:
+        before, self._seen = self._seen, [(row.dag_run_id, row.dag_version_id, row.locked) for row in result.runs]
+        if not result.runs or (not result.bumped and self._seen == before):
             return
-        last_seen[:] = seen
-        if not result.runs:
-            return
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        if as_json:
-            print(json.dumps({"at": now, "runs": [asdict(row) for row in result.runs]}, default=str), flush=True)
+        if self._as_json:
+            line = json.dumps({"at": _now(), "runs": [asdict(row) for row in result.runs]}, default=str)
         else:
-            print(f"{now} {_sentence(result)}", flush=True)
+            line = f"{_now()} {_sentence(result)}"
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            raise  # it is read by nobody any more
+        except OSError as error:  # a full disk, for one, does not stop the work
+            _note(f"{_now()} dagbump run: a line cannot be printed: {error.strerror}")
 
-    return report
+    def trouble(self, error: BaseException) -> None:
+        told = "; ".join(str(error).splitlines()) if isinstance(error, DagbumpError) else summary(error)
+        if told not in self._troubles:
+            self._troubles.add(told)
+            _note(f"{_now()} dagbump run: {told}; trying again, with growing pauses")
+
+    def recovered(self) -> None:
+        self._troubles.clear()
+        _note(f"{_now()} dagbump run: connected again, and bumping")
 
 
-def _report_outage(error: BaseException, seconds: float) -> None:
-    _note(f"dagbump run: {summary(error)}; next try in {seconds:.1f} s")
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _nothing(what: str, which: str, chosen: filters.Filter) -> str:
+    """Say why an answer is empty, and of which runs that is said."""
+    if chosen.obstacle:
+        return f"{what}. {chosen.obstacle}"
+    return f"{what}{' in ' if chosen.name else ''}{chosen.name}: every {which} is on the latest version of its DAG."
 
 
 def _sentence(result: BumpResult) -> str:
-    if not result.runs:
-        return "Nothing to do: every task instance that may be bumped is on the latest version of its DAG."
+    """Say what a bump did that had something to answer."""
     changed = sum(1 for row in result.runs if row.bumped)
-    parts = [f"bumped {result.bumped} task instances in {changed} runs"]
+    parts = []
+    if result.bumped:
+        parts.append(f"bumped {_counted(result.bumped, 'task instance')} in {_counted(changed, 'run')}")
     if result.locked:
-        parts.append(f"left {result.locked} that other transactions hold")
+        parts.append(f"left {_counted(result.locked, 'task instance')} that other transactions hold")
     if result.needs_verify:
-        parts.append(f"verify_integrity is due for {len(result.needs_verify)} runs")
+        parts.append(f"verify_integrity is due for {_counted(len(result.needs_verify), 'run')}")
     return "; ".join(parts)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _warn_about_caller_verifies(*, yes: bool) -> None:
@@ -344,31 +437,72 @@ def _engine(url: str | None) -> sa.engine.Engine:
 
 
 @contextmanager
-def _connection(url: str | None, airflow_schema: str | None = None) -> Iterator[sa.engine.Connection]:
+def _connection(url: str | None, airflow_schema: str | None) -> Iterator[tuple[sa.engine.Connection, state.Installed]]:
     """Connect for one command, after a look at what is installed, which says more than a missing function would."""
     with database.connect(_engine(url)) as connection:
         with translated():
-            state.require_usable(connection, airflow_schema)
-        yield connection
+            installed = state.require_usable(connection, airflow_schema)
+        yield connection, installed
 
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     """End with the exit code and one message, never a traceback, for what a user can mend."""
     try:
-        yield
+        with _quiet_when_nobody_reads():
+            yield
     except DagbumpError as error:
         _note(f"dagbump: {error}")
-        if isinstance(error, database.InvalidUrl):
+        if isinstance(error, database.InvalidUrl) or _names_no_revision(error):
             raise typer.Exit(_WRONG_USAGE) from None
         if isinstance(error, Unreachable):
             raise typer.Exit(_UNREACHABLE) from None
         if isinstance(error, NotInstalled | VersionMismatch | UnsupportedAirflow):
             raise typer.Exit(_UNSUPPORTED) from None
         raise typer.Exit(1) from None
+    except OSError as error:
+        _note(f"dagbump: {error}")
+        raise typer.Exit(1) from None
     except sa.exc.DBAPIError as error:
         _note(f"dagbump: {summary(error)}")
         raise typer.Exit(_UNREACHABLE if error.connection_invalidated else 1) from None
+
+
+def _names_no_revision(error: DagbumpError) -> bool:
+    """Tell whether Alembic does not know the revision that was asked for."""
+    return error.__cause__ is not None and isinstance(error.__cause__.__cause__, RevisionError)
+
+
+@contextmanager
+def _quiet_when_nobody_reads() -> Iterator[None]:
+    """End without a word where a pipe is closed at its other end, as by head."""
+    try:
+        yield
+        _flush()
+    except BrokenPipeError:
+        _print_no_more()
+
+
+@contextmanager
+def _printing(*, committed: bool = False) -> Iterator[None]:
+    """Print an answer. Failing to print it says nothing about the work, which may be done and committed."""
+    try:
+        with _quiet_when_nobody_reads():
+            yield
+    except OSError as error:
+        _print_no_more()
+        _note(f"dagbump: the answer cannot be printed: {error.strerror}.{' The work is done.' if committed else ''}")
+        raise typer.Exit(0 if committed else 1) from None
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # None where it was closed from the start
+        sys.stdout.flush()
+
+
+def _print_no_more() -> None:
+    """Let what is left in the buffer go nowhere; Python would fail over it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_json(value: object) -> None:
@@ -376,16 +510,19 @@ def _print_json(value: object) -> None:
 
 
 def _print_table(kind: type[RunBump | RunPreview], rows: Iterable[RunBump | RunPreview]) -> None:
-    console = Console()
+    # Nothing that comes from a database is markup.
+    console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:  # a pipe has no width to fit into
-        console = Console(width=200)
+        console.width = 1_000_000
     table = Table(box=None, header_style="bold", pad_edge=False)
     for field in fields(kind):
         numeric = field.type in {"int", "int | None"}
         table.add_column(field.name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(getattr(row, field.name)) for field in fields(kind)))
-    console.print(table)
+        table.add_row(*(Text(_cell(getattr(row, field.name))) for field in fields(kind)))
+    with console.capture() as text:  # rich would end the process over a closed pipe
+        console.print(table)
+    print(text.get(), end="")
 
 
 def _cell(value: Any) -> str:
@@ -395,8 +532,11 @@ def _cell(value: Any) -> str:
 
 
 def _say(message: str) -> None:
-    print(message)
+    """Tell what has been done."""
+    with _printing(committed=True):
+        print(message)
 
 
 def _note(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    with suppress(OSError):  # there is nowhere left to tell it
+        print(message, file=sys.stderr, flush=True)

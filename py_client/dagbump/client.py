@@ -7,11 +7,12 @@ it prepares whatever it runs; behind PgBouncer, configure it as SQLAlchemy's doc
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
@@ -51,12 +52,14 @@ def bump(
             task instances of newly added tasks.
 
     Raises:
+        TypeError: an argument is not of the kind that is meant.
         NotInstalled: schema ``dagbump`` is not there.
         VersionMismatch: another revision of it is.
         UnsupportedAirflow: Airflow's tables have changed since it was installed.
         InsufficientPrivilege: this role has not been granted the function.
     """
-    call = _Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies=caller_verifies)
+    _refuse_connection("bump", connection, _SYNC)
+    call = _Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies)
     session = _session(connection)
     if session is not None and session.autoflush:
         session.flush()
@@ -74,14 +77,20 @@ async def abump(
     caller_verifies: bool = False,
 ) -> BumpResult:
     """Do what `bump` does, on a `psycopg.AsyncConnection` or a SQLAlchemy `AsyncConnection` or `AsyncSession`."""
-    if not _is_psycopg(connection, "AsyncConnection"):
-        return await connection.run_sync(bump, dag_run_ids, dag_ids, max_runs, caller_verifies)  # type: ignore[union-attr]
+    _refuse_connection("abump", connection, _ASYNC)
+    call = _Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies)
+    if not _is_one_of(connection, {"psycopg": ("AsyncConnection",)}):
+        return await connection.run_sync(bump, **call.arguments)  # type: ignore[union-attr]
 
-    from psycopg.rows import dict_row  # see _is_psycopg
+    import psycopg  # see _is_one_of
+    from psycopg.rows import dict_row
 
-    call = _Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies=caller_verifies)
-    with translated():
-        async with connection.cursor(row_factory=dict_row) as cursor:  # type: ignore[union-attr]
+    psycopg_connection = cast("psycopg.AsyncConnection[Any]", connection)
+    async with psycopg.AsyncCursor(psycopg_connection, row_factory=dict_row) as cursor:
+        if psycopg_connection.info.pipeline_status:  # see _rows
+            await cursor.execute(_NOTHING, prepare=False)
+            await cursor.fetchall()
+        with translated():
             await cursor.execute(call.sql(_PSYCOPG), call.arguments, prepare=False)
             return BumpResult(from_rows(RunBump, await cursor.fetchall()))
 
@@ -97,7 +106,8 @@ def preview(
 
     Reads only. Takes the same arguments and raises the same errors as `bump`.
     """
-    call = _Call.to("preview", dag_run_ids, dag_ids, max_runs, caller_verifies=caller_verifies)
+    _refuse_connection("preview", connection, _SYNC)
+    call = _Call.to("preview", dag_run_ids, dag_ids, max_runs, caller_verifies)
     return from_rows(RunPreview, _rows(connection, call))
 
 
@@ -117,23 +127,20 @@ class _Call:
 
     @classmethod
     def to(
-        cls,
-        function: str,
-        dag_run_ids: Iterable[int] | None,
-        dag_ids: Iterable[str] | None,
-        max_runs: int | None,
-        *,
-        caller_verifies: bool,
+        cls, function: str, dag_run_ids: object, dag_ids: object, max_runs: object, caller_verifies: object
     ) -> _Call:
-        if isinstance(dag_ids, str):
-            raise TypeError(f"dag_ids takes several ids: write [{dag_ids!r}] for one")
         given: dict[str, Any] = {}
         if dag_run_ids is not None:
-            given["dag_run_ids"] = list(dag_run_ids)
+            given["dag_run_ids"] = _list(function, "dag_run_ids", dag_run_ids, "integers", "[17, 18]", _integer)
         if dag_ids is not None:
-            given["dag_ids"] = list(dag_ids)
+            given["dag_ids"] = _list(function, "dag_ids", dag_ids, "str", "['etl']", _text)
         if max_runs is not None:
-            given["max_runs"] = max_runs
+            try:
+                given["max_runs"] = _integer(max_runs)
+            except TypeError:
+                raise _misused(function, "max_runs", "an integer or None", max_runs, "20") from None
+        if not isinstance(caller_verifies, bool):
+            raise _misused(function, "caller_verifies", "True or False", caller_verifies, "False")
         if caller_verifies:
             given["caller_verifies"] = True
         return cls(function, given)
@@ -143,28 +150,96 @@ class _Call:
         return f"SELECT * FROM dagbump.{self.function}({', '.join(arguments)})"  # noqa: S608  (constants only)
 
 
+def _list(
+    function: str, name: str, value: object, kind: str, example: str, convert: Callable[[object], Any]
+) -> list[Any]:
+    """Return what an argument that takes several ids holds; a text is one thing here, not its letters."""
+    if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Iterable):
+        raise _misused(function, name, f"an iterable of {kind}", value, example)
+    converted = []
+    for item in value:
+        try:
+            converted.append(convert(item))
+        except TypeError:
+            raise _misused(function, name, f"an iterable of {kind}, and nothing else in it", item, example) from None
+    return converted
+
+
+def _integer(value: object) -> int | None:
+    """Return whatever counts as an integer, numpy's for one, as an int; None is the server's to refuse."""
+    if isinstance(value, bool):
+        raise TypeError
+    return None if value is None else operator.index(value)  # type: ignore[arg-type]
+
+
+def _text(value: object) -> str | None:
+    if not isinstance(value, str | None):
+        raise TypeError
+    return value
+
+
+def _misused(function: str, name: str, wanted: str, given: object, example: str) -> TypeError:
+    return TypeError(
+        f"{name} takes {wanted}, not {type(given).__name__}: dagbump.{function}(connection, {name}={example})"
+    )
+
+
+# By name, because whoever holds one has imported it: psycopg cannot be imported where there is no libpq, and async code
+# is not for everybody.
+_SYNC = {
+    "psycopg": ("Connection",),
+    "sqlalchemy.engine": ("Connection",),
+    "sqlalchemy.orm": ("Session", "scoped_session"),
+}
+_ASYNC = {"psycopg": ("AsyncConnection",), "sqlalchemy.ext.asyncio": ("AsyncConnection", "AsyncSession")}
+
+
+def _is_one_of(value: object, classes: Mapping[str, Sequence[str]]) -> bool:
+    modules = ((sys.modules.get(module), names) for module, names in classes.items())
+    return any(isinstance(value, getattr(module, name)) for module, names in modules if module for name in names)
+
+
+def _refuse_connection(function: str, connection: object, taken: Mapping[str, Sequence[str]]) -> None:
+    """Raise where the connection is not one, or is one for the other kind of call."""
+    if _is_one_of(connection, taken):
+        return
+    if _is_one_of(connection, _ASYNC):
+        right = "await dagbump.abump(connection)"
+    elif function == "abump" and _is_one_of(connection, _SYNC):
+        right = "dagbump.bump(connection)"
+    elif function == "abump":
+        right = "async with engine.begin() as connection: await dagbump.abump(connection)"
+    else:
+        right = f"with engine.begin() as connection: dagbump.{function}(connection)"
+    names = " or ".join(f"{module}.{name}" for module, names in taken.items() for name in names)
+    raise TypeError(f"connection takes a {names}, not {type(connection).__name__}: {right}")
+
+
 _PSYCOPG, _SQLALCHEMY = "%({})s", ":{}"
+_NOTHING = "SELECT"
 
 
 def _rows(connection: SyncConnection, call: _Call) -> Sequence[Mapping[str, Any]]:
-    with translated():
-        if _is_psycopg(connection, "Connection"):
-            from psycopg.rows import dict_row  # see _is_psycopg
+    if _is_one_of(connection, {"psycopg": ("Connection",)}):
+        import psycopg  # see _is_one_of
+        from psycopg.rows import dict_row
 
-            with connection.cursor(row_factory=dict_row) as cursor:  # type: ignore[union-attr]
+        psycopg_connection = cast("psycopg.Connection[Any]", connection)
+        # Not its cursor(): the caller's cursor_factory may take other placeholders.
+        with psycopg.Cursor(psycopg_connection, row_factory=dict_row) as cursor:
+            if psycopg_connection.info.pipeline_status:
+                # An error of what the caller has sent before comes out here, as it is.
+                cursor.execute(_NOTHING, prepare=False)
+                cursor.fetchall()
+            with translated():
                 cursor.execute(call.sql(_PSYCOPG), call.arguments, prepare=False)
                 return cursor.fetchall()
-        session = _session(connection)
+    session = _session(connection)
+    with translated():
         sa_connection: sa.engine.Connection = connection if session is None else session.connection()  # type: ignore[assignment]
         with _never_prepared(sa_connection):
             result = sa_connection.execute(sa.text(call.sql(_SQLALCHEMY)), call.arguments)
             return [dict(row) for row in result.mappings()]
-
-
-def _is_psycopg(connection: object, class_name: str) -> bool:
-    # psycopg cannot be imported where there is no libpq; whoever holds one of its connections has imported it.
-    module = sys.modules.get("psycopg")
-    return module is not None and isinstance(connection, getattr(module, class_name))
 
 
 def _session(connection: object) -> Session | None:

@@ -5,66 +5,81 @@ The work happens in a thread, so that a signal ends the loop at once, whatever t
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 import tenacity
 
 from dagbump import database
 from dagbump.client import bump
-from dagbump.errors import Unreachable
+from dagbump.errors import NotInstalled, UnsupportedAirflow, VersionMismatch
 from dagbump.results import BumpResult
 
 # Together below the second within which the loop promises to end.
-_CANCEL_AFTER_SECONDS = 0.1
-_LEAVE_AFTER_SECONDS = 0.3
+_LOOK_SECONDS = 0.05
+_CANCEL_AFTER_SECONDS = 0.05
+_LEAVE_AFTER_SECONDS = 0.2
+
+
+class Reporter(Protocol):
+    """Who is told what the loop does."""
+
+    def result(self, result: BumpResult) -> None:
+        """Take the answer of every bump that worked."""
+
+    def trouble(self, error: BaseException) -> None:
+        """Take the error of every try that failed and is followed by another."""
+
+    def recovered(self) -> None:
+        """Take notice that a bump worked after trouble."""
 
 
 class BumpLoop:
     """Calls ``dagbump.bump`` in its safe form, each time in a transaction of its own, until `stop`."""
 
-    def __init__(
-        self,
-        engine: sa.engine.Engine,
-        interval: float,
-        on_result: Callable[[BumpResult], None],
-        on_outage: Callable[[BaseException, float], None],
-    ) -> None:
+    def __init__(self, prepare: Callable[[], sa.engine.Engine], interval: float, reporter: Reporter) -> None:
         """Prepare the loop; nothing is connected yet.
 
         Args:
-            engine: the database, from `database.create_engine`.
+            prepare: called once, at the start; answers the database, from `database.create_engine`, after a look
+                at it. What it raises ends the loop.
             interval: seconds between two calls.
-            on_result: takes the result of every call.
-            on_outage: takes the error, and the seconds until the next try, whenever the database is lost.
+            reporter: is told what happens.
         """
-        self._engine = engine
+        self._prepare = prepare
         self._interval = interval
-        self._on_result = on_result
-        self._on_outage = on_outage
+        self._reporter = reporter
+        self._asked_to_stop = False  # no lock in it: a signal handler sets it
         self._stopping = threading.Event()
         self._connection: sa.engine.Connection | None = None
+        self._has_worked = False
         self._failure: BaseException | None = None
 
     def stop(self) -> None:
         """Make `run` return within a second; may be called from a signal handler."""
-        self._stopping.set()
+        self._asked_to_stop = True
 
     def run(self) -> None:
         """Loop until `stop`. A bump that is under way then is cancelled by the server and rolled back.
 
-        A database that is lost, or not there yet, is waited for.
+        Where the server hangs, a thread is left behind that ends with the process.
+
+        What may pass is waited for, with growing pauses: a lost database, a lock, a timeout. Once a bump has worked,
+        so are missing functions and tables, because a restore or a migration may be under way.
 
         Raises:
-            DagbumpError: dagbump is not installed, or not usable.
+            DagbumpError: the database cannot be reached at the start; dagbump is not installed, or not usable.
         """
         worker = threading.Thread(target=self._work, name="dagbump-loop", daemon=True)
         worker.start()
-        while worker.is_alive() and not self._stopping.wait(0.1):
-            pass
+        while worker.is_alive() and not self._asked_to_stop:
+            worker.join(_LOOK_SECONDS)
+        self._stopping.set()
         worker.join(_CANCEL_AFTER_SECONDS)
         if worker.is_alive():
             self._cancel()
@@ -74,44 +89,68 @@ class BumpLoop:
 
     def _work(self) -> None:
         try:
+            engine = self._prepare()
+            until_it_works = tenacity.Retrying(
+                retry=tenacity.retry_if_exception(self._may_pass),
+                wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
+                stop=tenacity.stop_when_event_set(self._stopping),
+                sleep=tenacity.sleep_using_event(self._stopping),
+                before_sleep=self._report_trouble,
+                reraise=True,
+            )
             while not self._stopping.is_set():
-                self._bump_until_outage()
+                result = until_it_works(self._bump, engine)
+                if until_it_works.statistics["attempt_number"] > 1:
+                    self._reporter.recovered()
+                self._reporter.result(result)
+                self._stopping.wait(self._interval)
         except BaseException as error:  # noqa: BLE001  (raised again in run)
             if not self._stopping.is_set():
                 self._failure = error
-
-    def _bump_until_outage(self) -> None:
-        reconnecting = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Unreachable),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
-            stop=tenacity.stop_when_event_set(self._stopping),
-            sleep=tenacity.sleep_using_event(self._stopping),
-            before_sleep=self._report_unreachable,
-            reraise=True,
-        )
-        try:
-            with reconnecting(database.connect, self._engine) as self._connection:
-                while not self._stopping.is_set():
-                    with self._connection.begin():
-                        result = bump(self._connection)
-                    self._on_result(result)
-                    self._stopping.wait(self._interval)
-        except sa.exc.DBAPIError as error:
-            if not database.is_outage(error):
-                raise
-            self._on_outage(error, self._interval)
-            self._stopping.wait(self._interval)
         finally:
-            self._connection = None
+            self._disconnect()
 
-    def _report_unreachable(self, state: tenacity.RetryCallState) -> None:
-        assert state.outcome is not None  # noqa: S101  (for the type checker: before_sleep has one)
-        error = state.outcome.exception()
-        if error is not None and state.next_action is not None:
-            self._on_outage(error, state.next_action.sleep)
+    def _bump(self, engine: sa.engine.Engine) -> BumpResult:
+        try:
+            if self._connection is None:
+                self._connection = database.connect(engine)
+            with self._connection.begin():
+                result = bump(self._connection)
+        except BaseException:
+            self._disconnect()
+            raise
+        self._has_worked = True
+        return result
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sa.exc.SQLAlchemyError):
+                connection.invalidate()  # no ROLLBACK, which a server in trouble may not answer
+                connection.close()
+
+    def _may_pass(self, error: BaseException) -> bool:
+        if isinstance(error, NotInstalled | VersionMismatch | UnsupportedAirflow):
+            return self._has_worked
+        return database.may_pass(error)
+
+    def _report_trouble(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if error is not None:
+            self._reporter.trouble(error)
 
     def _cancel(self) -> None:
+        """Ask the server to cancel what it does, from a process of its own.
+
+        The request waits for as long as the server hangs, and most drivers keep the whole process waiting with it.
+        """
         connection = self._connection
-        with suppress(Exception):  # it may have gone at this moment
-            driver_connection: Any = connection.connection.driver_connection  # type: ignore[union-attr]
-            driver_connection.cancel()
+        if connection is not None and os.fork() == 0:
+            try:
+                os.closerange(0, 3)  # who reads the output of `dagbump run` is not kept waiting
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.setitimer(signal.ITIMER_REAL, 1.0)  # ends the process
+                driver_connection: Any = connection.connection.driver_connection
+                driver_connection.cancel()
+            finally:
+                os._exit(0)

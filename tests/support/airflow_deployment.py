@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import psycopg
 from dagbump import database as dagbump_database
-from dagbump import installation
+from dagbump.installation import installer
 from sqlalchemy.engine import URL
 
 from support import airflow, server
@@ -192,7 +192,7 @@ class Deployment:
     def install(self) -> None:
         """Install dagbump anew."""
         self.remove()
-        installation.upgrade(dagbump_database.create_engine(server.libpq(self.url)))
+        installer.upgrade(dagbump_database.create_engine(server.libpq(self.url)))
 
     def remove(self) -> None:
         self.connection.execute("DROP SCHEMA IF EXISTS dagbump CASCADE")

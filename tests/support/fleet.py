@@ -183,3 +183,12 @@ class Fleet:
             )
             self._columns[table] = {name for (name,) in rows}
         return self._columns[table]
+
+
+def stale_run(fleet: Fleet, dag_id: str = "d") -> int:
+    """Make a verified run with one stale task instance."""
+    old, new = fleet.dag(dag_id, versions=2)
+    run = fleet.run(dag_id)
+    fleet.ti(run, new, "success")
+    fleet.ti(run, old, "scheduled")
+    return run

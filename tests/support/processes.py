@@ -87,3 +87,24 @@ def running(*words: str, **environment: str) -> Iterator[Running]:
             yield Running(process)
         finally:
             process.kill()
+
+
+@contextmanager
+def unread(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command whose standard output is a pipe that nobody reads; kill it at the end if it is still there."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen(
+        words,
+        env=clean_environment(**environment),
+        cwd=CHECKOUT,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        os.close(writer)
+        try:
+            yield process
+        finally:
+            process.kill()

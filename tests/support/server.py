@@ -138,6 +138,9 @@ class Embedded:
     postgres: PostgresServer
     url: URL
 
+    def postmaster_pid(self) -> int:
+        return int((self.postgres.pgdata / "postmaster.pid").read_text().split()[0])
+
     def restart(self) -> None:
         self.postgres.stop()
         self.postgres.ensure_postgres_running()

@@ -20,7 +20,8 @@ def render(path: Path, airflow_schema: str, **literals: str) -> str:
 
     The schema of Airflow's tables is filled in for ``@airflow_schema@``, as an identifier, and for
     ``@airflow_schema_literal@``; each of `literals` for its name with ``_literal`` behind. A schema may have any name
-    that PostgreSQL allows: what is put in is not looked at again, and a dollar quote that it would end gets another tag.
+    that PostgreSQL allows: what is put in is not looked at again, and a dollar quote that it would end gets another
+    tag.
     """
     values = {"airflow_schema": identifier(airflow_schema), "airflow_schema_literal": literal(airflow_schema)}
     values |= {f"{name}_literal": literal(value) for name, value in literals.items()}

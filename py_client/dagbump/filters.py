@@ -1,0 +1,101 @@
+"""What ``--dag-run-id`` and ``--dag-id`` name, so that an empty answer can say why it is empty.
+
+The functions of schema ``dagbump`` do not tell a run that does not exist from one that has nothing stale. This looks
+into Airflow's own tables, which a role that may only call those functions cannot read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from dagbump.errors import DagbumpError
+from dagbump.installation import sql_files
+
+# Operands are text, because PostgreSQL would take an operator for varchar that somebody has made.
+_DAGS = "SELECT dag_id FROM {}.dag WHERE dag_id::text = ANY (CAST(:ids AS text[]))"
+_RUNS = "SELECT id, dag_id, state FROM {}.dag_run WHERE id = ANY (CAST(:ids AS bigint[]))"
+_RUNNING = """
+    SELECT pg_catalog.count(*) FROM {}.dag_run
+    WHERE dag_id::text = ANY (CAST(:ids AS text[])) AND state::text = 'running'
+"""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The runs that a command was asked to look at.
+
+    Attributes:
+        name: the filter in words; empty where there is none.
+        obstacle: why it can match nothing, as a sentence; empty where it can.
+    """
+
+    name: str = ""
+    obstacle: str = ""
+
+
+def look_up(
+    connection: sa.engine.Connection,
+    airflow_schema: str,
+    dag_run_ids: Sequence[int] | None,
+    dag_ids: Sequence[str] | None,
+    max_runs: int | None,
+) -> Filter:
+    """Look at what a filter names, in a transaction that is rolled back.
+
+    Raises:
+        DagbumpError: a DAG or a run of it does not exist.
+    """
+    name = _in_words(dag_run_ids or (), dag_ids or (), max_runs)
+    try:
+        look = partial(_look, connection, airflow_schema)
+        return Filter(name, _obstacle(look, dag_run_ids or (), dag_ids or ()))
+    except sa.exc.ProgrammingError:  # not for this role to read, or not as expected
+        return Filter(f"{name} (as far as this role can see, which may not read Airflow's tables)" if name else "")
+    finally:
+        connection.rollback()
+
+
+def _in_words(dag_run_ids: Sequence[int], dag_ids: Sequence[str], max_runs: int | None) -> str:
+    parts = [] if max_runs is None else [f"the first {max_runs} {'run' if max_runs == 1 else 'runs'}"]
+    parts += [_listed("run", dag_run_ids)] if dag_run_ids else []
+    parts += [_listed("DAG", dag_ids)] if dag_ids else []
+    return " of ".join(parts)
+
+
+def _look(
+    connection: sa.engine.Connection, airflow_schema: str, query: str, ids: Sequence[object]
+) -> sa.engine.CursorResult[Any]:
+    schema = sql_files.identifier(airflow_schema).replace(":", r"\:")  # SQLAlchemy would take :name for a parameter
+    return connection.execute(sa.text(query.format(schema)), {"ids": list(ids)})
+
+
+def _obstacle(
+    look: Callable[[str, Sequence[object]], sa.engine.CursorResult[Any]],
+    dag_run_ids: Sequence[int],
+    dag_ids: Sequence[str],
+) -> str:
+    """Say why the filter can match nothing."""
+    runs = {run: (dag, state) for run, dag, state in look(_RUNS, dag_run_ids).fetchall()}
+    dags = set(look(_DAGS, dag_ids).scalars())
+    unknown = [f"run {run}" for run in dag_run_ids if run not in runs]
+    unknown += [f"DAG {dag}" for dag in dag_ids if dag not in dags]
+    if unknown:
+        raise DagbumpError(f"there is no {', no '.join(unknown)} in this database.")
+    if runs:
+        running = [run for run, (dag, state) in runs.items() if state == "running" and dag in (dags or {dag})]
+        told = "; ".join(
+            f"run {run} of DAG {dag} is {state or 'without a state'}" for run, (dag, state) in runs.items()
+        )
+        return "" if running else f"{told[0].upper()}{told[1:]}."
+    if dags and not look(_RUNNING, dag_ids).scalar():
+        return f"{_listed('DAG', dag_ids)} {'has' if len(dags) == 1 else 'have'} no running run."
+    return ""
+
+
+def _listed(noun: str, ids: Sequence[object]) -> str:
+    return f"{noun}{'' if len(ids) == 1 else 's'} {', '.join(str(id_) for id_ in ids)}"
