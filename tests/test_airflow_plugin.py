@@ -185,7 +185,7 @@ class TestTurnedOn:
         ("change", "why"),
         [
             ("ALTER SCHEMA dagbump RENAME TO elsewhere", "run `dagbump upgrade` against it."),
-            ("UPDATE dagbump.alembic_version SET version_num = '0000'", "the database holds revision 0000 of dagbump"),
+            ("UPDATE dagbump.installation SET revision = '0000'", "this database holds dagbump 0000"),
             (
                 "ALTER FUNCTION dagbump.bump(bigint[], text[], integer, boolean) RENAME TO other",
                 "another revision of dagbump",

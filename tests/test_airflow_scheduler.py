@@ -231,9 +231,7 @@ class TestWhatDoesNotFit:
 
     def test_the_database_holds_another_revision(self, deployment: Deployment) -> None:
         deployment.install()
-        deployment.connection.execute(
-            "UPDATE dagbump.alembic_version SET version_num = '0000' WHERE version_num NOT LIKE 'index%'"
-        )
+        deployment.connection.execute("UPDATE dagbump.installation SET revision = '0000'")
         with deployment.scheduler(dagbump=True) as scheduler:
             assert deployment.run("plain") == "success"
 

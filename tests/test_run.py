@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from conftest import Connect
 from dagbump import cli
+from dagbump.installation import installer
 from dagbump.database import create_engine
 from psycopg import sql
 from sqlalchemy.engine import URL
@@ -128,7 +129,7 @@ class TestRun:
 
     def test_ends_where_its_role_may_not_bump(self, fleet: Fleet, database: URL, role: str) -> None:
         fleet.execute("GRANT USAGE ON SCHEMA dagbump TO PUBLIC")
-        fleet.execute("GRANT SELECT ON dagbump.alembic_version TO PUBLIC")
+        fleet.execute("GRANT SELECT ON dagbump.installation TO PUBLIC")
         url = libpq(database.update_query_dict({"options": f"-crole={role}"}))
         with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=url) as loop:
             loop.until_printed("permission denied")
