@@ -184,11 +184,11 @@ class TestTurnedOn:
     @pytest.mark.parametrize(
         ("change", "why"),
         [
-            ("ALTER SCHEMA dagbump RENAME TO elsewhere", "run `dagbump upgrade` against it."),
+            ("ALTER SCHEMA dagbump RENAME TO elsewhere", "run `dagbump upgrade`."),
             ("UPDATE dagbump.installation SET revision = '0000'", "this database holds dagbump 0000"),
             (
                 "ALTER FUNCTION dagbump.bump(bigint[], text[], integer, boolean) RENAME TO other",
-                "another revision of dagbump",
+                "or not for an Airflow that is there: run `dagbump upgrade`.",
             ),
         ],
     )

@@ -237,7 +237,7 @@ class TestWhatDoesNotFit:
 
         (warning,) = scheduler.logged("dagbump ")
         assert STAYS_OFF in warning
-        assert "the database holds revision 0000 of dagbump" in warning
+        assert "this database holds dagbump 0000" in warning
 
     def test_it_is_removed_while_the_scheduler_runs_and_comes_back(self, deployment: Deployment) -> None:
         deployment.install()

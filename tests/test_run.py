@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from conftest import Connect
 from dagbump import cli
-from dagbump.installation import installer
 from dagbump.database import create_engine
+from dagbump.installation import installer
 from psycopg import sql
 from sqlalchemy.engine import URL
 from support import server

@@ -80,7 +80,7 @@ def _obstacle(
     dag_ids: Sequence[str],
 ) -> str:
     """Say why the filter can match nothing."""
-    runs = {run: (dag, state) for run, dag, state in look(_RUNS, dag_run_ids).fetchall()}
+    runs = {run.id: (run.dag_id, run.state) for run in look(_RUNS, dag_run_ids)}
     dags = set(look(_DAGS, dag_ids).scalars())
     unknown = [f"run {run}" for run in dag_run_ids if run not in runs]
     unknown += [f"DAG {dag}" for dag in dag_ids if dag not in dags]
