@@ -226,15 +226,10 @@ def _what_is_installed(engine: sa.engine.Engine, airflow_schema: str | None) -> 
             installed = state.require_usable(connection, airflow_schema)
         except NotInstalled:
             return f"dagbump is not installed in {database.describe(engine)}."
-        index = {
-            None: "is not there: --with-index builds it",
-            True: "is there",
-            False: "is not valid: --with-index mends it",
-        }
-        found = state.index_is_valid(connection, installed.airflow_schema)
+        index = state.optional_index(connection, installed.airflow_schema)
     return (
         f"dagbump {installed.revision} is installed in {database.describe(engine)}, for the Airflow in schema "
-        f"{installed.airflow_schema}. The optional index {index[found]}. Next: dagbump preview"
+        f"{installed.airflow_schema}. The optional index {index.value}. Next: dagbump preview"
     )
 
 
