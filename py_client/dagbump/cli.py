@@ -27,6 +27,7 @@ from rich.text import Text
 from dagbump import client, database, filters
 from dagbump.errors import (
     DagbumpError,
+    InvalidUrl,
     NotInstalled,
     Unreachable,
     UnsupportedAirflow,
@@ -453,7 +454,7 @@ def _exit_codes() -> Iterator[None]:
             yield
     except DagbumpError as error:
         _note(f"dagbump: {error}")
-        if isinstance(error, database.InvalidUrl) or _names_no_revision(error):
+        if isinstance(error, InvalidUrl) or _names_no_revision(error):
             raise typer.Exit(_WRONG_USAGE) from None
         if isinstance(error, Unreachable):
             raise typer.Exit(_UNREACHABLE) from None
