@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from conftest import Connect
-from dagbump import cli
+from dagbump.command_line import run
 from dagbump.database import create_engine
 from dagbump.installation import installer
 from psycopg import sql
@@ -257,7 +257,7 @@ class TestEnd:
         with running(*words, DAGBUMP_URL="postgresql://127.0.0.1:1/d") as loop:
             loop.until_printed("sqlalchemy.util")
             self.ends(loop)
-            assert loop.count("dagbump.loop") == 0
+            assert loop.count("dagbump.command_line.periodic_bump") == 0
 
     def ends(self, loop: Running) -> None:
         began = time.monotonic()
@@ -275,7 +275,7 @@ class TestEnd:
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         loop = Loop()
         try:
-            cli._end_on_signals(loop)  # type: ignore[arg-type]
+            run._end_on_signals(loop)  # type: ignore[arg-type]
             signal.raise_signal(signal.SIGTERM)
             assert loop.stopped == 1
             assert [signal.getsignal(number) for number in before] == [signal.SIG_DFL] * 2

@@ -39,11 +39,11 @@ class Reporter(Protocol):
         """Take notice that a bump worked after trouble."""
 
 
-class BumpLoop:
+class PeriodicBump:
     """Calls ``dagbump.bump`` in its safe form, each time in a transaction of its own, until `stop`."""
 
     def __init__(self, prepare: Callable[[], sa.engine.Engine], interval: float, reporter: Reporter) -> None:
-        """Prepare the loop; nothing is connected yet.
+        """Prepare; nothing is connected yet.
 
         Args:
             prepare: called once, at the start; answers the database, from `database.create_engine`, after a look
@@ -75,7 +75,7 @@ class BumpLoop:
         Raises:
             DagbumpError: the database cannot be reached at the start; dagbump is not installed, or not usable.
         """
-        worker = threading.Thread(target=self._work, name="dagbump-loop", daemon=True)
+        worker = threading.Thread(target=self._work, name="dagbump-run", daemon=True)
         worker.start()
         while worker.is_alive() and not self._asked_to_stop:
             worker.join(_LOOK_SECONDS)
