@@ -266,18 +266,18 @@ class TestEnd:
         assert time.monotonic() - began < 1.0
 
     def test_a_second_signal_is_the_systems_own(self) -> None:
-        class Loop:
+        class Bumping:
             stopped = 0
 
             def stop(self) -> None:
                 self.stopped += 1
 
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        loop = Loop()
+        bumping = Bumping()
         try:
-            run._end_on_signals(loop)  # type: ignore[arg-type]
+            run._end_on_signals(bumping)  # type: ignore[arg-type]
             signal.raise_signal(signal.SIGTERM)
-            assert loop.stopped == 1
+            assert bumping.stopped == 1
             assert [signal.getsignal(number) for number in before] == [signal.SIG_DFL] * 2
         finally:
             for number, handler in before.items():
