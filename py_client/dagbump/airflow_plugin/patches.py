@@ -1,4 +1,7 @@
-"""What is replaced in Airflow, and how: each function asks the loop under way, if there is one that can answer."""
+"""What is replaced in Airflow, and how: each function asks the loop under way, if there is one that can answer.
+
+Airflow is imported inside of functions, after the look whether it is one that dagbump knows.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 import sqlalchemy as sa
-from airflow.utils.retries import retry_db_transaction
 from sqlalchemy.orm import Session
 
 from dagbump import client
@@ -72,6 +74,8 @@ def _replace(scheduler: ModuleType, scheduling: Scheduling) -> None:
 
 
 def _schedule_all(runner_class: Any, scheduling: Scheduling) -> Any:
+    from airflow.utils.retries import retry_db_transaction
+
     stock = runner_class._schedule_all_dag_runs.__wrapped__
 
     # Inside the retries: after a rollback, each try has to bump anew.
@@ -101,6 +105,8 @@ def _verify_if_due(runner_class: Any, scheduling: Scheduling) -> Any:
 
 
 def _examine(dag_run_class: Any) -> Any:
+    from airflow.utils.retries import retry_db_transaction
+
     stock = dag_run_class.get_running_dag_runs_to_examine.__wrapped__
     lazy = examining_without_tis(stock)
     if lazy is None:
