@@ -341,6 +341,33 @@ def test_a_refused_script_builds_no_index(airflow_database: URL) -> None:
     assert dump_schema(airflow_database) == before
 
 
+def test_a_database_of_no_encoding(postgres: Server, airflow_template: str) -> None:
+    """Text comes as bytes from an SQL_ASCII database to a client that asks for no other encoding."""
+    postgres.drop_database("no_encoding")
+    with postgres.maintenance() as connection:
+        connection.execute(
+            "CREATE DATABASE no_encoding TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+    url = postgres.database("no_encoding")
+    run_client("psql", url, "--quiet", "--no-psqlrc", stdin=dump_schema(postgres.database(airflow_template)))
+    for words in (["upgrade"], ["preview"]):
+        ok([*DAGBUMP, *words], url)
+    with psycopg.connect(libpq(url), autocommit=True, client_encoding="SQL_ASCII") as connection:
+        connection.execute("INSERT INTO dag_bundle (name) VALUES ('b')")
+        connection.execute(
+            "INSERT INTO dag_run (dag_id, run_id, run_type, state, span_status, run_after) "
+            "VALUES ('d', 'r', 'manual', 'running', 'ended', now())"
+        )
+        connection.execute(
+            "INSERT INTO task_instance (id, dag_id, run_id, task_id, pool, pool_slots, span_status, try_number, max_tries) "
+            "VALUES (gen_random_uuid(), 'd', 'r', 't', '', 1, '', 1, 0)"
+        )
+        (row,) = dagbump.preview(connection)
+        assert (row.dag_id, row.run_id, row.verdict) == ("d", "r", "no_version")
+    ok([*DAGBUMP, "downgrade"], url)
+    postgres.drop_database("no_encoding")
+
+
 def test_quoted_identifiers_change_nothing(database: URL) -> None:
     quoting = database.update_query_dict({"options": "-cquote_all_identifiers=on"})
     for words in (["upgrade"], ["preview"], ["upgrade"], ["bump"], ["downgrade"]):

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dagbump.errors import NotInstalled, UnsupportedAirflow, VersionMismatch, translated
+from dagbump.errors import InsufficientPrivilege, NotInstalled, UnsupportedAirflow, VersionMismatch, translated
 from dagbump.installation import sql_files
 from dagbump.installation.names import INDEX, SCHEMA
 
@@ -51,6 +51,21 @@ _OPTIONAL_INDEX = sa.text(
     LEFT JOIN pg_catalog.pg_class AS tis ON tis.oid = index.indrelid
     WHERE class.relname::text = '{INDEX}' AND namespace.nspname::text = :schema
     """  # noqa: S608  (constants)
+)
+
+
+_LENDS_RIGHTS = sa.text(
+    """
+    SELECT owner.rolname::text AS owner, EXISTS (
+        SELECT FROM pg_catalog.pg_trigger AS trigger
+        JOIN pg_catalog.pg_class AS class ON class.oid = trigger.tgrelid
+        WHERE class.relowner = owner.oid AND trigger.tgdeferrable AND NOT trigger.tgisinternal
+    ) AS deferred
+    FROM pg_catalog.pg_namespace AS namespace
+    JOIN pg_catalog.pg_roles AS owner ON owner.oid = namespace.nspowner
+    JOIN pg_catalog.pg_roles AS me ON me.rolname = CURRENT_USER
+    WHERE namespace.nspname::text = 'dagbump' AND me.rolsuper AND NOT owner.rolsuper
+    """
 )
 
 
@@ -176,6 +191,23 @@ def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) 
             f'dagbump in this database serves the Airflow in schema "{found.served}", not one in "{airflow_schema}", '
             "which was named, or is where the search path leads. If you mean the former, name it with "
             "--airflow-schema; the latter needs a database of its own."
+        )
+
+
+def refuse_to_lend_rights(connection: sa.engine.Connection, *, repeatedly: bool = False) -> None:
+    """Refuse to call, as a superuser, what belongs to a role that is none, where that would lend her the rights.
+
+    bump runs as its owner, so that what she puts into its way gains nothing; but for a trigger that is deferred to the
+    COMMIT, which runs as whoever commits, and, in a loop, for whatever she puts in its place between two looks.
+
+    Raises:
+        InsufficientPrivilege: it would.
+    """
+    row = connection.execute(_LENDS_RIGHTS).first()
+    if row is not None and (repeatedly or row.deferred):
+        raise InsufficientPrivilege(
+            f"this role is a superuser, and dagbump belongs to {row.owner}, who is not: what that role puts into the "
+            f"database could run with your rights. Connect as {row.owner}, or as a role that has been granted dagbump."
         )
 
 
