@@ -359,8 +359,8 @@ def test_a_database_of_no_encoding(postgres: Server, airflow_template: str) -> N
             "VALUES ('d', 'r', 'manual', 'running', 'ended', now())"
         )
         connection.execute(
-            "INSERT INTO task_instance (id, dag_id, run_id, task_id, pool, pool_slots, span_status, try_number, max_tries) "
-            "VALUES (gen_random_uuid(), 'd', 'r', 't', '', 1, '', 1, 0)"
+            "INSERT INTO task_instance (id, dag_id, run_id, task_id, pool, pool_slots, span_status, try_number, "
+            "max_tries) VALUES (gen_random_uuid(), 'd', 'r', 't', '', 1, '', 1, 0)"
         )
         (row,) = dagbump.preview(connection)
         assert (row.dag_id, row.run_id, row.verdict) == ("d", "r", "no_version")
