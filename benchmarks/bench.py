@@ -19,7 +19,7 @@ from support.server import Server
 
 from benchmarks import fleet, machine
 from benchmarks.contenders import BareUpdate, Bump, Contender, SelectOne, Stock, start_airflow
-from benchmarks.database import Observer, connect, install, recreate, start_server
+from benchmarks.database import connect, install, recreate, start_server
 from benchmarks.lifecycle import measure_life_cycles
 from benchmarks.measure import Progress, measure_steady, measure_version_change
 from benchmarks.plan import Plan, Shape
@@ -39,7 +39,7 @@ def run(plan: Plan, progress: Progress) -> Results:
     with ExitStack() as stack:
         progress("PostgreSQL starts")
         server = stack.enter_context(start_server())
-        observer = Observer(stack.enter_context(server.maintenance()))
+        observer = stack.enter_context(server.maintenance())
         for name in (*_DAGBUMP, *_STOCK.values(), *_TEMPLATES.values()):
             stack.callback(server.drop_database, name)
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dagbump-bench-")))
@@ -87,7 +87,7 @@ class _Bench:
     plan: Plan
     server: Server
     workers: dict[str, Worker]
-    observer: Observer
+    observer: psycopg.Connection[Any]
 
     def make_fleet(self, shape: Shape, progress: Progress) -> None:
         """Put a fleet in the place of every worker's database."""

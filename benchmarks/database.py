@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -14,6 +14,8 @@ from dagbump.installation import installer
 from sqlalchemy.engine import URL
 from support import server
 from support.server import Server, libpq
+
+T = TypeVar("T")
 
 # Nothing may happen in the background while a loop is timed, and the data is worth nothing after a crash. Without
 # fsync a commit costs next to nothing, for every contender: what is left is the work that they differ in.
@@ -112,34 +114,24 @@ class Touched:
     wal_bytes: int  # what was written to the write-ahead log, the commit included
 
 
-class Observer:
-    """Asks the server what a loop did to it; on a connection of its own, to a database of its own."""
-
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        """Take a connection to the database that has pg_stat_statements."""
-        self._connection = connection
-        self._start: Any = None
-
-    def begin(self) -> None:
-        """Forget what was before."""
-        self._connection.execute("SELECT pg_stat_statements_reset()")
-        self._start = scalar(self._connection, "SELECT pg_current_wal_insert_lsn()")
-
-    def end(self, name: str) -> Touched:
-        """Return what has been done in that database since `begin`."""
-        end = scalar(self._connection, "SELECT pg_current_wal_insert_lsn()")
-        # SELECT $1 is SQLAlchemy's question whether a pooled connection still lives.
-        row = self._connection.execute(
-            """
-            SELECT coalesce(sum(calls), 0)::bigint,
-                   coalesce(sum(rows), 0)::bigint,
-                   coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint,
-                   (%s::pg_lsn - %s::pg_lsn)::bigint
-            FROM pg_stat_statements AS statement
-            JOIN pg_database AS database ON database.oid = statement.dbid
-            WHERE database.datname = %s AND statement.toplevel AND statement.query <> 'SELECT $1'
-            """,
-            (end, self._start, name),
-        ).fetchone()
-        assert row is not None
-        return Touched(*row)
+def observe(observer: psycopg.Connection[Any], name: str, work: Callable[[], T]) -> tuple[T, Touched]:
+    """Do some work in that database, and say what it did to the server; the observer is connected to another one."""
+    observer.execute("SELECT pg_stat_statements_reset()")
+    start = scalar(observer, "SELECT pg_current_wal_insert_lsn()")
+    answer = work()
+    end = scalar(observer, "SELECT pg_current_wal_insert_lsn()")
+    # SELECT $1 is SQLAlchemy's question whether a pooled connection still lives.
+    row = observer.execute(
+        """
+        SELECT coalesce(sum(calls), 0)::bigint,
+               coalesce(sum(rows), 0)::bigint,
+               coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint,
+               (%s::pg_lsn - %s::pg_lsn)::bigint
+        FROM pg_stat_statements AS statement
+        JOIN pg_database AS database ON database.oid = statement.dbid
+        WHERE database.datname = %s AND statement.toplevel AND statement.query <> 'SELECT $1'
+        """,
+        (end, start, name),
+    ).fetchone()
+    assert row is not None
+    return answer, Touched(*row)

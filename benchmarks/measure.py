@@ -6,9 +6,12 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
+
+import psycopg
 
 from benchmarks.contenders import Contender, Memory, Timing
-from benchmarks.database import Observer, Touched, count_stale, move, stale_ids, vacuum
+from benchmarks.database import Touched, count_stale, move, observe, stale_ids, vacuum
 from benchmarks.fleet import change_version
 from benchmarks.plan import Plan, Rounds
 
@@ -66,11 +69,11 @@ class _Samples:
     stale: int = 0
     memory: Memory | None = None
 
-    def observe(self, observer: Observer) -> Timing:
-        observer.begin()
-        timing = self.contender.loop()
-        self.touched.append(observer.end(self.contender.connection.info.dbname))
-        self.stale = max(self.stale, count_stale(self.contender.connection))
+    def observe_loop(self, observer: psycopg.Connection[Any]) -> Timing:
+        connection = self.contender.connection
+        timing, touched = observe(observer, connection.info.dbname, self.contender.loop)
+        self.touched.append(touched)
+        self.stale = max(self.stale, count_stale(connection))
         return timing
 
     def cost(self) -> Cost:
@@ -87,7 +90,7 @@ class _Samples:
 
 
 def measure_steady(
-    contenders: Sequence[Contender], plan: Plan, observer: Observer, progress: Progress
+    contenders: Sequence[Contender], plan: Plan, observer: psycopg.Connection[Any], progress: Progress
 ) -> dict[str, Cost]:
     """Measure loops in which nothing changed."""
     samples = [_Samples(contender) for contender in contenders]
@@ -101,14 +104,14 @@ def measure_steady(
             timings.append(mine.contender.loop())
         mine.rounds.append(timings)
     for mine in _turns(samples, plan.observed, progress, "steady, observed"):
-        mine.observe(observer)
+        mine.observe_loop(observer)
     for mine in samples:
         mine.memory = mine.contender.inspect()
     return {mine.contender.name: mine.cost() for mine in samples}
 
 
 def measure_version_change(
-    contenders: Sequence[Contender], plan: Plan, observer: Observer, progress: Progress
+    contenders: Sequence[Contender], plan: Plan, observer: psycopg.Connection[Any], progress: Progress
 ) -> dict[str, Cost]:
     """Measure loops after a version change, in which the unfinished TIs of all runs are to be moved."""
     samples = [_Samples(contender) for contender in contenders]
@@ -117,7 +120,7 @@ def measure_version_change(
         move(contender.connection, stale_ids(contender.connection), version)
     for mine in _turns(samples, plan.version_change, progress, "version change"):
         _set_the_stage(mine.contender)
-        mine.rounds.append([mine.observe(observer)])
+        mine.rounds.append([mine.observe_loop(observer)])
     for mine in samples:
         slowest = max(timing.ms for (timing,) in mine.rounds) / 1000
         if slowest <= plan.inspected_seconds or not mine.contender.in_python:
