@@ -1,6 +1,7 @@
 # make demo: the main job, on an embedded PostgreSQL.   make test: the whole suite.   make lint: style and types.
 # make test-airflow: the plugin inside real schedulers of four Airflow releases; RELEASES="3.1.6 3.3.2" for some of them.
-# make bench: what it costs, beside stock Airflow; writes docs/benchmark.* and wants an idle machine.
+# make bench: what it costs, beside stock Airflow; writes docs/benchmark* and wants an idle machine. ARGS=--report-only:
+#   writes tables and plots from docs/benchmark.json, without measuring.
 # make bench-quick: the same in small, into .cache/benchmark; fails where what it counts is not as promised.
 # make freeze: renders sql/ into migrations/, after each change there.
 # Needs Python 3.10 or later, make and git; everything else is brought in, into .venv.

@@ -1,12 +1,12 @@
-"""Runs a benchmark: one fleet after the other, all sides beside each other."""
+"""Runs a benchmark: one fleet after the other, all contenders beside each other."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,61 +18,54 @@ from support.airflow_process import Worker
 from support.server import Server
 
 from benchmarks import fleet, machine
-from benchmarks.database import Observer, connect, install, recreate, start_server
-from benchmarks.lifecycle import LifeCycles, measure_life_cycles
-from benchmarks.measure import Cost, Progress, measure_landing, measure_steady
+from benchmarks.contenders import BareUpdate, Bump, Contender, SelectOne, Stock, start_airflow
+from benchmarks.database import connect, install, recreate, start_server
+from benchmarks.lifecycle import measure_life_cycles
+from benchmarks.measure import Progress, measure_steady, measure_version_change
 from benchmarks.plan import Plan, Shape
-from benchmarks.results import Results
-from benchmarks.sides import Side
-from benchmarks.sides.bump import Bump
-from benchmarks.sides.floors import BareUpdate, SelectOne
-from benchmarks.sides.stock import Stock, start_worker
+from benchmarks.results import FleetCosts, Results
 
-STOCK_RELEASES = ("3.1.6", "3.3.2")
-DAGBUMP_ON = "3.3.2"  # on whose schema dagbump and the floors are measured
+_RELEASES = ("3.1.6", "3.3.2")
+_DAGBUMP_ON = "3.3.2"  # on whose schema dagbump and the baselines are measured
 
-_PLAIN, _INDEXED = "bench_plain", "bench_indexed"
+_TEMPLATES = {release: f"bench_template_{release}" for release in _RELEASES}
+_STOCK = {release: f"bench_stock_{release}" for release in _RELEASES}
+_DAGBUMP = {"bench_plain": False, "bench_indexed": True}  # whether with the index
 
 
 def run(plan: Plan, progress: Progress) -> Results:
-    """Do it all, on a server that is there only for this."""
+    """Do it all, on a server that is there only for this, or is left as it was."""
     start = time.perf_counter()
     with ExitStack() as stack:
         progress("PostgreSQL starts")
         server = stack.enter_context(start_server())
-        observer = Observer(stack.enter_context(server.maintenance()))
+        observer = stack.enter_context(server.maintenance())
+        for name in (*_DAGBUMP, *_STOCK.values(), *_TEMPLATES.values()):
+            stack.callback(server.drop_database, name)
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dagbump-bench-")))
-        progress("Airflow makes its schemas")
-        _at_once(STOCK_RELEASES, lambda release: _migrate(server, release, home / release))
-        progress("Airflow starts")
+        progress("Airflow makes its schemas, and starts")
+        _at_once(_RELEASES, lambda release: _migrate(server, release, home / release))
+        most_runs = max(shape.runs for shape in plan.shapes)
         workers = {
-            release: stack.enter_context(_worker(server, release, home / release, plan)) for release in STOCK_RELEASES
+            release: stack.enter_context(start_airflow(release, server.database(name), home / release, most_runs))
+            for release, name in _STOCK.items()
         }
-        bench = _Bench(plan, server, workers, observer, progress)
-        steady: dict[Shape, dict[str, Cost]] = {}
-        landing: dict[Shape, dict[str, Cost]] = {}
+        bench = _Bench(plan, server, workers, observer)
+        steady, version_change = [], []
         for shape in plan.shapes:
-            bench.make_fleet(shape)
+            say = _prefixed(progress, shape)
+            bench.make_fleet(shape, say)
             if shape == plan.life_cycle_shape:
-                life_cycles = bench.life_cycles(shape)
-            steady[shape], landing[shape] = bench.loops(shape)
-        bench.clean()
-        return Results(
-            machine.describe(server, workers),
-            steady,
-            landing,
-            life_cycles,
-            plan.life_cycle_shape,
-            time.perf_counter() - start,
-        )
+                life_cycles = measure_life_cycles(*bench.install_dagbump(), plan, say)
+            unchanged, changed = bench.measure_loops(shape, say)
+            steady.append(unchanged)
+            version_change.append(changed)
+        seconds = round(time.perf_counter() - start)
+        return Results(machine.describe(server, workers), seconds, sorted(steady), sorted(version_change), life_cycles)
 
 
-def _template(release: str) -> str:
-    return f"airflow_{release.replace('.', '_')}"
-
-
-def _stock_database(release: str) -> str:
-    return f"bench_stock_{release.replace('.', '_')}"
+def _prefixed(progress: Progress, shape: Shape) -> Progress:
+    return lambda message: progress(f"{shape}: {message}")
 
 
 def _at_once(releases: Iterable[str], work: Callable[[str], None]) -> None:
@@ -83,15 +76,8 @@ def _at_once(releases: Iterable[str], work: Callable[[str], None]) -> None:
 
 def _migrate(server: Server, release: str, home: Path) -> None:
     home.mkdir()
-    airflow.migrate(release, recreate(server, _template(release), "template0"), home)
-
-
-@contextmanager
-def _worker(server: Server, release: str, home: Path, plan: Plan) -> Iterator[Worker]:
-    """Start a worker, on a database in whose place the fleets will be put."""
-    url = recreate(server, _stock_database(release), _template(release))
-    with start_worker(release, url, home, max(shape.runs for shape in plan.shapes)) as worker:
-        yield worker
+    airflow.migrate(release, recreate(server, _TEMPLATES[release], "template0"), home)
+    recreate(server, _STOCK[release], _TEMPLATES[release])
 
 
 @dataclass(frozen=True)
@@ -101,82 +87,52 @@ class _Bench:
     plan: Plan
     server: Server
     workers: dict[str, Worker]
-    observer: Observer
-    progress: Progress
+    observer: psycopg.Connection[Any]
 
-    def make_fleet(self, shape: Shape) -> None:
+    def make_fleet(self, shape: Shape, progress: Progress) -> None:
         """Put a fleet in the place of every worker's database."""
-        self._saying(shape)("Airflow makes the fleet")
-        releases = [name for name in self.workers if name == DAGBUMP_ON or self._measured(shape, name)]
+        progress("Airflow makes the fleet")
+        releases = [name for name in _RELEASES if name == _DAGBUMP_ON or shape.is_for(name)]
         _at_once(releases, lambda release: self._make_fleet_of(shape, release))
 
-    def life_cycles(self, shape: Shape) -> LifeCycles:
-        """Measure what the index costs others, beside that fleet."""
-        return measure_life_cycles(*self._dagbump_databases(shape), self.plan, self._saying(shape))
-
-    def loops(self, shape: Shape) -> tuple[dict[str, Cost], dict[str, Cost]]:
-        """Measure steady loops and landing ones, on that fleet."""
-        say = self._saying(shape)
-        plain, indexed = self._dagbump_databases(shape)
-        with ExitStack() as stack:
-            lent = _Connections(stack)
-            stock: list[Side] = [
-                Stock(worker, lent.to(self.server.database(_stock_database(release))))
-                for release, worker in self.workers.items()
-                if self._measured(shape, release)
-            ]
-            bumps: list[Side] = [
-                Bump("dagbump", lent.to(plain), lent.to(plain)),
-                Bump("dagbump-index", lent.to(indexed), lent.to(indexed)),
-            ]
-            select: Side = SelectOne("select-1", lent.to(plain), lent.to(plain))
-            updates: list[Side] = [
-                BareUpdate("update", lent.to(plain), lent.to(plain)),
-                BareUpdate("update-index", lent.to(indexed), lent.to(indexed)),
-            ]
-            return (
-                measure_steady([*stock, *bumps, select], self.plan, self.observer, say),
-                measure_landing([*stock, *bumps, *updates], self.plan, self.observer, say),
-            )
-
-    def clean(self) -> None:
-        """Drop all databases, for the sake of a server that is not a container."""
-        for worker in self.workers.values():
-            worker("disconnect")
-        for name in (_PLAIN, _INDEXED, *map(_stock_database, self.workers), *map(_template, self.workers)):
-            self.server.drop_database(name)
-
-    def _measured(self, shape: Shape, release: str) -> bool:
-        return shape.tis <= self.plan.largest_run.get(f"stock-{release}", shape.tis)
-
-    def _make_fleet_of(self, shape: Shape, release: str) -> None:
-        worker = self.workers[release]
-        worker("disconnect")
-        url = recreate(self.server, _stock_database(release), _template(release))
-        worker("connect")
-        with closing(connect(url)) as connection:
-            fleet.make(shape, worker, connection)
-        worker("disconnect")  # a template for other databases must have no users
-
-    def _dagbump_databases(self, shape: Shape) -> tuple[URL, URL]:
+    def install_dagbump(self) -> tuple[URL, URL]:
         """Copy that fleet, and install dagbump without the index and with it."""
-        self._saying(shape)("dagbump is installed beside the same fleet")
-        urls = [recreate(self.server, name, _stock_database(DAGBUMP_ON)) for name in (_PLAIN, _INDEXED)]
-        for url, with_index in zip(urls, (False, True), strict=True):
+        urls = [recreate(self.server, name, _STOCK[_DAGBUMP_ON]) for name in _DAGBUMP]
+        for url, with_index in zip(urls, _DAGBUMP.values(), strict=True):
             install(url, with_index=with_index)
             with closing(connect(url)) as connection:
                 connection.execute("VACUUM (ANALYZE)")
         return urls[0], urls[1]
 
-    def _saying(self, shape: Shape) -> Progress:
-        return lambda message: self.progress(f"{shape}: {message}")
+    def measure_loops(self, shape: Shape, progress: Progress) -> tuple[FleetCosts, FleetCosts]:
+        """Measure steady loops, and loops after a version change, on that fleet."""
+        plain, indexed = self.install_dagbump()
+        with ExitStack() as stack:
 
+            def to(url: URL) -> psycopg.Connection[Any]:
+                return stack.enter_context(closing(connect(url)))
 
-@dataclass(frozen=True)
-class _Connections:
-    """Opens connections that are closed with the stack."""
+            loops: list[Contender] = [
+                *(
+                    Stock(worker, to(self.server.database(_STOCK[release])))
+                    for release, worker in self.workers.items()
+                    if shape.is_for(release)
+                ),
+                Bump("dagbump", to(plain), to(plain)),
+                Bump("dagbump-index", to(indexed), to(indexed)),
+            ]
+            select = SelectOne("select-1", to(plain), to(plain))
+            update = BareUpdate("update", to(plain), to(plain))
+            update_index = BareUpdate("update-index", to(indexed), to(indexed))
+            steady = measure_steady([*loops, select], self.plan, self.observer, progress)
+            changed = measure_version_change([*loops, update, update_index], self.plan, self.observer, progress)
+        return FleetCosts(shape.runs, shape.tis, steady), FleetCosts(shape.runs, shape.tis, changed)
 
-    stack: ExitStack
-
-    def to(self, url: URL) -> psycopg.Connection[Any]:
-        return self.stack.enter_context(closing(connect(url)))
+    def _make_fleet_of(self, shape: Shape, release: str) -> None:
+        worker = self.workers[release]
+        worker("disconnect")
+        url = recreate(self.server, _STOCK[release], _TEMPLATES[release])
+        worker("connect")
+        with closing(connect(url)) as connection:
+            fleet.make(shape, worker, connection)
+        worker("disconnect")  # a template for other databases must have no users

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +17,7 @@ from dagbump.installation import state
 from support.airflow_process import Worker
 from support.server import Server
 
-from benchmarks.database import SETTINGS
+from benchmarks.database import SETTINGS, scalar
 
 _OTHER_SETTINGS = ("effective_cache_size", "full_page_writes", "jit", "random_page_cost", "wal_level", "work_mem")
 
@@ -30,7 +31,7 @@ def describe(server: Server, workers: Mapping[str, Worker]) -> dict[str, Any]:
                 ([*SETTINGS, *_OTHER_SETTINGS],),
             ).fetchall()
         )
-        (version,) = connection.execute("SHOW server_version").fetchone() or ("?",)
+        version = scalar(connection, "SHOW server_version")
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "cores": os.cpu_count(),
@@ -49,9 +50,6 @@ def describe(server: Server, workers: Mapping[str, Worker]) -> dict[str, Any]:
 
 def _processor() -> str:
     """Return the processor's model, where Linux says it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    file = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)", file.read_text("utf-8"), re.MULTILINE) if file.exists() else None
+    return found[1] if found else platform.machine()

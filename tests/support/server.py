@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,14 +94,14 @@ def dump_schema(url: URL) -> str:
 
 
 @contextmanager
-def start() -> Iterator[Server]:
-    """Start, or find, the server of this test run."""
+def start(container_settings: Mapping[str, str] = CONTAINER_SETTINGS) -> Iterator[Server]:
+    """Start, or find, the server of this run."""
     given = os.environ.get("DAGBUMP_TEST_URL")
     if given:
         yield Server(make_url(given).set(drivername="postgresql"), "DAGBUMP_TEST_URL")
     elif os.environ.get("DAGBUMP_POSTGRES_IMAGE") != "embedded" and engine_answers():
         image = os.environ.get("DAGBUMP_POSTGRES_IMAGE") or DEFAULT_IMAGE
-        with container(image) as url:
+        with container(image, container_settings) as url:
             yield Server(url, f"container {image}")
     elif os.environ.get("DAGBUMP_REQUIRE_CONTAINERS") == "1" and os.environ.get("DAGBUMP_POSTGRES_IMAGE") != "embedded":
         pytest.exit("DAGBUMP_REQUIRE_CONTAINERS=1, and no container engine answers", returncode=1)
@@ -121,10 +121,10 @@ def engine_answers() -> bool:
 
 
 @contextmanager
-def container(image: str) -> Iterator[URL]:
+def container(image: str, settings: Mapping[str, str]) -> Iterator[URL]:
     from testcontainers.community.postgres import PostgresContainer
 
-    options = [word for name, value in CONTAINER_SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     with PostgresContainer(image, driver=None).with_command(["postgres", *options]) as postgres:
         pg_dump.words = ["docker", "exec", str(postgres.get_wrapped_container().id), "pg_dump"]
         pg_dump.address = {"host": "127.0.0.1", "port": 5432}
