@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from support.airflow_process import Worker
+from support.releases.worker import Worker
 
 from benchmarks.plan import MOST_TIS_BY_AIRFLOW, Shape
 

@@ -13,8 +13,9 @@ from zipfile import ZipFile
 import psycopg
 import pytest
 from sqlalchemy.engine import URL
-from support import airflow, server
+from support import server
 from support.fleet import Fleet
+from support.releases import environments
 from support.server import Server
 
 pytestmark = pytest.mark.once
@@ -25,13 +26,13 @@ CHECKOUT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("wheel")
-    airflow.uv("build", "--wheel", "--out-dir", str(directory), str(CHECKOUT))
+    environments.uv("build", "--wheel", "--out-dir", str(directory), str(CHECKOUT))
     (wheel,) = directory.glob("*.whl")
     return wheel
 
 
 @dataclass(frozen=True)
-class Deployment:
+class Installed:
     """An environment with Airflow and dagbump, and a database that this Airflow has migrated."""
 
     python: Path
@@ -52,7 +53,7 @@ class Deployment:
 
     def _run(self, *command: str, url_from: Mapping[str, str] | None = None) -> str:
         # PSYCOPG_IMPL: psycopg cannot be loaded, also where the machine has a libpq.
-        environment = airflow.environment_for(self.url, self.home) | {"PSYCOPG_IMPL": "binary"}
+        environment = environments.environment_for(self.url, self.home) | {"PSYCOPG_IMPL": "binary"}
         if url_from is not None:
             del environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
             environment |= url_from
@@ -62,23 +63,23 @@ class Deployment:
 
 
 def freeze(python: Path) -> frozenset[str]:
-    return frozenset(airflow.uv("pip", "freeze", "--python", str(python)).splitlines())
+    return frozenset(environments.uv("pip", "freeze", "--python", str(python)).splitlines())
 
 
-@pytest.fixture(scope="module", params=airflow.RELEASES)
-def deployment(
+@pytest.fixture(scope="module", params=environments.RELEASES)
+def installed(
     request: pytest.FixtureRequest, postgres: Server, wheel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Deployment]:
+) -> Iterator[Installed]:
     release: str = request.param
     home = tmp_path_factory.mktemp("deployment")
     name = f"beside_{release.replace('.', '_')}"
     postgres.drop_database(name)
     url = postgres.create_database(name)
-    airflow.migrate(release, url, home)
-    with airflow.clone_of(release, home) as python:
+    environments.migrate(release, url, home)
+    with environments.clone_of(release, home) as python:
         packages_before = freeze(python)
-        airflow.uv("pip", "install", "--python", str(python), str(wheel))
-        yield Deployment(python, url, home, packages_before)
+        environments.uv("pip", "install", "--python", str(python), str(wheel))
+        yield Installed(python, url, home, packages_before)
     postgres.drop_database(name)
 
 
@@ -94,42 +95,42 @@ def test_the_wheel_carries_the_sql_and_the_migrations(wheel: Path) -> None:
     assert files <= carried
 
 
-def test_installing_it_moves_no_package_of_airflow(deployment: Deployment) -> None:
-    after = deployment.packages()
+def test_installing_it_moves_no_package_of_airflow(installed: Installed) -> None:
+    after = installed.packages()
 
-    assert deployment.packages_before <= after
-    brought = {package.partition(" @ ")[0].partition("==")[0] for package in after - deployment.packages_before}
+    assert installed.packages_before <= after
+    brought = {package.partition(" @ ")[0].partition("==")[0] for package in after - installed.packages_before}
     assert brought == {"dagbump", "psycopg"}
 
 
-def test_the_command_line_does_its_work_with_airflows_configuration(deployment: Deployment) -> None:
-    with psycopg.connect(server.libpq(deployment.url), autocommit=True) as connection:
+def test_the_command_line_does_its_work_with_airflows_configuration(installed: Installed) -> None:
+    with psycopg.connect(server.libpq(installed.url), autocommit=True) as connection:
         fleet = Fleet(connection)
         old, new = fleet.dag("d", versions=2)
         run = fleet.run("d", "r")
         fleet.ti(run, new, "success")
         stale = fleet.ti(run, old)
-        before = server.dump_schema(deployment.url)
+        before = server.dump_schema(installed.url)
 
-        deployment.dagbump("upgrade")
-        (previewed,) = json.loads(deployment.dagbump("preview", "--json"))
+        installed.dagbump("upgrade")
+        (previewed,) = json.loads(installed.dagbump("preview", "--json"))
         assert fleet.versions_of([stale]) == [old]
-        (bumped,) = json.loads(deployment.dagbump("bump", "--json"))
+        (bumped,) = json.loads(installed.dagbump("bump", "--json"))
         assert fleet.versions_of([stale]) == [new]
-        deployment.dagbump("downgrade")
+        installed.dagbump("downgrade")
 
         row = {"dag_run_id": run, "dag_id": "d", "run_id": "r", "dag_version_id": str(new), "version_number": 2}
         assert previewed == row | {"stale": 1, "stale_by_state": {"no_status": 1}, "verdict": "bump"}
         assert bumped == row | {"bumped": 1, "locked": 0, "needs_verify": False}
-        assert server.dump_schema(deployment.url) == before
+        assert server.dump_schema(installed.url) == before
 
 
 @pytest.mark.parametrize("place", ["environment", "airflow.cfg", "secrets backend"])
 def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(
-    deployment: Deployment, tmp_path: Path, place: str
+    installed: Installed, tmp_path: Path, place: str
 ) -> None:
     secret = tmp_path / "secret"
-    url = deployment.url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    url = installed.url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
     secret.write_text(f"{url}\n")
     variable = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
     if place == "environment":
@@ -150,13 +151,13 @@ def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(
             "PYTHONPATH": str(tmp_path),
         }
 
-    deployment.dagbump("upgrade", url_from=url_from)
-    assert json.loads(deployment.dagbump("preview", "--json", url_from=url_from)) == []
-    deployment.dagbump("downgrade", url_from=url_from)
+    installed.dagbump("upgrade", url_from=url_from)
+    assert json.loads(installed.dagbump("preview", "--json", url_from=url_from)) == []
+    installed.dagbump("downgrade", url_from=url_from)
 
 
-def test_without_libpq_it_connects_through_airflows_psycopg2(deployment: Deployment) -> None:
-    used = deployment.script(
+def test_without_libpq_it_connects_through_airflows_psycopg2(installed: Installed) -> None:
+    used = installed.script(
         """
 import json
 from dagbump import database
@@ -170,8 +171,8 @@ except ImportError:
     assert used == "psycopg2.extensions"
 
 
-def test_importing_it_loads_nothing_that_a_scheduler_has_not_loaded(deployment: Deployment) -> None:
-    loaded = deployment.script(
+def test_importing_it_loads_nothing_that_a_scheduler_has_not_loaded(installed: Installed) -> None:
+    loaded = installed.script(
         """
 import json, sys
 import sqlalchemy.orm

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from dagbump.demo.tables import Base
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
-from support import airflow
+from support.releases import environments
 
 pytestmark = pytest.mark.once
 
@@ -202,7 +202,7 @@ def test_says_what_to_install_where_the_server_is_missing(start: Start, temporar
     assert nothing_is_left(temporary_directory)
 
 
-@pytest.mark.skipif(not airflow.release().startswith("3.3."), reason="the demo's tables are Airflow 3.3's")
+@pytest.mark.skipif(not environments.release().startswith("3.3."), reason="the demo's tables are Airflow 3.3's")
 def test_tables_are_those_of_airflow(airflow_database: URL) -> None:
     engine = sa.create_engine(airflow_database.set(drivername="postgresql+psycopg"))
     with engine.begin() as connection:

@@ -266,14 +266,14 @@ class TestEnd:
         assert time.monotonic() - began < 1.0
 
     def test_a_second_signal_is_the_systems_own(self) -> None:
-        class Loop:
+        class Stoppable:
             stopped = 0
 
             def stop(self) -> None:
                 self.stopped += 1
 
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        loop = Loop()
+        loop = Stoppable()
         try:
             cli._end_on_signals(loop)  # type: ignore[arg-type]
             signal.raise_signal(signal.SIGTERM)

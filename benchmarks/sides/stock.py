@@ -9,8 +9,8 @@ from uuid import UUID
 
 import psycopg
 from sqlalchemy.engine import URL
-from support import airflow_process
-from support.airflow_process import Worker
+from support.releases import worker
+from support.releases.worker import Worker
 
 from benchmarks.sides import Loop, Memory
 
@@ -23,7 +23,7 @@ def start_worker(release: str, url: URL, home: Path, most_runs: int) -> Abstract
         "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
         "AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": str(most_runs),
     }
-    return airflow_process.start_worker(release, url, home, environment, _SCRIPT)
+    return worker.start_worker(release, url, home, environment, _SCRIPT)
 
 
 class Stock:

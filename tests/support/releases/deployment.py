@@ -1,7 +1,7 @@
 """A deployment of one Airflow release: scheduler, DAG processor and API server as processes of their own, on loopback.
 
 Its environment is a copy of the release's with dagbump's wheel installed, its database one of the tests' server; what
-the components do is read from the database and from their logs. Runs are made by support/airflow_worker.py.
+the components do is read from the database and from their logs. Runs are made by inside_airflow/components.py.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from dagbump import database as dagbump_database
 from dagbump.installation import installer
 from sqlalchemy.engine import URL
 
-from support import airflow, server
-from support.airflow_dag import Tis, tis_of
-from support.airflow_process import Worker, start_worker
+from support import server
 from support.processes import CHECKOUT
+from support.releases import environments
+from support.releases.live_dag import Tis, tis_of
+from support.releases.worker import Worker, start_worker
 
 PATIENCE_SECONDS = 90.0
 _POLL_SECONDS = 0.1
@@ -142,7 +143,7 @@ class Deployment:
     def component(self, name: str, *arguments: str, **environment: str) -> Iterator[Component]:
         """Run `airflow NAME ARGUMENTS…` until the block ends."""
         log = self.home / f"{name}-{next(self._numbers)}.log"
-        variables = airflow.environment_for(self.url, self.home) | {
+        variables = environments.environment_for(self.url, self.home) | {
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
             _COMPONENT: str(log),
             **environment,
@@ -260,12 +261,12 @@ def deployment_of(release: str, url: URL, directory: Path) -> Iterator[Deploymen
     port = _free_port()
     _configure(home, port)
     with (
-        airflow.clone_of(release, directory) as python,
+        environments.clone_of(release, directory) as python,
         psycopg.connect(server.libpq(url), autocommit=True) as connection,
         start_worker(release, url, home, {}) as worker,
     ):
         fastapi = [f"apache-airflow-core=={release}", _FASTAPI[release]] if release in _FASTAPI else []
-        airflow.uv("pip", "install", "--python", str(python), str(_wheel(directory)), *fastapi)
+        environments.uv("pip", "install", "--python", str(python), str(_wheel(directory)), *fastapi)
         deployment = Deployment(python, url, home, connection, worker)
         api_server = ("--apps", "execution", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
         with deployment.component("dag-processor"), deployment.component("api-server", *api_server):
@@ -282,7 +283,7 @@ def _configure(home: Path, port: int) -> None:
 
 
 def _wheel(directory: Path) -> Path:
-    airflow.uv("build", "--wheel", "--out-dir", str(directory), str(CHECKOUT))
+    environments.uv("build", "--wheel", "--out-dir", str(directory), str(CHECKOUT))
     (wheel,) = directory.glob("*.whl")
     return wheel
 

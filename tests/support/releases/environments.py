@@ -14,7 +14,7 @@ from uv import find_uv_bin
 
 DEFAULT_RELEASE = "3.3.2"
 RELEASES = ("3.0.6", "3.1.6", "3.2.2", "3.3.2")
-CACHE = Path(__file__).parents[2] / ".cache"
+CACHE = Path(__file__).parents[3] / ".cache"
 
 
 def release() -> str:
