@@ -2,6 +2,7 @@
 # make test-airflow: the plugin inside real schedulers of four Airflow releases; RELEASES="3.1.6 3.3.2" for some of them.
 # make bench: what it costs, beside stock Airflow; writes docs/benchmark.* and wants an idle machine.
 # make bench-quick: the same in small, into .cache/benchmark; fails where what it counts is not as promised.
+# make demo-tables: takes over the tables of a new Airflow into the demo.
 # make freeze: renders sql/ into migrations/, after each change there.
 # Needs Python 3.10 or later, make and git; everything else is brought in, into .venv.
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 
 RELEASES ?= 3.0.6 3.1.6 3.2.2 3.3.2
 
-.PHONY: demo test test-airflow bench bench-quick freeze lint clean
+.PHONY: demo test test-airflow bench bench-quick demo-tables freeze lint clean
 
 demo: .venv/.demo
 	$(BIN)/dagbump demo
@@ -27,6 +28,9 @@ bench: .venv/.bench
 
 bench-quick: .venv/.bench
 	PYTHONPATH=tests $(BIN)/python -m benchmarks --quick $(ARGS)
+
+demo-tables: .venv/.dev
+	PYTHONPATH=tests $(BIN)/python -m support.demo_tables
 
 freeze:
 	$(PYTHON) sql/freeze.py
