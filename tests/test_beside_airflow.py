@@ -25,10 +25,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("wheel")
-    environments.uv("build", "--wheel", "--out-dir", str(directory), str(CHECKOUT))
-    (wheel,) = directory.glob("*.whl")
-    return wheel
+    return environments.build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @dataclass(frozen=True)
@@ -78,17 +75,17 @@ def installed(
     environments.migrate(release, url, home)
     with environments.clone_of(release, home) as python:
         packages_before = freeze(python)
-        environments.uv("pip", "install", "--python", str(python), str(wheel))
+        environments.install(release, python, str(wheel))
         yield Installed(python, url, home, packages_before)
     postgres.drop_database(name)
 
 
-def test_the_wheel_carries_the_sql_and_the_migrations(wheel: Path) -> None:
-    carried = {name.removeprefix("dagbump/") for name in ZipFile(wheel).namelist()}
+def test_the_wheel_carries_the_migrations_and_the_demos_tables(wheel: Path) -> None:
+    carried = set(ZipFile(wheel).namelist())
     files = {
-        path.relative_to(CHECKOUT).as_posix()
-        for directory in ("sql", "migrations")
-        for path in (CHECKOUT / directory).rglob("*.*")
+        f"dagbump/{path.relative_to(root).as_posix()}"
+        for root, directory in ((CHECKOUT, "migrations"), (CHECKOUT / "py_client" / "dagbump", "demo"))
+        for path in (root / directory).rglob("*.*")
         if path.suffix in {".sql", ".py", ".ini", ".mako"}
     }
     assert files
