@@ -47,8 +47,10 @@ def given_airflow_schema() -> str | None:
 
 def find_airflow_schema(connection: sa.engine.Connection) -> str:
     """Return the schema that was named, else the one on the search path, else the one that dagbump serves already."""
+    on_path = state.pinned(connection, for_this_transaction=False)
+    connection.commit()  # what follows is Alembic's transaction
     # Where there is none at all, the check says so.
-    return given_airflow_schema() or state.schema_on_path(connection) or state.served_schema(connection) or "public"
+    return given_airflow_schema() or on_path or state.served_schema(connection) or "public"
 
 
 def of_main_branch(revision: str | None) -> bool:
@@ -72,7 +74,8 @@ def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
     """Delete the record of an index that somebody has dropped, or whose removal was cut off."""
     heads = context.get_context().get_current_heads()
     recorded = [head for head in heads if INDEX_BRANCH in script.get_revision(head).branch_labels]
-    if recorded and not state.index_is_valid(connection, context.get_context().opts["airflow_schema"]):
+    found = state.optional_index(connection, context.get_context().opts["airflow_schema"])
+    if recorded and found is not state.OptionalIndex.VALID:
         log.warning("The index %s was recorded, and is not there, or not valid; index@head builds it again.", INDEX)
         delete = sa.text(f"DELETE FROM {SCHEMA}.alembic_version WHERE version_num = :revision")  # noqa: S608  (a constant)
         connection.execute(delete, {"revision": recorded[0]})
@@ -94,6 +97,12 @@ def install_objects(revision: str) -> None:
 
 def first_revision() -> str:
     return min(step.revision for step in script.walk_revisions() if of_main_branch(step.revision))
+
+
+def remove_index(connection: sa.engine.Connection) -> None:
+    """Drop the index that no record leads to any more."""
+    if concurrent_index.is_left(connection):
+        concurrent_index.drop()
 
 
 def remove_everything() -> None:
@@ -118,6 +127,7 @@ def migrate(connection: sa.engine.Connection) -> None:
     with context.begin_transaction():
         begin(going_down=going_down)
         if going_down and connection.scalar(sa.text(f"SELECT pg_catalog.to_regnamespace('{SCHEMA}')")) is None:
+            remove_index(connection)
             return
         before = migration.get_current_heads()
         refuse_newer(before)
@@ -126,8 +136,7 @@ def migrate(connection: sa.engine.Connection) -> None:
         context.run_migrations()
         heads = migration.get_current_heads()
         if going_down and not heads:
-            if concurrent_index.is_left(connection):
-                concurrent_index.drop()
+            remove_index(connection)
             remove_everything()
         for head in filter(of_main_branch, heads):
             if not going_down or head not in before:
@@ -171,7 +180,10 @@ def run_offline() -> None:
         airflow_schema=given_airflow_schema() or "public",
     )
     going_down = context.get_context().opts["fn"].__name__ == "downgrade"
+    # What is refused inside the transaction has to keep what cannot stand in one from being run.
+    context.static_output("\\set ON_ERROR_STOP on")
     with context.begin_transaction():
+        context.execute("SET search_path = pg_catalog, pg_temp")
         begin(going_down=going_down)
         context.run_migrations()
         reached = context.get_revision_argument()
@@ -179,7 +191,9 @@ def run_offline() -> None:
             if of_main_branch(revision):
                 install_objects(revision)
         if going_down and reached is None and "index" not in str(context.get_starting_revision_argument()):
+            concurrent_index.drop()
             remove_everything()
+        context.execute("SET CONSTRAINTS ALL IMMEDIATE")  # whatever is left to do is done as the owner
         context.execute("RESET ROLE")
 
 

@@ -43,11 +43,11 @@ DECLARE
     examined_only CONSTANT boolean := TRUE;
     ids bigint[] := dag_run_ids;
     limited bigint[];
+    indexed boolean;
     run record;
     stale integer;
     older uuid[];
     free tid[];
-    any_free boolean;
     versions_taken uuid[] := ARRAY[]::uuid[];
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
@@ -62,13 +62,20 @@ BEGIN
     END IF;
 
     -- 2. The steady loop, with the index: what this lets pass, the next step judges.
-    IF @include:index_is_valid@ THEN
-        ids := (
-            @include:candidates@
-        );
-        IF ids IS NULL THEN
-            RETURN;
-        END IF;
+    SELECT
+        index.is_valid,
+        CASE
+            WHEN index.is_valid THEN (
+                @include:candidates@
+            )
+            ELSE ids
+        END
+    INTO indexed, ids
+    FROM (
+        @include:optional_index@
+    ) AS index;
+    IF indexed AND ids IS NULL THEN
+        RETURN;
     END IF;
 
     -- 3. Which runs have something to do.
@@ -90,43 +97,34 @@ BEGIN
             CONTINUE;
         END IF;
 
-        -- 5. A newer version has landed while other runs were moved: the next call sees to this run.
-        IF run.dag_version_id IS DISTINCT FROM (
-            SELECT latest.id FROM (
-                @include:latest_version@
-            ) AS latest
+        -- 5. Look again: while other runs were moved, a newer version may have landed, or the run have been pinned, paused,
+        -- ended. The next call sees to it.
+        ids := ARRAY[run.dag_run_id];
+        IF NOT EXISTS (
+            SELECT FROM (
+                @include:judged_runs@
+            ) AS again
+            WHERE again.dag_version_id = run.dag_version_id
         ) THEN
             CONTINUE;
         END IF;
 
         -- 6. Count. A TI on a higher version, whoever has put it there, is not stale.
         stale := 0;
-        any_free := FALSE;
+        older := NULL;
         IF run.any_stale THEN
             @include:count_stale@
         END IF;
 
-        -- 7. Is one of them free?
-        IF stale > 0 THEN
-            PERFORM
-            @include:movable@
-            LIMIT 1
-            FOR NO KEY UPDATE SKIP LOCKED;
-            any_free := FOUND;
-        END IF;
-
-        -- 8. Take the lock that the foreign-key check would wait for, here or in verify_integrity. Not to be had: the run
-        -- waits for a later call, whole.
-        IF any_free OR needs_verify THEN
+        -- 7. Take the lock that the foreign-key check would wait for, here or in verify_integrity; but not where nothing can
+        -- be moved. Not to be had: the run waits for a later call, whole.
+        IF stale > 0 OR needs_verify THEN
             @include:take_version@
-            IF run.dag_version_id = ANY (versions_held) THEN
-                any_free := FALSE;
-                needs_verify := FALSE;
-            END IF;
+            needs_verify := needs_verify AND run.dag_version_id = ANY (versions_taken);
         END IF;
 
-        IF any_free THEN
-            -- 9. Lock what is free. A TI that has changed since it was counted is judged anew, as it is now: one that has
+        IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
+            -- 8. Lock what is free. A TI that has changed since it was counted is judged anew, as it is now: one that has
             -- finished, or is on a version that was not seen, stays where it is.
             SELECT pg_catalog.array_agg(ti.ctid) INTO free
             FROM (
@@ -135,14 +133,14 @@ BEGIN
                 FOR NO KEY UPDATE SKIP LOCKED
             ) AS ti;
 
-            -- 10. Move. Locked rows stay where they are, so their address is good; in one physical table it is unique.
+            -- 9. Move. Locked rows stay where they are, so their address is good; in one physical table it is unique.
             UPDATE ONLY @airflow_schema@.task_instance AS ti
             SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
             WHERE ti.ctid = ANY (free);
             GET DIAGNOSTICS bumped = ROW_COUNT;
         END IF;
 
-        -- 11. What is stale still, another transaction holds.
+        -- 10. What is stale still, another transaction holds.
         IF bumped < stale THEN
             SELECT pg_catalog.count(*)::integer INTO locked
             @include:movable@;
@@ -156,37 +154,46 @@ END
 $bump$;
 
 COMMENT ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) IS
-'Moves task_instance.dag_version_id of the stale task instances (TIs) of the examined DAG runs to the latest version of their DAG. One call does a whole scheduler loop.
+'Moves the stale task instances of the examined DAG runs to the latest version of their DAG.
+
+One call does a whole scheduler loop.
 
   SELECT * FROM dagbump.bump();                                    every examined run, the safe form
   SELECT * FROM dagbump.bump(dag_ids => ''{etl}'');                  the runs of one DAG
   SELECT * FROM dagbump.bump(''{17,18}'', caller_verifies => true);  two runs; you call verify_integrity
 
 Words
+  TI          task instance
   latest      the dag_version of the DAG with the highest version_number
   unfinished  state is NULL or not one of success, failed, skipped, upstream_failed, removed
   stale       an unfinished TI whose dag_version_id IS DISTINCT FROM latest
-  examined    a running run, not pinned to a bundle_version, run_after reached, its DAG neither paused nor stale,
-              and the latest version has a serialized_dag row
-  unverified  an examined run with the latest version on none of its TIs and none of its TI-history rows:
-              Airflow''s own sign that verify_integrity has not run for this version
+  examined    a running run, not pinned to a bundle_version, run_after reached, its DAG neither
+              paused nor stale, and the latest version has a serialized_dag row
+  unverified  an examined run with the latest version on none of its TIs and none of its TI-history
+              rows: Airflow''s own sign that verify_integrity has not run for this version
 
 Arguments
   dag_run_ids      dag_run.id; NULL: every examined run; an empty array: none
   dag_ids          NULL: every DAG; an empty array: none
   max_runs         at most so many examined runs, in the scheduler''s order; NULL: no limit
-  caller_verifies  false (safe): an unverified run is left to Airflow, untouched, and answered with needs_verify.
-                   true: it is bumped too, and the caller promises to run verify_integrity for it in this transaction.
-                   Breaking that promise means that the TIs of newly added tasks are never created.
+  caller_verifies  false (safe): an unverified run is left to Airflow, untouched, and answered with
+                   needs_verify.
+                   true: it is bumped too, and the caller promises to run verify_integrity for it in
+                   this transaction. Breaking that promise means that the TIs of newly added tasks
+                   are never created.
 
-Answers one row per run for which bumped > 0, locked > 0 or needs_verify; no row where nothing changed.
+Answers one row per run for which bumped > 0, locked > 0 or needs_verify; none where nothing changed.
   bumped        TIs moved by this call
-  locked        stale TIs left for the next call because another transaction holds them, or holds the dag_version row
+  locked        stale TIs left for the next call because another transaction holds them, or the
+                dag_version row
   needs_verify  the run was unverified before this call; false where the dag_version row is held
+A run whose DAG gets a newer version while the call is under way is left to the next call. No TI moves
+to a lower version_number.
 
-Locks: KEY SHARE on dag_version, NO KEY UPDATE on the TIs moved, both SKIP LOCKED: it never waits for a row lock.
-Commits nothing. Writes nothing where nothing is stale.
+Locks: NO KEY UPDATE on the TIs moved, KEY SHARE on their dag_version, both SKIP LOCKED: it waits for no
+row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.help(''take_version''); )
+Nothing to move or to verify: no lock, and nothing written. Commits nothing.
 Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies NULL;
-40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try the transaction again.';
+40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) FROM PUBLIC;

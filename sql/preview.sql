@@ -88,14 +88,18 @@ END
 $preview$;
 
 COMMENT ON FUNCTION dagbump.preview(bigint[], text[], integer, boolean) IS
-'Shows what dagbump.bump, called with the same arguments, would do, and which stale task instances (TIs) it leaves alone and why. Reads only; runs on a hot standby. \df+ dagbump.bump explains the words and the arguments.
+'Shows what dagbump.bump would do, and which stale task instances it leaves alone and why.
 
   SELECT * FROM dagbump.preview();
+
+Reads only; runs on a hot standby. Takes the arguments of dagbump.bump, whose page explains the words:
+SELECT dagbump.help(''bump'');
 
 Answers one row per running run that holds stale TIs or that bump would answer:
   dag_version_id, version_number   the latest version of the DAG; NULL where it has none
   stale           unfinished TIs that are not on it
-  stale_by_state  the same by state, {"scheduled": 2, "no_status": 1}; no_status: state is NULL, as Airflow''s UI says
+  stale_by_state  the same by state, {"scheduled": 2, "no_status": 1}; no_status: state is NULL, as
+                  Airflow''s UI says
   verdict         bump               bump moves them
                   needs_verify       verify_integrity is due: the safe form leaves the run to Airflow
                   pinned             dag_run.bundle_version is set: the run keeps its version
@@ -103,7 +107,8 @@ Answers one row per running run that holds stale TIs or that bump would answer:
                   not_due            run_after lies in the future
                   no_version         the DAG has no dag_version
                   no_serialized_dag  the latest version has no serialized_dag row
-                  The first that applies, in the order pinned, paused, stale_dag, not_due, no_version, no_serialized_dag.
+                  The first that applies: pinned, paused, stale_dag, not_due, no_version,
+                  no_serialized_dag.
 max_runs limits the examined runs (bump, needs_verify); the others are shown in any case.
 Errors: 22023 as in dagbump.bump. Locks: none.';
 

@@ -4,31 +4,60 @@
 -- For dagbump.bump. Apart from it because only a function can bound a wait for
 -- itself alone, and give back what it has locked.
 --
--- Locks: KEY SHARE on the row, SKIP LOCKED. That waits for nothing, but for one
+-- Locks: NO KEY UPDATE on one TI of the run, where one is free, which says that there
+-- is something to move; then KEY SHARE on the row; both SKIP LOCKED. Where the row is
+-- not to be had, the TI is free again. SKIP LOCKED waits for nothing, but for one
 -- thing: of a row that a transaction has updated (its key left as it was) and then
 -- locked FOR UPDATE or deleted, PostgreSQL locks the version that everybody sees,
--- and then follows the chain of updates to the newest, where it waits, SKIP
--- LOCKED or not. So the wait is bounded, and counts as held.
+-- and then follows the chain of updates to the newest, where it waits. So the wait
+-- is bounded, and counts as held.
 
-CREATE OR REPLACE FUNCTION dagbump.take_version(dag_version_id uuid) RETURNS boolean
+CREATE OR REPLACE FUNCTION dagbump.take_version(
+    dag_version_id uuid,
+    dag_id text,
+    run_id text,
+    older uuid[],
+    to_verify boolean
+) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER
 @include:settings@
-SET lock_timeout = '10ms'
+SET lock_timeout = '1ms'
 AS $take_version$
+#variable_conflict use_column
+DECLARE
+    run record;
 BEGIN
+    IF NOT to_verify THEN
+        SELECT dag_id, run_id INTO run;
+        PERFORM
+        @include:movable@
+        LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+
     PERFORM FROM @airflow_schema@.dag_version AS version
     WHERE version.id = take_version.dag_version_id
     FOR KEY SHARE SKIP LOCKED;
-    RETURN FOUND;
+    IF NOT FOUND THEN
+        RAISE lock_not_available;
+    END IF;
+    RETURN TRUE;
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected THEN
         RETURN FALSE;
 END
 $take_version$;
 
-COMMENT ON FUNCTION dagbump.take_version(uuid) IS
-'For dagbump.bump alone: takes KEY SHARE on a dag_version row and answers true, or answers false where another
-transaction holds the row. Waits 10 ms at most, and only for a transaction that has updated that row before it locked or
-deleted it. Answers false for a row that is not there.';
+COMMENT ON FUNCTION dagbump.take_version(uuid, text, text, uuid[], boolean) IS
+'Internal: takes the lock on a dag_version row that the bump of a run needs.
 
-REVOKE ALL ON FUNCTION dagbump.take_version(uuid) FROM PUBLIC;
+For dagbump.bump alone. Answers NULL, and locks nothing, where no stale task instance of the run is free
+and the run is not to be verified. Else takes KEY SHARE on the row, SKIP LOCKED, and answers true; false
+where another transaction holds the row, or it is not there.
+Waits 1 ms at most, and only for a transaction that has updated that row before it locked it FOR UPDATE
+or deleted it: there SKIP LOCKED waits.';
+
+REVOKE ALL ON FUNCTION dagbump.take_version(uuid, text, text, uuid[], boolean) FROM PUBLIC;

@@ -45,8 +45,8 @@ class Installed:
         return self._run(str(self.python.with_name("dagbump")), *arguments, url_from=url_from)
 
     def script(self, source: str) -> Any:
-        """Run Python there; return what it prints, which is JSON."""
-        return json.loads(self._run(str(self.python), "-c", source))
+        """Run Python there; return what it prints last, which is JSON. Airflow may have printed something before."""
+        return json.loads(self._run(str(self.python), "-c", source).splitlines()[-1])
 
     def _run(self, *command: str, url_from: Mapping[str, str] | None = None) -> str:
         # PSYCOPG_IMPL: psycopg cannot be loaded, also where the machine has a libpq.
@@ -80,7 +80,7 @@ def installed(
     postgres.drop_database(name)
 
 
-def test_the_wheel_carries_the_migrations_and_the_demos_tables(wheel: Path) -> None:
+def test_the_wheel_carries_migrations_and_the_demos_tables_and_not_what_they_are_made_from(wheel: Path) -> None:
     carried = set(ZipFile(wheel).namelist())
     files = {
         f"dagbump/{path.relative_to(root).as_posix()}"
@@ -90,6 +90,7 @@ def test_the_wheel_carries_the_migrations_and_the_demos_tables(wheel: Path) -> N
     }
     assert files
     assert files <= carried
+    assert not [name for name in carried if name.startswith("dagbump/sql/")]
 
 
 def test_installing_it_moves_no_package_of_airflow(installed: Installed) -> None:
@@ -168,15 +169,41 @@ except ImportError:
     assert used == "psycopg2.extensions"
 
 
-def test_importing_it_loads_nothing_that_a_scheduler_has_not_loaded(installed: Installed) -> None:
-    loaded = installed.script(
-        """
-import json, sys
-import sqlalchemy.orm
-before = set(sys.modules)
-from dagbump import bump
-packages = {name.partition(".")[0] for name in set(sys.modules) - before}
-print(json.dumps(sorted(packages - sys.stdlib_module_names)))
+# What installs, and what people call, may need these; whatever runs inside Airflow may not.
+FOR_OTHERS = ("alembic", "fastapi", "prometheus_client", "rich", "typer")
+# Forked, each try finds Airflow imported, and dagbump not.
+IN_FORKS = f"""
+import json, multiprocessing, sys, time
+
+def measure(statement):
+    for name in [*{FOR_OTHERS}, *(name for name in sys.modules if name.partition(".")[0] in {FOR_OTHERS})]:
+        sys.modules[name] = None  # who imports it, fails
+    before, began = set(sys.modules), time.process_time()
+    exec(statement, {{}})
+    milliseconds = (time.process_time() - began) * 1000
+    packages = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+    return sorted(packages - sys.stdlib_module_names), milliseconds
+
+def in_forks(statement, times):
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        print(json.dumps(pool.map(measure, [statement] * times, chunksize=1)))
+
 """
-    )
-    assert loaded == ["dagbump"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "milliseconds_allowed"), [("import dagbump; dagbump.bump", 50), ("import dagbump.airflow_plugin", 20)]
+)
+def test_a_process_of_airflow_imports_nothing_else_and_that_in_no_time(
+    installed: Installed, statement: str, milliseconds_allowed: float
+) -> None:
+    has_imported = "import airflow.listeners, airflow.plugins_manager, sqlalchemy.orm"
+    tries = installed.script(f"{IN_FORKS}{has_imported}\nin_forks({statement!r}, times=5)")
+    assert [loaded for loaded, _ in tries] == [["dagbump"]] * 5
+    assert min(milliseconds for _, milliseconds in tries) <= milliseconds_allowed
+
+
+def test_a_scheduler_with_the_plugin_on_needs_nothing_that_is_for_others(installed: Installed) -> None:
+    statement = "import dagbump.airflow_plugin.patches"
+    tries = installed.script(f"{IN_FORKS}import airflow.jobs.scheduler_job_runner\nin_forks({statement!r}, times=1)")
+    assert [loaded for loaded, _ in tries] == [["dagbump"]]

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import dagbump
 import pytest
-from dagbump.cli import app
+from dagbump.command_line.app import app
 from sqlalchemy.engine import URL
 from support.fleet import Fleet, stale_run
 from support.processes import DAGBUMP, command, unread
@@ -106,6 +107,10 @@ class TestCommands:
             done = command(*DAGBUMP, name, "--url", libpq(database))
             assert (done.returncode, done.stdout.count(id_), done.stderr) == (0, 2, "")
 
+    def test_version(self) -> None:
+        done = command(*DAGBUMP, "--version")
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"dagbump {dagbump.__version__}\n", "")
+
     def test_every_command_and_option_has_help(self) -> None:
         group: Any = get_command(app)
         assert set(group.commands) >= {"upgrade", "downgrade", "preview", "bump", "run", "demo"}
@@ -181,6 +186,12 @@ class TestFilters:
 
 
 class TestExitCodes:
+    def test_the_help_says_what_they_mean(self) -> None:
+        said = " ".join(command(*DAGBUMP, "--help").stdout.split())
+        assert (
+            "0 done, 1 the work failed, 2 wrong usage, 3 database not reachable, 4 not installed or not supported."
+        ) in said
+
     def test_2_for_wrong_usage(self) -> None:
         assert command(*DAGBUMP, "bump", "--max-runs", "-1", "--url", "postgresql://h/d").returncode == 2
         assert command(*DAGBUMP, "bump", "--nonsense").returncode == 2

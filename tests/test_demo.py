@@ -19,7 +19,7 @@ from support.demo_tables import tables_of_airflow
 
 pytestmark = pytest.mark.once
 
-RUN_CLI = "from dagbump.cli import app; app()"
+RUN_CLI = "from dagbump.command_line.app import app; app()"
 SMALL_FLEET = ("demo", "--runs", "5", "--tis", "20")
 
 

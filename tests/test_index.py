@@ -236,6 +236,30 @@ class TestWhatIsThereCountsNotWhatIsRecorded:
         assert dump_schema(database) == dump_schema(airflow_database)
 
 
+@pytest.mark.parametrize("theirs", ["task_instance (state)", "job (state)"])
+def test_something_else_of_its_name_is_left_alone(fleet: Fleet, database: URL, theirs: str) -> None:
+    fleet.connection.execute(f"CREATE INDEX dagbump_ti_unfinished ON {theirs}".encode())
+    done = command(*WITH_INDEX, DAGBUMP_URL=libpq(database))
+    assert done.returncode == 1
+    assert "is not the optional index" in done.stderr
+    assert command(*DAGBUMP, "downgrade", DAGBUMP_URL=libpq(database)).returncode == 0
+    assert index_state(fleet) == (True,)
+
+
+def test_a_build_whose_backend_ends_is_told_in_a_line(
+    fleet: Fleet, database: URL, long_transaction: psycopg.Connection[Any]
+) -> None:
+    with running(*WITH_INDEX, DAGBUMP_URL=libpq(database)) as process:
+        until_building(fleet)
+        fleet.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index")
+        assert process.finish(timeout=20) == 3
+    assert process.count("Traceback") == 0
+    assert process.count("the connection was lost") == 1
+    long_transaction.rollback()
+    build(database)
+    assert index_state(fleet) == (True,)
+
+
 @pytest.mark.parametrize("words", [WITH_INDEX, (*DAGBUMP, "downgrade")])
 def test_whom_it_waits_for_is_said(database: URL, connect: Connect, words: tuple[str, ...]) -> None:
     """Once for each, in a pipe too."""

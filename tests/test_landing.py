@@ -13,6 +13,7 @@ import pytest
 from conftest import Connect
 from support.fleet import Fleet
 from support.waits import until_waiting_for_lock
+from typing_extensions import LiteralString
 
 Connection = psycopg.Connection[Any]
 
@@ -93,6 +94,33 @@ def test_a_run_is_left_alone_where_nobody_has_moved_it_either(
     assert fleet.versions_of([ti]) == [old]
     (row,) = dagbump.bump(gated, caller_verifies=True).runs
     assert (row.dag_run_id, row.dag_version_id, row.bumped, row.needs_verify) == (second, newest, 1, True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE dag_run SET bundle_version = 'x' WHERE id = %s",
+        "UPDATE dag_run SET state = 'success' WHERE id = %s",
+        "UPDATE dag SET is_paused = TRUE WHERE dag_id = (SELECT dag_id FROM dag_run WHERE id = %s)",
+    ],
+)
+def test_a_run_that_is_not_to_be_examined_by_now_is_left_alone(
+    fleet: Fleet, connect: Connect, gated: Connection, change: LiteralString
+) -> None:
+    tis = []
+    for name in ("first", "second"):
+        old, new = fleet.dag(name, versions=2)
+        run = fleet.run(name)
+        fleet.ti(run, new, "success")
+        tis.append(fleet.ti(run, old, "queued"))
+        if name == "first":
+            fleet.execute("UPDATE dag_run SET run_after = run_after - interval '1 hour' WHERE id = %s", run)
+
+    with bumping(connect, gated) as results:
+        fleet.execute(change, run)
+
+    assert len(results[0].runs) == 1
+    assert fleet.versions_of(tis[1:]) == [old]
 
 
 NEVER_BACKWARDS = """

@@ -265,8 +265,8 @@ class TestWhatIsThereCountsNotWhatIsRecorded:
             "ALTER FUNCTION dagbump.bump RESET search_path",
             "GRANT EXECUTE ON FUNCTION dagbump.bump TO PUBLIC",
             "COMMENT ON FUNCTION dagbump.bump IS NULL",
-            "CREATE OR REPLACE FUNCTION dagbump.take_version(dag_version_id uuid) RETURNS boolean "
-            "LANGUAGE sql AS 'SELECT TRUE'",
+            "CREATE OR REPLACE FUNCTION dagbump.help(topic text DEFAULT NULL) RETURNS SETOF text "
+            "LANGUAGE sql AS 'SELECT topic'",
         ],
     )
     def test_an_upgrade_mends(self, database: URL, damage: str) -> None:
@@ -275,6 +275,18 @@ class TestWhatIsThereCountsNotWhatIsRecorded:
         assert "is installed" in ok([*DAGBUMP, "upgrade"], database)
         assert dump_schema(database) == before
         assert query(database, "SELECT count(*) FROM dagbump.installation") == [(1,)]
+
+    def test_the_printed_way_back_removes_the_index_too(self, database: URL, airflow_database: URL) -> None:
+        installer.upgrade(engine(database), installer.NEWEST_INDEX)
+        script = ok([*DAGBUMP, "downgrade", "--sql", "0001:base"])
+        run_client("psql", database, "--no-psqlrc", "--quiet", stdin=script)
+        assert dump_schema(database) == dump_schema(airflow_database)
+
+    def test_an_index_that_nothing_leads_to_any_more_is_removed(self, database: URL, airflow_database: URL) -> None:
+        installer.upgrade(engine(database), installer.NEWEST_INDEX)
+        do(database, "DROP SCHEMA dagbump CASCADE")
+        ok([*DAGBUMP, "downgrade"], database)
+        assert dump_schema(database) == dump_schema(airflow_database)
 
     def test_a_schema_only_restore_can_be_removed(self, database: URL, airflow_database: URL) -> None:
         do(database, "DELETE FROM dagbump.alembic_version; DELETE FROM dagbump.installation")
@@ -317,6 +329,49 @@ class TestWhatIsThereCountsNotWhatIsRecorded:
         assert done.returncode == 4
         assert "missing: task_instance_history.dag_id" in done.stderr
         assert run([*DAGBUMP, "downgrade"], database).returncode == 0
+
+
+def test_a_refused_script_builds_no_index(airflow_database: URL) -> None:
+    """As psql runs it without being told to stop at an error."""
+    do(airflow_database, "ALTER TABLE backfill_dag_run RENAME sort_ordinal TO something_else")
+    before = dump_schema(airflow_database)
+    script = ok([*DAGBUMP, "upgrade", "--sql", "--with-index"])
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
+        run_client("psql", airflow_database, "--no-psqlrc", "--quiet", stdin=script)
+    assert dump_schema(airflow_database) == before
+
+
+def test_a_database_of_no_encoding(postgres: Server, airflow_template: str) -> None:
+    """Text comes as bytes from an SQL_ASCII database to a client that asks for no other encoding."""
+    postgres.drop_database("no_encoding")
+    with postgres.maintenance() as connection:
+        connection.execute(
+            "CREATE DATABASE no_encoding TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+    url = postgres.database("no_encoding")
+    run_client("psql", url, "--quiet", "--no-psqlrc", stdin=dump_schema(postgres.database(airflow_template)))
+    for words in (["upgrade"], ["preview"]):
+        ok([*DAGBUMP, *words], url)
+    with psycopg.connect(libpq(url), autocommit=True, client_encoding="SQL_ASCII") as connection:
+        connection.execute("INSERT INTO dag_bundle (name) VALUES ('b')")
+        connection.execute(
+            "INSERT INTO dag_run (dag_id, run_id, run_type, state, span_status, run_after) "
+            "VALUES ('d', 'r', 'manual', 'running', 'ended', now())"
+        )
+        connection.execute(
+            "INSERT INTO task_instance (id, dag_id, run_id, task_id, pool, pool_slots, span_status, try_number, max_tries) "
+            "VALUES (gen_random_uuid(), 'd', 'r', 't', '', 1, '', 1, 0)"
+        )
+        (row,) = dagbump.preview(connection)
+        assert (row.dag_id, row.run_id, row.verdict) == ("d", "r", "no_version")
+    ok([*DAGBUMP, "downgrade"], url)
+    postgres.drop_database("no_encoding")
+
+
+def test_quoted_identifiers_change_nothing(database: URL) -> None:
+    quoting = database.update_query_dict({"options": "-cquote_all_identifiers=on"})
+    for words in (["upgrade"], ["preview"], ["upgrade"], ["bump"], ["downgrade"]):
+        ok([*DAGBUMP, *words], quoting)
 
 
 class TestTwoAirflowsInOneDatabase:

@@ -173,6 +173,15 @@ TRAPS = {
             caller_verifies boolean DEFAULT FALSE
         ) RETURNS text LANGUAGE sql AS 'SELECT public.trap()'
     """,
+    "an argument of a type of her own": """
+        CREATE FUNCTION public.is_fine(bigint[]) RETURNS boolean LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM public.trap(); RETURN TRUE; END $$;
+        CREATE DOMAIN public.ids AS bigint[] CHECK (public.is_fine(VALUE));
+        CREATE FUNCTION dagbump.bump(
+            dag_run_ids public.ids DEFAULT '{1}', dag_ids text[] DEFAULT NULL, max_runs integer DEFAULT NULL,
+            caller_verifies boolean DEFAULT FALSE
+        ) RETURNS text LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS 'SELECT 1::text'
+    """,
     "a default of an argument": """
         CREATE FUNCTION dagbump.bump(dag_ids text DEFAULT public.trap()) RETURNS text
         LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS 'SELECT 1::text'
@@ -198,6 +207,26 @@ class TestNobodyElsesIsBelieved:
                 assert done.returncode == 4, done.stderr
         assert ask(owned, f"SELECT rolsuper FROM pg_roles WHERE rolname = '{STRANGER}'") == [(False,)]
         assert dump_schema(owned) == before
+
+    def test_operators_on_the_path_are_not_run(self, owned: URL) -> None:
+        """PostgreSQL has none for name and varchar, nor for text and varchar, and takes whose there is."""
+        do(owned, f"GRANT CREATE ON SCHEMA public TO {STRANGER}")
+        do(as_role(owned, STRANGER), TRAP)
+        for left, right in (("name", "varchar"), ("text", "varchar"), ("varchar", "text"), ("name", "text")):
+            do(
+                as_role(owned, STRANGER),
+                f"""
+                CREATE FUNCTION public.eq({left}, {right}) RETURNS boolean LANGUAGE plpgsql AS
+                $$ BEGIN PERFORM public.trap(); RETURN TRUE; END $$;
+                CREATE OPERATOR public.= (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = public.eq);
+                """,
+            )
+        for words in (["upgrade", "--with-index"], ["preview", "--dag-id", "d"], ["bump"], ["downgrade"]):
+            run(owned, *words)
+        for words in (["upgrade", "head"], ["current"], ["stamp", "head"], ["downgrade", "base"]):
+            command(*ALEMBIC, *words, DAGBUMP_URL=libpq(owned))
+        assert ask(owned, f"SELECT rolsuper FROM pg_roles WHERE rolname = '{STRANGER}'") == [(False,)]
+        assert ask(owned, "SELECT to_regnamespace('dagbump')") == [(None,)]
 
     def test_an_empty_schema_of_somebody_elses_is_refused_by_name(self, owned: URL) -> None:
         do(owned, f"CREATE SCHEMA dagbump AUTHORIZATION {STRANGER}")

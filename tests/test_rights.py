@@ -40,7 +40,7 @@ def test_everything_has_a_comment(connection: Connection, functions: list[dict[s
         """
         SELECT relname FROM pg_class
         WHERE relnamespace = 'dagbump'::regnamespace AND relkind IN ('r', 'v', 'm', 'S')
-        AND obj_description(oid, 'pg_class') IS NULL AND relname <> 'alembic_version'
+        AND obj_description(oid, 'pg_class') IS NULL
         """
     ).fetchall()
     assert uncommented == []

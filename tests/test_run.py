@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from conftest import Connect
-from dagbump import cli
+from dagbump.command_line import run
 from dagbump.database import create_engine
 from dagbump.demo.server import EmbeddedPostgres
 from dagbump.installation import installer
@@ -125,7 +125,7 @@ class TestRun:
         old, _ = fleet.dag("d", versions=2)
         fleet.ti(fleet.run("d"), old, "scheduled")
         with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=libpq(database)) as loop:
-            loop.until_printed("verify_integrity is due for 1 run\n")
+            loop.until_printed("left 1 run to the scheduler, whose verify_integrity is due\n")
             assert loop.count("bumped") == 0
 
     def test_ends_where_its_role_may_not_bump(self, fleet: Fleet, database: URL, role: str) -> None:
@@ -258,7 +258,7 @@ class TestEnd:
         with running(*words, DAGBUMP_URL="postgresql://127.0.0.1:1/d") as loop:
             loop.until_printed("sqlalchemy.util")
             self.ends(loop)
-            assert loop.count("dagbump.loop") == 0
+            assert loop.count("dagbump.command_line.periodic_bump") == 0
 
     def ends(self, loop: Running) -> None:
         began = time.monotonic()
@@ -267,18 +267,18 @@ class TestEnd:
         assert time.monotonic() - began < 1.0
 
     def test_a_second_signal_is_the_systems_own(self) -> None:
-        class Stoppable:
+        class Bumping:
             stopped = 0
 
             def stop(self) -> None:
                 self.stopped += 1
 
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        loop = Stoppable()
+        bumping = Bumping()
         try:
-            cli._end_on_signals(loop)  # type: ignore[arg-type]
+            run._end_on_signals(bumping)  # type: ignore[arg-type]
             signal.raise_signal(signal.SIGTERM)
-            assert loop.stopped == 1
+            assert bumping.stopped == 1
             assert [signal.getsignal(number) for number in before] == [signal.SIG_DFL] * 2
         finally:
             for number, handler in before.items():

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from dagbump import database as dagbump_database
 from dagbump.database import DatabaseUrl, create_engine, describe, find_url
+from dagbump.errors import InvalidUrl
 from dagbump.installation import state
 from psycopg import sql
 from sqlalchemy.engine import URL
@@ -31,7 +32,7 @@ class TestUrl:
         monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
 
     def test_the_first_place_that_names_one_wins(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        with pytest.raises(dagbump_database.InvalidUrl, match=r"airflow\.cfg"):
+        with pytest.raises(InvalidUrl, match=r"airflow\.cfg"):
             find_url()
         (tmp_path / "airflow.cfg").write_text("[database]\nsql_alchemy_conn = postgresql://u:50%%25@h/cfg\n")
         cfg = f"sql_alchemy_conn in {tmp_path}/airflow.cfg"
@@ -75,7 +76,7 @@ class TestUrl:
             ("sql_alchemy_conn = postgresql://u:50%25@h/d", "%%"),
         ):
             cfg.write_text(f"[database]\n{content}\n")
-            with pytest.raises(dagbump_database.InvalidUrl, match=said) as raised:
+            with pytest.raises(InvalidUrl, match=said) as raised:
                 find_url()
             assert str(cfg) in str(raised.value)
 
@@ -175,7 +176,7 @@ class TestUrl:
     )
     def test_a_password_that_is_not_encoded_is_not_taken_for_a_host(self, password: str) -> None:
         for scheme in ("postgresql", "postgresql+asyncpg"):
-            with pytest.raises(dagbump_database.InvalidUrl, match="percent-encoded") as raised:
+            with pytest.raises(InvalidUrl, match="percent-encoded") as raised:
                 create_engine(f"{scheme}://user:{password}@127.0.0.1:1/d?sslmode=disable")
             assert not re.search("horse|battery|34", str(raised.value))
 

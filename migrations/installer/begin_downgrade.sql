@@ -13,17 +13,25 @@ DECLARE
     owner CONSTANT oid := coalesce((
         SELECT class.relowner
         FROM pg_catalog.pg_class AS class
-        WHERE class.oid = pg_catalog.to_regclass(pg_catalog.format('%I.task_instance', @airflow_schema_literal@))::oid
+        WHERE class.oid = pg_catalog.to_regclass(@task_instance_literal@)::oid
     ), schema_owner);
     airflow_schema CONSTANT text := @airflow_schema_literal@;
     served CONSTANT text := (
         SELECT namespace.nspname::text
         FROM pg_catalog.pg_proc AS proc
         JOIN pg_catalog.pg_namespace AS own ON own.oid = proc.pronamespace AND own.nspname::text = 'dagbump'
-        JOIN pg_catalog.pg_namespace AS namespace
-            ON pg_catalog.format('search_path=%I, pg_temp', namespace.nspname) = ANY (proc.proconfig)
+        CROSS JOIN LATERAL pg_catalog.unnest(proc.proconfig) AS config (setting)
+        JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname::text = CASE
+            WHEN config.setting ~ '^search_path=.*, "?pg_temp"?$' THEN (
+                pg_catalog.parse_ident(pg_catalog.regexp_replace(config.setting, '^search_path=(.*), "?pg_temp"?$', '\1'))
+            )[1]
+        END
         WHERE proc.proname::text = 'bump'
     );
+    -- From PostgreSQL 16 on, membership alone does not let one SET ROLE.
+    may_become CONSTANT text := CASE
+        WHEN pg_catalog.current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER'
+    END;
     findings text;
 BEGIN
     IF schema_owner IS NULL THEN
@@ -120,7 +128,16 @@ BEGIN
         UNION ALL
         SELECT function.called || ' has an argument whose default is an expression'
         FROM function
-        WHERE pg_catalog.strpos(pg_catalog.pg_get_expr(function.proargdefaults, 0::oid), '(') > 0
+        WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
+            !~ '^(NULL::[a-z ]+(\[\])?|true|false)(, (NULL::[a-z ]+(\[\])?|true|false))*$'
+        UNION ALL
+        SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
+        FROM function
+        CROSS JOIN LATERAL pg_catalog.unnest(
+            coalesce(function.proallargtypes, function.proargtypes::oid[]) || function.prorettype
+        ) AS used (oid)
+        JOIN pg_catalog.pg_type AS type ON type.oid = used.oid
+        WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid
         UNION ALL
         SELECT function.called || ' does not run as its owner'
         FROM function
@@ -139,7 +156,7 @@ BEGIN
             HINT = 'One database has one dagbump, for one Airflow; name its schema with --airflow-schema. To change over: '
             'dagbump downgrade, and then dagbump upgrade, with the schema of each.';
     END IF;
-    IF NOT pg_catalog.pg_has_role(owner, 'MEMBER') THEN
+    IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
         RAISE EXCEPTION 'dagbump belongs to %, and this role, %, may not act as that one',
             pg_catalog.pg_get_userbyid(owner), CURRENT_USER
             USING ERRCODE = 'insufficient_privilege',

@@ -71,7 +71,16 @@ WHERE function.proowner <> function.nspowner
 UNION ALL
 SELECT function.called || ' has an argument whose default is an expression'
 FROM function
-WHERE pg_catalog.strpos(pg_catalog.pg_get_expr(function.proargdefaults, 0::oid), '(') > 0
+WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
+    !~ '^(NULL::[a-z ]+(\[\])?|true|false)(, (NULL::[a-z ]+(\[\])?|true|false))*$'
+UNION ALL
+SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
+FROM function
+CROSS JOIN LATERAL pg_catalog.unnest(
+    coalesce(function.proallargtypes, function.proargtypes::oid[]) || function.prorettype
+) AS used (oid)
+JOIN pg_catalog.pg_type AS type ON type.oid = used.oid
+WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid
 UNION ALL
 SELECT function.called || ' does not run as its owner'
 FROM function

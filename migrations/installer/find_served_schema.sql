@@ -5,14 +5,18 @@ SELECT
         SELECT namespace.nspname::text
         FROM pg_catalog.pg_proc AS proc
         JOIN pg_catalog.pg_namespace AS own ON own.oid = proc.pronamespace AND own.nspname::text = 'dagbump'
-        JOIN pg_catalog.pg_namespace AS namespace
-            ON pg_catalog.format('search_path=%I, pg_temp', namespace.nspname) = ANY (proc.proconfig)
+        CROSS JOIN LATERAL pg_catalog.unnest(proc.proconfig) AS config (setting)
+        JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname::text = CASE
+            WHEN config.setting ~ '^search_path=.*, "?pg_temp"?$' THEN (
+                pg_catalog.parse_ident(pg_catalog.regexp_replace(config.setting, '^search_path=(.*), "?pg_temp"?$', '\1'))
+            )[1]
+        END
         WHERE proc.proname::text = 'bump'
     ) AS served,
     namespace.nspowner = (
         SELECT class.relowner
         FROM pg_catalog.pg_class AS class
-        WHERE class.oid = pg_catalog.to_regclass(pg_catalog.format('%I.task_instance', @airflow_schema_literal@))::oid
+        WHERE class.oid = pg_catalog.to_regclass(@task_instance_literal@)::oid
     ) AS by_owner,
     pg_catalog.pg_get_userbyid(namespace.nspowner)::text AS belongs_to
 FROM pg_catalog.pg_namespace AS namespace

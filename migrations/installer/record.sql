@@ -1,4 +1,6 @@
 -- Says in dagbump.installation what there is now, for the command line, the plugin and the next upgrade.
+COMMENT ON TABLE dagbump.alembic_version IS 'Alembic''s own: the revisions that this database holds.';
+
 DELETE FROM dagbump.installation;
 INSERT INTO dagbump.installation (
     airflow_schema, airflow_shape, revision, works_with_packages_from, release, installed_at, installed_by

@@ -11,7 +11,7 @@ def main() -> None:
         # The imports take a second, in which nothing is done yet: what ends the loop later, ends it now, with 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os._exit(0))
-    from dagbump.cli import app
+    from dagbump.command_line.app import app
 
     app(prog_name="dagbump")
 

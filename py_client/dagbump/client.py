@@ -7,17 +7,17 @@ it prepares whatever it runs; behind PgBouncer, configure it as SQLAlchemy's doc
 
 from __future__ import annotations
 
-import operator
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
+from dagbump.call import Call
 from dagbump.errors import translated
+from dagbump.identity_map import expire_bumped
 from dagbump.results import BumpResult, RunBump, RunPreview, from_rows
 
 if TYPE_CHECKING:
@@ -59,13 +59,13 @@ def bump(
         InsufficientPrivilege: this role has not been granted the function.
     """
     _refuse_connection("bump", connection, _SYNC)
-    call = _Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies)
+    call = Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies)
     session = _session(connection)
     if session is not None and session.autoflush:
         session.flush()
     result = BumpResult(from_rows(RunBump, _rows(connection, call)))
     if session is not None:
-        _expire_bumped(session, result)
+        expire_bumped(session, result)
     return result
 
 
@@ -78,7 +78,7 @@ async def abump(
 ) -> BumpResult:
     """Do what `bump` does, on a `psycopg.AsyncConnection` or a SQLAlchemy `AsyncConnection` or `AsyncSession`."""
     _refuse_connection("abump", connection, _ASYNC)
-    call = _Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies)
+    call = Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies)
     if not _is_one_of(connection, {"psycopg": ("AsyncConnection",)}):
         return await connection.run_sync(bump, **call.arguments)  # type: ignore[union-attr]
 
@@ -107,81 +107,8 @@ def preview(
     Reads only. Takes the same arguments and raises the same errors as `bump`.
     """
     _refuse_connection("preview", connection, _SYNC)
-    call = _Call.to("preview", dag_run_ids, dag_ids, max_runs, caller_verifies)
+    call = Call.to("preview", dag_run_ids, dag_ids, max_runs, caller_verifies)
     return from_rows(RunPreview, _rows(connection, call))
-
-
-# The casts let every driver send an empty list.
-_TYPES = {"dag_run_ids": "bigint[]", "dag_ids": "text[]", "max_runs": "integer", "caller_verifies": "boolean"}
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of a function in schema ``dagbump``, ready for psycopg and for SQLAlchemy.
-
-    Only what the caller has given is sent: the steady loop of a scheduler, every second, has next to nothing to parse.
-    """
-
-    function: str
-    arguments: dict[str, Any]
-
-    @classmethod
-    def to(
-        cls, function: str, dag_run_ids: object, dag_ids: object, max_runs: object, caller_verifies: object
-    ) -> _Call:
-        given: dict[str, Any] = {}
-        if dag_run_ids is not None:
-            given["dag_run_ids"] = _list(function, "dag_run_ids", dag_run_ids, "integers", "[17, 18]", _integer)
-        if dag_ids is not None:
-            given["dag_ids"] = _list(function, "dag_ids", dag_ids, "str", "['etl']", _text)
-        if max_runs is not None:
-            try:
-                given["max_runs"] = _integer(max_runs)
-            except TypeError:
-                raise _misused(function, "max_runs", "an integer or None", max_runs, "20") from None
-        if not isinstance(caller_verifies, bool):
-            raise _misused(function, "caller_verifies", "True or False", caller_verifies, "False")
-        if caller_verifies:
-            given["caller_verifies"] = True
-        return cls(function, given)
-
-    def sql(self, placeholder: str) -> str:
-        arguments = (f"{name} => CAST({placeholder.format(name)} AS {_TYPES[name]})" for name in self.arguments)
-        return f"SELECT * FROM dagbump.{self.function}({', '.join(arguments)})"  # noqa: S608  (constants only)
-
-
-def _list(
-    function: str, name: str, value: object, kind: str, example: str, convert: Callable[[object], Any]
-) -> list[Any]:
-    """Return what an argument that takes several ids holds; a text is one thing here, not its letters."""
-    if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Iterable):
-        raise _misused(function, name, f"an iterable of {kind}", value, example)
-    converted = []
-    for item in value:
-        try:
-            converted.append(convert(item))
-        except TypeError:
-            raise _misused(function, name, f"an iterable of {kind}, and nothing else in it", item, example) from None
-    return converted
-
-
-def _integer(value: object) -> int | None:
-    """Return whatever counts as an integer, numpy's for one, as an int; None is the server's to refuse."""
-    if isinstance(value, bool):
-        raise TypeError
-    return None if value is None else operator.index(value)  # type: ignore[arg-type]
-
-
-def _text(value: object) -> str | None:
-    if not isinstance(value, str | None):
-        raise TypeError
-    return value
-
-
-def _misused(function: str, name: str, wanted: str, given: object, example: str) -> TypeError:
-    return TypeError(
-        f"{name} takes {wanted}, not {type(given).__name__}: dagbump.{function}(connection, {name}={example})"
-    )
 
 
 # By name, because whoever holds one has imported it: psycopg cannot be imported where there is no libpq, and async code
@@ -219,7 +146,7 @@ _PSYCOPG, _SQLALCHEMY = "%({})s", ":{}"
 _NOTHING = "SELECT"
 
 
-def _rows(connection: SyncConnection, call: _Call) -> Sequence[Mapping[str, Any]]:
+def _rows(connection: SyncConnection, call: Call) -> Sequence[Mapping[str, Any]]:
     if _is_one_of(connection, {"psycopg": ("Connection",)}):
         import psycopg  # see _is_one_of
         from psycopg.rows import dict_row
@@ -262,33 +189,3 @@ def _never_prepared(connection: sa.engine.Connection) -> Iterator[None]:
         yield
     finally:
         driver_connection.prepare_threshold = threshold
-
-
-def _expire_bumped(session: Session, result: BumpResult) -> None:
-    """Expire what the bump made out of date in the session's identity map; Airflow's models are not imported."""
-    latest = {(run.dag_id, run.run_id): run.dag_version_id for run in result.runs if run.bumped}
-    if not latest:
-        return
-    for instance in session.identity_map.values():
-        state: Any = sa.inspect(instance)
-        if getattr(state.mapper.local_table, "name", None) != "task_instance":
-            continue
-        loaded = state.dict
-        run = (loaded.get("dag_id"), loaded.get("run_id"))
-        if None not in run and run not in latest:
-            continue
-        if str(loaded.get("dag_version_id")) == str(latest.get(run)):
-            continue
-        stale = set(_version_attributes(state.mapper)) - set(state.committed_state)
-        session.expire(instance, sorted(stale))
-
-
-def _version_attributes(mapper: Any) -> Iterator[str]:
-    """Yield the mapped attributes that depend on the two columns that a bump writes."""
-    written = {"dag_version_id", "updated_at"}
-    for attribute in mapper.column_attrs:
-        if written & {column.name for column in attribute.columns}:
-            yield attribute.key
-    for relationship in mapper.relationships:
-        if "dag_version_id" in {column.name for column in relationship.local_columns}:
-            yield relationship.key

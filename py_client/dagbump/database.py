@@ -1,41 +1,29 @@
 """Which database to talk to, and an engine for it.
 
-Accepts any SQLAlchemy URL, with any driver's name and any driver's own parameters in it, and any libpq connection
-string, because it reads what Airflow's own configuration holds. A password never leaves this module, nor does what
-may be a part of one.
+A password never leaves this module and `libpq`, nor does what may be a part of one.
 """
 
 from __future__ import annotations
 
 import configparser
-import math
 import os
-import re
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from dagbump.errors import DagbumpError, Unreachable, UnsupportedAirflow, sqlstate, summary
+from dagbump import libpq
+from dagbump.errors import DagbumpError, InvalidUrl, Unreachable, sqlstate, summary
 
 WHERE_URL_COMES_FROM = (
     "--url, else DAGBUMP_URL, else AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, else sql_alchemy_conn in airflow.cfg"
 )
 _AIRFLOW_VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
-_ENCODE = (
-    "It looks as if special characters (@ / : ? # %) in the user name or the password were not percent-encoded: "
-    "@ is %40, / is %2F, : is %3A."
-)
-
-
-class InvalidUrl(DagbumpError, ValueError):  # noqa: N818
-    """No database was named, or what names it cannot be understood."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +126,9 @@ def create_engine(url: str | DatabaseUrl) -> sa.engine.Engine:
     """
     found = url if isinstance(url, DatabaseUrl) else DatabaseUrl(url)
     module, drivername = _driver()
-    defaults = {"fallback_application_name": "dagbump", "connect_timeout": "10"}
-    parameters = {**defaults, **_connection_parameters(found, module, drivername)}
+    # The encoding: where the database's is SQL_ASCII, a driver would answer bytes for text.
+    defaults = {"fallback_application_name": "dagbump", "connect_timeout": "10", "client_encoding": "utf8"}
+    parameters = {**defaults, **libpq.parameters(found.value, found.source, module, drivername)}
     return sa.create_engine(
         f"{drivername}://",
         creator=lambda: module.connect(**parameters),
@@ -147,103 +136,6 @@ def create_engine(url: str | DatabaseUrl) -> sa.engine.Engine:
         future=True,  # SQLAlchemy 1.4 behaves as 2.x does
         execution_options={_DATABASE: _Database(_description(parameters), found.source)},
     )
-
-
-# As SQLAlchemy reads it: credentials, which a slash does not end, then host, port and database, then the query.
-_URL = re.compile(
-    r"(?P<scheme>[\w.+-]+)://(?P<credentials>[^:/]*(?::[^@]*)?@)?(?P<place>[^?]*)(?:\?(?P<query>.*))?", re.DOTALL
-)
-_POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+\w+)?")
-
-
-def _connection_parameters(url: DatabaseUrl, module: ModuleType, drivername: str) -> dict[str, Any]:
-    """Return what libpq is to be given: it never sees, and so never quotes, what cannot be right."""
-    unclear = InvalidUrl(
-        f"the database URL cannot be understood ({url.source}); it is a SQLAlchemy URL or a libpq connection string, "
-        f"such as postgresql://user:password@host:5432/airflow. {_ENCODE}"
-    )
-    match = _URL.match(url.value)
-    if match and not _POSTGRESQL.fullmatch(match["scheme"]):
-        name = match["scheme"].partition("+")[0]
-        raise UnsupportedAirflow(f"dagbump works in PostgreSQL only, and {url.source} names {name!r}.")
-    try:
-        url.value.encode()
-        parameters = _read_url(match, module, drivername) if match else _parse_conninfo(module, url.value)
-    except Exception:  # noqa: BLE001  (the message may quote a part of the password)
-        raise unclear from None
-    if parameters is None or not re.fullmatch(r"[\d,]*", str(parameters.get("port") or "")):
-        raise unclear
-    return parameters
-
-
-def _read_url(match: re.Match[str], module: ModuleType, drivername: str) -> dict[str, Any] | None:
-    """Return the parameters; None where a part of a password may stand in the place of something else."""
-    if "@" in match["place"]:
-        return None
-    query = []
-    for name, equals, value in (pair.partition("=") for pair in (match["query"] or "").split("&") if pair):
-        libpqs = _for_libpq(module, name, value)
-        if libpqs:
-            query.append(libpqs)
-        elif not equals or "@" in name + value:
-            return None
-    credentials = match["credentials"] or ""
-    if "/" in credentials and _libpq_reads_it_otherwise(match, module):
-        return None
-    url = f"postgresql://{credentials}{match['place']}?{'&'.join(query)}"
-    try:
-        parsed = sa.engine.make_url(url).set(drivername=drivername)
-    except ValueError:  # several hosts, each with its port
-        return _parse_conninfo(module, url)
-    parameters = dict(parsed.get_dialect()().create_connect_args(parsed)[1])
-    if str(parameters.get("host")).upper().startswith("%2F"):  # libpq's way to write a socket's directory
-        parameters["host"] = unquote(parameters["host"])
-    return parameters
-
-
-def _libpq_reads_it_otherwise(match: re.Match[str], module: ModuleType) -> bool:
-    """Tell whether an @ that ends a password for SQLAlchemy belongs to the query for libpq: host:1/d?user=a@b."""
-    try:
-        read = _parse_conninfo(module, match.string.replace(match["scheme"], "postgresql", 1))
-    except Exception:  # noqa: BLE001  (it cannot read it at all)
-        return False
-    return "@" not in read.get("dbname", "") and re.fullmatch(r"\d*", read.get("port", "")) is not None
-
-
-_SSLMODES = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
-
-
-def _for_libpq(module: ModuleType, name: str, value: str) -> str:
-    """Return a URL's parameter as libpq writes it; nothing where it is another driver's, or SQLAlchemy's."""
-    if name == "ssl":  # asyncpg
-        return f"sslmode={_SSLMODES.get(value.lower(), value)}"
-    if name == "database":  # asyncpg, pg8000
-        return f"dbname={value}"
-    if name == "timeout" and value:  # asyncpg, pg8000; both take fractions
-        return f"connect_timeout={math.ceil(float(value))}"
-    if name == "unix_sock":  # pg8000: the socket itself, DIRECTORY/.s.PGSQL.PORT
-        socket = PurePosixPath(unquote(value))
-        return f"host={socket.parent}&port={socket.suffix[1:]}"
-    return f"{name}={value}" if _is_libpqs(module, name) else ""
-
-
-def _is_libpqs(module: ModuleType, name: str) -> bool:
-    try:
-        _parse_conninfo(module, f"{name}=''")
-    except Exception:  # noqa: BLE001  (each driver has its own)
-        return False
-    return name.isidentifier()
-
-
-def _parse_conninfo(module: ModuleType, conninfo: str) -> dict[str, Any]:
-    if module.__name__ == "psycopg":
-        from psycopg.conninfo import conninfo_to_dict  # needs libpq
-
-        return conninfo_to_dict(conninfo)
-    from psycopg2.extensions import parse_dsn
-
-    parsed: dict[str, Any] = parse_dsn(conninfo)
-    return parsed
 
 
 def _driver() -> tuple[ModuleType, str]:

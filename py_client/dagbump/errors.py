@@ -4,22 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """How the command line ends; the names are the words of its help."""
+
+    DONE = 0
+    THE_WORK_FAILED = 1
+    WRONG_USAGE = 2
+    DATABASE_NOT_REACHABLE = 3
+    NOT_INSTALLED_OR_NOT_SUPPORTED = 4
 
 
 class DagbumpError(Exception):
-    """Base of all errors that dagbump raises of its own; the message says what to do."""
+    """Base of all errors that dagbump raises of its own; the message says what to do.
+
+    Attributes:
+        exit_code: what the command line ends with.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.THE_WORK_FAILED
 
 
 class NotInstalled(DagbumpError):  # noqa: N818  (the name is part of the public interface)
     """The database has no schema ``dagbump``: the migration has not been run there."""
 
+    exit_code = ExitCode.NOT_INSTALLED_OR_NOT_SUPPORTED
+
 
 class VersionMismatch(DagbumpError):  # noqa: N818
     """The database holds another revision of dagbump than this client works with."""
 
+    exit_code = ExitCode.NOT_INSTALLED_OR_NOT_SUPPORTED
+
 
 class UnsupportedAirflow(DagbumpError):  # noqa: N818
     """The Airflow tables are missing, or are not those of Airflow 3.0 to 3.3; or it is not PostgreSQL."""
+
+    exit_code = ExitCode.NOT_INSTALLED_OR_NOT_SUPPORTED
 
 
 class InsufficientPrivilege(DagbumpError):  # noqa: N818
@@ -28,6 +52,14 @@ class InsufficientPrivilege(DagbumpError):  # noqa: N818
 
 class Unreachable(DagbumpError):  # noqa: N818
     """No connection to the database could be made."""
+
+    exit_code = ExitCode.DATABASE_NOT_REACHABLE
+
+
+class InvalidUrl(DagbumpError, ValueError):  # noqa: N818
+    """No database was named, or what names it cannot be understood."""
+
+    exit_code = ExitCode.WRONG_USAGE
 
 
 _LOOK_AGAIN = (

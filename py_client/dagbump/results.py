@@ -106,6 +106,8 @@ def from_rows(kind: type[RowT], rows: Iterable[Mapping[str, Any]]) -> tuple[RowT
 
 def _python_value(name: str, value: Any) -> Any:
     # Drivers differ: psycopg2 answers a uuid as text, asyncpg a jsonb as text.
+    if isinstance(value, bytes):  # psycopg's text where the encoding is SQL_ASCII
+        value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str):
         if name == "dag_version_id":
             return UUID(value)

@@ -13,6 +13,10 @@ DECLARE
     owner CONSTANT oid := coalesce(@include:owner_of_airflow@, schema_owner);
     airflow_schema CONSTANT text := @airflow_schema_literal@;
     served CONSTANT text := @include:served_schema@;
+    -- From PostgreSQL 16 on, membership alone does not let one SET ROLE.
+    may_become CONSTANT text := CASE
+        WHEN pg_catalog.current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER'
+    END;
     findings text;
 BEGIN
     IF schema_owner IS NULL THEN
@@ -20,7 +24,7 @@ BEGIN
     END IF;
     @include:refuse_foreign_objects@
     @include:refuse_another_airflow@
-    IF NOT pg_catalog.pg_has_role(owner, 'MEMBER') THEN
+    IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
         RAISE EXCEPTION 'dagbump belongs to %, and this role, %, may not act as that one',
             pg_catalog.pg_get_userbyid(owner), CURRENT_USER
             USING ERRCODE = 'insufficient_privilege',

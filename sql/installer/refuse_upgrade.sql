@@ -25,6 +25,10 @@ DECLARE
     airflow_schema CONSTANT text := @airflow_schema_literal@;
     owner CONSTANT oid := @include:owner_of_airflow@;
     served CONSTANT text := @include:served_schema@;
+    -- From PostgreSQL 16 on, membership alone does not let one SET ROLE.
+    may_become CONSTANT text := CASE
+        WHEN pg_catalog.current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER'
+    END;
     findings text;
 BEGIN
     IF owner IS NULL THEN
@@ -68,7 +72,7 @@ BEGIN
             USING ERRCODE = 'DBU02', HINT = 'dagbump serves the tables that airflow db migrate makes.';
     END IF;
 
-    IF NOT pg_catalog.pg_has_role(owner, 'MEMBER') THEN
+    IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
         RAISE EXCEPTION 'Airflow''s tables belong to %, and this role, %, may not act as that one',
             pg_catalog.pg_get_userbyid(owner), CURRENT_USER
             USING ERRCODE = 'insufficient_privilege',

@@ -3,9 +3,6 @@
 IF max_runs < 0 THEN
     RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
         USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
-ELSIF pg_catalog.array_ndims(dag_run_ids) > 1 OR pg_catalog.array_ndims(dag_ids) > 1 THEN
-    RAISE EXCEPTION 'dag_run_ids and dag_ids must have one dimension'
-        USING ERRCODE = 'invalid_parameter_value', HINT = 'Write ''{17,18}'', not ''{{17,18}}''.';
 ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
     RAISE EXCEPTION 'dag_run_ids must not contain NULL'
         USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';

@@ -3,5 +3,5 @@
 (
     SELECT class.relowner
     FROM pg_catalog.pg_class AS class
-    WHERE class.oid = pg_catalog.to_regclass(pg_catalog.format('%I.task_instance', @airflow_schema_literal@))::oid
+    WHERE class.oid = pg_catalog.to_regclass(@task_instance_literal@)::oid
 )

@@ -51,11 +51,11 @@ DECLARE
     examined_only CONSTANT boolean := TRUE;
     ids bigint[] := dag_run_ids;
     limited bigint[];
+    indexed boolean;
     run record;
     stale integer;
     older uuid[];
     free tid[];
-    any_free boolean;
     versions_taken uuid[] := ARRAY[]::uuid[];
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
@@ -63,9 +63,6 @@ BEGIN
     IF max_runs < 0 THEN
         RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
-    ELSIF pg_catalog.array_ndims(dag_run_ids) > 1 OR pg_catalog.array_ndims(dag_ids) > 1 THEN
-        RAISE EXCEPTION 'dag_run_ids and dag_ids must have one dimension'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Write ''{17,18}'', not ''{{17,18}}''.';
     ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
@@ -135,62 +132,69 @@ BEGIN
     END IF;
 
     -- 2. The steady loop, with the index: what this lets pass, the next step judges.
-    IF EXISTS (
-        SELECT FROM pg_catalog.pg_index AS index
-        WHERE index.indexrelid = pg_catalog.to_regclass(
-            pg_catalog.format('%I.dagbump_ti_unfinished', @airflow_schema_literal@)
-        )::oid
-        AND index.indrelid = pg_catalog.to_regclass(pg_catalog.format('%I.task_instance', @airflow_schema_literal@))::oid
-        AND index.indisvalid
-        AND NOT index.indcheckxmin
-    ) THEN
-        ids := (
-            -- For the steady loop, where the optional index is there: the ids of the runs that may have
-            -- something to do. Two TIs of each run are looked at, however many there are, the unfinished ones
-            -- with the lowest and the highest version (NULL counts as the highest). Where both are on the
-            -- latest, so are all between them, and the run is verified. Judges neither DAG nor run: that is
-            -- for the query that follows.
-            SELECT pg_catalog.array_agg(run.id::bigint)
-            FROM (
-                -- The running DAG runs among them.
-                SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
-                FROM @airflow_schema@.dag_run AS run
-                WHERE ids IS NULL AND run.state::text = 'running'
-                UNION ALL
-                -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-                SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
-                FROM @airflow_schema@.dag_run AS run
-                WHERE run.id = ANY (ids) AND run.state::text = 'running'
-            ) AS run
-            CROSS JOIN LATERAL (
-                -- The latest version of its DAG: the highest version_number, whatever created_at says.
-                SELECT version.id, version.version_number
-                FROM @airflow_schema@.dag_version AS version
-                WHERE version.dag_id::text = run.dag_id::text
-                ORDER BY version.version_number DESC
-                LIMIT 1
-            ) AS latest
-            WHERE (dag_ids IS NULL OR run.dag_id::text = ANY (dag_ids)) AND (
-                (
-                    SELECT ti.dag_version_id = latest.id
-                    FROM ONLY @airflow_schema@.task_instance AS ti
-                    WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
-                    AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                    ORDER BY ti.dag_version_id ASC NULLS LAST
+    SELECT
+        index.is_valid,
+        CASE
+            WHEN index.is_valid THEN (
+                -- For the steady loop, where the optional index is there: the ids of the runs that may have
+                -- something to do. Two TIs of each run are looked at, however many there are, the unfinished ones
+                -- with the lowest and the highest version (NULL counts as the highest). Where both are on the
+                -- latest, so are all between them, and the run is verified. Judges neither DAG nor run: that is
+                -- for the query that follows.
+                SELECT pg_catalog.array_agg(run.id::bigint)
+                FROM (
+                    -- The running DAG runs among them.
+                    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                    FROM @airflow_schema@.dag_run AS run
+                    WHERE ids IS NULL AND run.state::text = 'running'
+                    UNION ALL
+                    -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+                    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                    FROM @airflow_schema@.dag_run AS run
+                    WHERE run.id = ANY (ids) AND run.state::text = 'running'
+                ) AS run
+                CROSS JOIN LATERAL (
+                    -- The latest version of its DAG: the highest version_number, whatever created_at says.
+                    SELECT version.id, version.version_number
+                    FROM @airflow_schema@.dag_version AS version
+                    WHERE version.dag_id::text = run.dag_id::text
+                    ORDER BY version.version_number DESC
                     LIMIT 1
-                ) AND (
-                    SELECT ti.dag_version_id = latest.id
-                    FROM ONLY @airflow_schema@.task_instance AS ti
-                    WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
-                    AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                    ORDER BY ti.dag_version_id DESC NULLS FIRST
-                    LIMIT 1
-                )
-            ) IS NOT TRUE
-        );
-        IF ids IS NULL THEN
-            RETURN;
-        END IF;
+                ) AS latest
+                WHERE (dag_ids IS NULL OR run.dag_id::text = ANY (dag_ids)) AND (
+                    (
+                        SELECT ti.dag_version_id = latest.id
+                        FROM ONLY @airflow_schema@.task_instance AS ti
+                        WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
+                        AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                        ORDER BY ti.dag_version_id ASC NULLS LAST
+                        LIMIT 1
+                    ) AND (
+                        SELECT ti.dag_version_id = latest.id
+                        FROM ONLY @airflow_schema@.task_instance AS ti
+                        WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
+                        AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                        ORDER BY ti.dag_version_id DESC NULLS FIRST
+                        LIMIT 1
+                    )
+                ) IS NOT TRUE
+            )
+            ELSE ids
+        END
+    INTO indexed, ids
+    FROM (
+        -- One row: is the optional index there, on this table, and finished? While it is being built, or
+        -- after a build that was cut off, nothing may count on it.
+        SELECT EXISTS (
+            SELECT FROM pg_catalog.pg_index AS index
+            WHERE index.indexrelid = pg_catalog.to_regclass(@optional_index_literal@)::oid
+            AND index.indrelid = @task_instance_literal@::regclass::oid
+            AND index.indisvalid
+            AND NOT index.indcheckxmin
+        ) AS is_valid
+    ) AS index;
+    IF indexed AND ids IS NULL THEN
+        RETURN;
     END IF;
 
     -- 3. Which runs have something to do.
@@ -303,23 +307,75 @@ BEGIN
             CONTINUE;
         END IF;
 
-        -- 5. A newer version has landed while other runs were moved: the next call sees to this run.
-        IF run.dag_version_id IS DISTINCT FROM (
-            SELECT latest.id FROM (
-                -- The latest version of its DAG: the highest version_number, whatever created_at says.
-                SELECT version.id, version.version_number
-                FROM @airflow_schema@.dag_version AS version
-                WHERE version.dag_id::text = run.dag_id::text
-                ORDER BY version.version_number DESC
-                LIMIT 1
-            ) AS latest
+        -- 5. Look again: while other runs were moved, a newer version may have landed, or the run have been pinned, paused,
+        -- ended. The next call sees to it.
+        ids := ARRAY[run.dag_run_id];
+        IF NOT EXISTS (
+            SELECT FROM (
+                -- The running DAG runs, one row each: the latest version of the DAG, and what, if anything, keeps
+                -- the run from being examined. The one place that says what "examined" means (limited_runs, which
+                -- stops at a limit, is held to it by a test).
+                --
+                --   obstacle   NULL for an examined run, else why it is not one: pinned, paused, stale_dag, not_due, no_version,
+                --              no_serialized_dag; with examined_only, the others are left out
+                SELECT
+                    run.id::bigint AS dag_run_id,
+                    run.dag_id::text AS dag_id,
+                    run.run_id::text AS run_id,
+                    run.last_scheduling_decision,
+                    run.run_after,
+                    latest.id AS dag_version_id,
+                    latest.version_number,
+                    CASE
+                        WHEN run.obstacle IS NOT NULL THEN run.obstacle
+                        WHEN latest.id IS NULL THEN 'no_version'
+                        WHEN serialized.dag_version_id IS NULL THEN 'no_serialized_dag'
+                    END AS obstacle
+                FROM (
+                    SELECT
+                        running.*,
+                        CASE
+                            -- Airflow tests bundle_version for truth: '' is as good as NULL.
+                            WHEN running.bundle_version::text <> '' THEN 'pinned'
+                            -- Both are nullable up to Airflow 3.1, which examines only runs where they are false.
+                            WHEN dag.dag_id IS NOT NULL AND dag.is_paused IS NOT FALSE THEN 'paused'
+                            WHEN dag.dag_id IS NOT NULL AND dag.is_stale IS NOT FALSE THEN 'stale_dag'
+                            WHEN running.run_after > pg_catalog.now() THEN 'not_due'
+                        END AS obstacle
+                    FROM (
+                        -- The running DAG runs among them.
+                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        FROM @airflow_schema@.dag_run AS run
+                        WHERE ids IS NULL AND run.state::text = 'running'
+                        UNION ALL
+                        -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        FROM @airflow_schema@.dag_run AS run
+                        WHERE run.id = ANY (ids) AND run.state::text = 'running'
+                    ) AS running
+                    LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = running.dag_id::text
+                    WHERE dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids)
+                ) AS run
+                LEFT JOIN LATERAL (
+                    -- The latest version of its DAG: the highest version_number, whatever created_at says.
+                    SELECT version.id, version.version_number
+                    FROM @airflow_schema@.dag_version AS version
+                    WHERE version.dag_id::text = run.dag_id::text
+                    ORDER BY version.version_number DESC
+                    LIMIT 1
+                ) AS latest ON TRUE
+                -- Unique in dag_version_id. (An EXISTS might be hashed: read whole, for a few rows of it.)
+                LEFT JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+                WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
+            ) AS again
+            WHERE again.dag_version_id = run.dag_version_id
         ) THEN
             CONTINUE;
         END IF;
 
         -- 6. Count. A TI on a higher version, whoever has put it there, is not stale.
         stale := 0;
-        any_free := FALSE;
+        older := NULL;
         IF run.any_stale THEN
             -- Counts the stale TIs of that run, and collects the versions they are on; none that is higher
             -- than the latest of the run.
@@ -339,40 +395,25 @@ BEGIN
             WHERE (version.dag_id::text = run.dag_id AND version.version_number > run.version_number) IS NOT TRUE;
         END IF;
 
-        -- 7. Is one of them free?
-        IF stale > 0 THEN
-            PERFORM
-            -- From the stale TIs of that run, those that may be moved: on no version, or on one that was seen
-            -- not to be higher than the latest. So a TI that somebody moves further while this goes on stays
-            -- there.
-            FROM ONLY @airflow_schema@.task_instance AS ti
-            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
-            AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-            AND (ti.dag_version_id IS NULL OR ti.dag_version_id = ANY (older))
-            LIMIT 1
-            FOR NO KEY UPDATE SKIP LOCKED;
-            any_free := FOUND;
-        END IF;
-
-        -- 8. Take the lock that the foreign-key check would wait for, here or in verify_integrity. Not to be had: the run
-        -- waits for a later call, whole.
-        IF any_free OR needs_verify THEN
-            -- Puts the version of the run into one of the two; asks once per call.
+        -- 7. Take the lock that the foreign-key check would wait for, here or in verify_integrity; but not where nothing can
+        -- be moved. Not to be had: the run waits for a later call, whole.
+        IF stale > 0 OR needs_verify THEN
+            -- Puts the version of the run into one of the two, or, where nothing can be moved, into neither.
             IF NOT run.dag_version_id = ANY (versions_taken || versions_held) THEN
-                IF dagbump.take_version(run.dag_version_id) THEN
-                    versions_taken := versions_taken || run.dag_version_id;
-                ELSE
-                    versions_held := versions_held || run.dag_version_id;
-                END IF;
+                CASE dagbump.take_version(run.dag_version_id, run.dag_id, run.run_id, older, needs_verify)
+                    WHEN TRUE THEN
+                        versions_taken := versions_taken || run.dag_version_id;
+                    WHEN FALSE THEN
+                        versions_held := versions_held || run.dag_version_id;
+                    ELSE
+                        NULL;
+                END CASE;
             END IF;
-            IF run.dag_version_id = ANY (versions_held) THEN
-                any_free := FALSE;
-                needs_verify := FALSE;
-            END IF;
+            needs_verify := needs_verify AND run.dag_version_id = ANY (versions_taken);
         END IF;
 
-        IF any_free THEN
-            -- 9. Lock what is free. A TI that has changed since it was counted is judged anew, as it is now: one that has
+        IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
+            -- 8. Lock what is free. A TI that has changed since it was counted is judged anew, as it is now: one that has
             -- finished, or is on a version that was not seen, stays where it is.
             SELECT pg_catalog.array_agg(ti.ctid) INTO free
             FROM (
@@ -387,14 +428,14 @@ BEGIN
                 FOR NO KEY UPDATE SKIP LOCKED
             ) AS ti;
 
-            -- 10. Move. Locked rows stay where they are, so their address is good; in one physical table it is unique.
+            -- 9. Move. Locked rows stay where they are, so their address is good; in one physical table it is unique.
             UPDATE ONLY @airflow_schema@.task_instance AS ti
             SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
             WHERE ti.ctid = ANY (free);
             GET DIAGNOSTICS bumped = ROW_COUNT;
         END IF;
 
-        -- 11. What is stale still, another transaction holds.
+        -- 10. What is stale still, another transaction holds.
         IF bumped < stale THEN
             SELECT pg_catalog.count(*)::integer INTO locked
             FROM ONLY @airflow_schema@.task_instance AS ti
@@ -411,37 +452,46 @@ END
 $bump$;
 
 COMMENT ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) IS
-'Moves task_instance.dag_version_id of the stale task instances (TIs) of the examined DAG runs to the latest version of their DAG. One call does a whole scheduler loop.
+'Moves the stale task instances of the examined DAG runs to the latest version of their DAG.
+
+One call does a whole scheduler loop.
 
   SELECT * FROM dagbump.bump();                                    every examined run, the safe form
   SELECT * FROM dagbump.bump(dag_ids => ''{etl}'');                  the runs of one DAG
   SELECT * FROM dagbump.bump(''{17,18}'', caller_verifies => true);  two runs; you call verify_integrity
 
 Words
+  TI          task instance
   latest      the dag_version of the DAG with the highest version_number
   unfinished  state is NULL or not one of success, failed, skipped, upstream_failed, removed
   stale       an unfinished TI whose dag_version_id IS DISTINCT FROM latest
-  examined    a running run, not pinned to a bundle_version, run_after reached, its DAG neither paused nor stale,
-              and the latest version has a serialized_dag row
-  unverified  an examined run with the latest version on none of its TIs and none of its TI-history rows:
-              Airflow''s own sign that verify_integrity has not run for this version
+  examined    a running run, not pinned to a bundle_version, run_after reached, its DAG neither
+              paused nor stale, and the latest version has a serialized_dag row
+  unverified  an examined run with the latest version on none of its TIs and none of its TI-history
+              rows: Airflow''s own sign that verify_integrity has not run for this version
 
 Arguments
   dag_run_ids      dag_run.id; NULL: every examined run; an empty array: none
   dag_ids          NULL: every DAG; an empty array: none
   max_runs         at most so many examined runs, in the scheduler''s order; NULL: no limit
-  caller_verifies  false (safe): an unverified run is left to Airflow, untouched, and answered with needs_verify.
-                   true: it is bumped too, and the caller promises to run verify_integrity for it in this transaction.
-                   Breaking that promise means that the TIs of newly added tasks are never created.
+  caller_verifies  false (safe): an unverified run is left to Airflow, untouched, and answered with
+                   needs_verify.
+                   true: it is bumped too, and the caller promises to run verify_integrity for it in
+                   this transaction. Breaking that promise means that the TIs of newly added tasks
+                   are never created.
 
-Answers one row per run for which bumped > 0, locked > 0 or needs_verify; no row where nothing changed.
+Answers one row per run for which bumped > 0, locked > 0 or needs_verify; none where nothing changed.
   bumped        TIs moved by this call
-  locked        stale TIs left for the next call because another transaction holds them, or holds the dag_version row
+  locked        stale TIs left for the next call because another transaction holds them, or the
+                dag_version row
   needs_verify  the run was unverified before this call; false where the dag_version row is held
+A run whose DAG gets a newer version while the call is under way is left to the next call. No TI moves
+to a lower version_number.
 
-Locks: KEY SHARE on dag_version, NO KEY UPDATE on the TIs moved, both SKIP LOCKED: it never waits for a row lock.
-Commits nothing. Writes nothing where nothing is stale.
+Locks: NO KEY UPDATE on the TIs moved, KEY SHARE on their dag_version, both SKIP LOCKED: it waits for no
+row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.help(''take_version''); )
+Nothing to move or to verify: no lock, and nothing written. Commits nothing.
 Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies NULL;
-40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try the transaction again.';
+40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) FROM PUBLIC;

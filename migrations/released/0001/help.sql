@@ -8,7 +8,7 @@ BEGIN
     RETURN QUERY
     SELECT line.text
     FROM (
-        -- The schema, then each function's first line, or all of one.
+        -- The schema, then the first line of each function that is for users; or all of one.
         SELECT 0 AS place, ''::text AS name, pg_catalog.obj_description(namespace.oid, 'pg_namespace') AS comment
         FROM pg_catalog.pg_namespace AS namespace
         WHERE namespace.nspname::text = 'dagbump' AND topic IS NULL
@@ -20,12 +20,16 @@ BEGIN
                 WHEN topic IS NULL THEN
                     E'\nSELECT dagbump.help(''' || proc.proname::text || E''');\n    '
                     || pg_catalog.split_part(pg_catalog.obj_description(proc.oid, 'pg_proc'), E'\n', 1)
-                ELSE 'dagbump.' || proc.proname::text || '(' || pg_catalog.pg_get_function_arguments(proc.oid) || E')\n\n'
+                ELSE 'dagbump.' || proc.proname::text || E'(\n    '
+                    || pg_catalog.replace(pg_catalog.pg_get_function_arguments(proc.oid), ', ', E',\n    ') || E'\n)\n\n'
                     || pg_catalog.obj_description(proc.oid, 'pg_proc')
             END
         FROM pg_catalog.pg_proc AS proc
         JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
-        WHERE namespace.nspname::text = 'dagbump' AND (topic IS NULL OR proc.proname::text = topic)
+        WHERE namespace.nspname::text = 'dagbump' AND (
+            proc.proname::text = topic
+            OR (topic IS NULL AND NOT pg_catalog.starts_with(pg_catalog.obj_description(proc.oid, 'pg_proc'), 'Internal'))
+        )
     ) AS manual
     CROSS JOIN LATERAL pg_catalog.regexp_split_to_table(manual.comment, E'\n') WITH ORDINALITY AS line (text, number)
     ORDER BY manual.place, manual.name, line.number;
@@ -43,7 +47,7 @@ COMMENT ON FUNCTION dagbump.help(text) IS
   SELECT dagbump.help();
   SELECT dagbump.help(''bump'');
 
-Answers lines of at most 100 characters, in order. Reads the catalogs only.
+Answers lines of at most 105 characters, in order. Reads the catalogs only.
 Errors: 22023 for a topic that there is not.';
 
 REVOKE ALL ON FUNCTION dagbump.help(text) FROM PUBLIC;

@@ -39,9 +39,6 @@ BEGIN
     IF max_runs < 0 THEN
         RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
-    ELSIF pg_catalog.array_ndims(dag_run_ids) > 1 OR pg_catalog.array_ndims(dag_ids) > 1 THEN
-        RAISE EXCEPTION 'dag_run_ids and dag_ids must have one dimension'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Write ''{17,18}'', not ''{{17,18}}''.';
     ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
@@ -220,14 +217,18 @@ END
 $preview$;
 
 COMMENT ON FUNCTION dagbump.preview(bigint[], text[], integer, boolean) IS
-'Shows what dagbump.bump, called with the same arguments, would do, and which stale task instances (TIs) it leaves alone and why. Reads only; runs on a hot standby. \df+ dagbump.bump explains the words and the arguments.
+'Shows what dagbump.bump would do, and which stale task instances it leaves alone and why.
 
   SELECT * FROM dagbump.preview();
+
+Reads only; runs on a hot standby. Takes the arguments of dagbump.bump, whose page explains the words:
+SELECT dagbump.help(''bump'');
 
 Answers one row per running run that holds stale TIs or that bump would answer:
   dag_version_id, version_number   the latest version of the DAG; NULL where it has none
   stale           unfinished TIs that are not on it
-  stale_by_state  the same by state, {"scheduled": 2, "no_status": 1}; no_status: state is NULL, as Airflow''s UI says
+  stale_by_state  the same by state, {"scheduled": 2, "no_status": 1}; no_status: state is NULL, as
+                  Airflow''s UI says
   verdict         bump               bump moves them
                   needs_verify       verify_integrity is due: the safe form leaves the run to Airflow
                   pinned             dag_run.bundle_version is set: the run keeps its version
@@ -235,7 +236,8 @@ Answers one row per running run that holds stale TIs or that bump would answer:
                   not_due            run_after lies in the future
                   no_version         the DAG has no dag_version
                   no_serialized_dag  the latest version has no serialized_dag row
-                  The first that applies, in the order pinned, paused, stale_dag, not_due, no_version, no_serialized_dag.
+                  The first that applies: pinned, paused, stale_dag, not_due, no_version,
+                  no_serialized_dag.
 max_runs limits the examined runs (bump, needs_verify); the others are shown in any case.
 Errors: 22023 as in dagbump.bump. Locks: none.';
 

@@ -12,6 +12,7 @@ from threading import Event
 import sqlalchemy as sa
 from alembic import context
 
+from dagbump.errors import DagbumpError
 from dagbump.installation import in_migration, sql_files, state
 from dagbump.installation.names import INDEX, INDEX_LOCK
 
@@ -24,7 +25,7 @@ _FIND = f"""
     JOIN pg_catalog.pg_class AS class ON class.oid = index.indexrelid
     JOIN pg_catalog.pg_class AS tis ON tis.oid = index.indrelid
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    WHERE class.relname::text = '{INDEX}' AND tis.relname::text = 'task_instance'
+    WHERE class.relname::text = '{INDEX}' AND {state.OPTIONAL_INDEX_IS_OURS}
     AND pg_catalog.pg_has_role(class.relowner, 'MEMBER')
 """  # noqa: S608  (a constant)
 
@@ -49,6 +50,7 @@ def building(revision: str) -> Iterator[None]:
 
     Raises:
         BuiltMeanwhile: there is nothing left to do.
+        DagbumpError: something else has that name.
     """
     airflow_schema: str = context.get_context().opts["airflow_schema"]
     with context.get_context().autocommit_block():
@@ -61,11 +63,13 @@ def building(revision: str) -> Iterator[None]:
         recorded = sa.text("SELECT TRUE FROM dagbump.alembic_version WHERE version_num = :revision")
         if connection.scalar(recorded, {"revision": revision}):
             raise BuiltMeanwhile
+        _refuse_foreign(connection, airflow_schema)
         _drop_if_invalid(connection, airflow_schema)
         try:
             yield
         finally:
-            _drop_if_invalid(connection, airflow_schema)
+            if not connection.invalidated:  # else the next try cleans up
+                _drop_if_invalid(connection, airflow_schema)
 
 
 def drop() -> None:
@@ -85,12 +89,20 @@ def is_left(connection: sa.engine.Connection) -> bool:
     return connection.execute(sa.text(_FIND)).first() is not None
 
 
+def _refuse_foreign(connection: sa.engine.Connection, airflow_schema: str) -> None:
+    if state.optional_index(connection, airflow_schema) is state.OptionalIndex.FOREIGN:
+        raise DagbumpError(
+            f'in schema "{airflow_schema}" is something named {INDEX} that is not the optional index: look what it is, '
+            "and drop or rename it."
+        )
+
+
 def _drop(airflow_schema: str) -> None:
     in_migration.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {sql_files.identifier(airflow_schema)}.{INDEX}")
 
 
 def _drop_if_invalid(connection: sa.engine.Connection, airflow_schema: str) -> None:
-    if state.index_is_valid(connection, airflow_schema) is False:
+    if state.optional_index(connection, airflow_schema) is state.OptionalIndex.INVALID:
         _drop(airflow_schema)
 
 

@@ -19,6 +19,14 @@ def execute(text: str) -> None:
     context.execute(sql_files.as_it_is(text.strip().removesuffix(";")))
 
 
+def drop_keeping_grants(name: str) -> None:
+    """Drop a function whose answer gets other columns; to be called by a revision's upgrade and its downgrade.
+
+    `run_objects`, at the end of the upgrade, makes the new one, and gives it to whoever was granted the old one.
+    """
+    run(sql_files.installer("drop_keeping_grants"), name=name)
+
+
 def run_objects(revision: str | None, migrations: Path) -> None:
     """Make the objects of the main branch those of a revision, whatever is there; None: remove the functions.
 
@@ -30,3 +38,4 @@ def run_objects(revision: str | None, migrations: Path) -> None:
         run(sql_files.installer("drop_functions"), names=f"{{{','.join(unwanted)}}}")
     for path in wanted.values():
         run(path)
+    run(sql_files.installer("restore_grants"))

@@ -18,7 +18,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 
 from dagbump import database
-from dagbump.errors import DagbumpError
+from dagbump.errors import DagbumpError, Unreachable, summary
 from dagbump.installation.names import INDEX_LOCK
 from dagbump.installation.sql_files import MIGRATIONS
 
@@ -127,19 +127,21 @@ def _run(config: Config, work: Callable[[], None], on_progress: OnProgress | Non
                 for progress in _progress(observer, config):
                     on_progress(progress)
         except BaseException:
-            _cancel(working, engine, config)
+            _cancel(working, engine, config, on_progress)
             raise
         working.result()
 
 
-def _cancel(working: Future[None], engine: sa.engine.Engine, config: Config) -> None:
-    """Cancel what is under way, and wait until what there is of the index is dropped."""
+def _cancel(working: Future[None], engine: sa.engine.Engine, config: Config, on_progress: OnProgress) -> None:
+    """Cancel what is under way, and wait, reporting for whom, until what there is of the index is dropped."""
     config.attributes["stopping"].set()
     # On a connection of its own: the observer's may have been interrupted in the middle of a query. Again and again:
     # the server may not have come to the statement yet.
     with database.connect(engine).execution_options(isolation_level="AUTOCOMMIT") as connection:
         while not wait([working], timeout=_PROGRESS_SECONDS).done:
             connection.execute(_CANCEL, {"pid": _backend(config)})
+            for progress in _progress(connection, config):
+                on_progress(progress)
 
 
 def _backend(config: Config) -> int:
@@ -206,3 +208,17 @@ def _refusals() -> Iterator[None]:
         if isinstance(error.__cause__, DagbumpError):
             raise error.__cause__ from error.__cause__.__cause__
         raise DagbumpError(str(error)) from error
+    except sa.exc.SQLAlchemyError as error:
+        lost = _lost_connection(error)
+        if lost is None:
+            raise
+        raise Unreachable(f"the connection was lost: {summary(lost)}; run the same again, which cleans up.") from error
+
+
+def _lost_connection(error: BaseException | None) -> sa.exc.DBAPIError | None:
+    """Return the error behind this one that says that the connection is gone."""
+    while error is not None:
+        if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
+            return error
+        error = error.__cause__ or error.__context__
+    return None

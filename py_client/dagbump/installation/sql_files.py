@@ -7,6 +7,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from dagbump.installation.names import INDEX
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Inside the package in a wheel, at the top in a checkout.
 MIGRATIONS = next(path for path in (_PACKAGE / "migrations", _PACKAGE.parents[1] / "migrations") if path.is_dir())
@@ -19,11 +21,16 @@ def render(path: Path, airflow_schema: str, **literals: str) -> str:
     """Return the text of a file, ready to run.
 
     The schema of Airflow's tables is filled in for ``@airflow_schema@``, as an identifier, and for
-    ``@airflow_schema_literal@``; each of `literals` for its name with ``_literal`` behind. A schema may have any name
-    that PostgreSQL allows: what is put in is not looked at again, and a dollar quote that it would end gets another
-    tag.
+    ``@airflow_schema_literal@``; the qualified names of its table and of the optional index for
+    ``@task_instance_literal@`` and ``@optional_index_literal@``; each of `literals` for its name with ``_literal``
+    behind. A schema may have any name that PostgreSQL allows: what is put in is not looked at again, and a dollar quote
+    that it would end gets another tag.
     """
     values = {"airflow_schema": identifier(airflow_schema), "airflow_schema_literal": literal(airflow_schema)}
+    named = {"task_instance": "task_instance", "optional_index": INDEX}
+    values |= {
+        f"{name}_literal": literal(f"{identifier(airflow_schema)}.{relation}") for name, relation in named.items()
+    }
     values |= {f"{name}_literal": literal(value) for name, value in literals.items()}
     text = path.read_text("utf-8")
     for tag in set(_DOLLAR_QUOTE.findall(text)):

@@ -6,11 +6,12 @@ Brings no Alembic: the command line and the Airflow plugin look here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
 
-from dagbump.errors import NotInstalled, UnsupportedAirflow, VersionMismatch, translated
+from dagbump.errors import InsufficientPrivilege, NotInstalled, UnsupportedAirflow, VersionMismatch, translated
 from dagbump.installation import sql_files
 from dagbump.installation.names import INDEX, SCHEMA
 
@@ -18,7 +19,19 @@ from dagbump.installation.names import INDEX, SCHEMA
 NEWEST_REVISION = "0001"
 OLDEST_REVISION = "0001"
 
+# Of a row of pg_index, with tis, the pg_class row of its table: is it the optional index, by its definition?
+OPTIONAL_INDEX_IS_OURS = """
+    coalesce(tis.relname::text = 'task_instance' AND index.indpred IS NOT NULL AND ARRAY(
+        SELECT attribute.attname::text
+        FROM pg_catalog.unnest(index.indkey::smallint[]) WITH ORDINALITY AS key (attnum, place)
+        JOIN pg_catalog.pg_attribute AS attribute
+            ON attribute.attrelid = index.indrelid AND attribute.attnum = key.attnum
+        ORDER BY key.place
+    ) = ARRAY['dag_id', 'run_id', 'dag_version_id'], FALSE)
+"""
+
 _PATH = sa.text("SELECT pg_catalog.unnest(pg_catalog.current_schemas(FALSE))::text")
+_PIN = sa.text("SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', CAST(:local AS boolean))")
 _HAS_TASK_INSTANCE = sa.text(
     """
     SELECT TRUE
@@ -29,16 +42,40 @@ _HAS_TASK_INSTANCE = sa.text(
     """
 )
 
-_INDEX_IS_VALID = sa.text(
+_OPTIONAL_INDEX = sa.text(
     f"""
-    SELECT index.indisvalid
-    FROM pg_catalog.pg_index AS index
-    JOIN pg_catalog.pg_class AS class ON class.oid = index.indexrelid
-    JOIN pg_catalog.pg_class AS tis ON tis.oid = index.indrelid
+    SELECT index.indisvalid AS valid, {OPTIONAL_INDEX_IS_OURS} AS ours
+    FROM pg_catalog.pg_class AS class
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    WHERE class.relname::text = '{INDEX}' AND tis.relname::text = 'task_instance' AND namespace.nspname::text = :schema
-    """  # noqa: S608  (a constant)
+    LEFT JOIN pg_catalog.pg_index AS index ON index.indexrelid = class.oid
+    LEFT JOIN pg_catalog.pg_class AS tis ON tis.oid = index.indrelid
+    WHERE class.relname::text = '{INDEX}' AND namespace.nspname::text = :schema
+    """  # noqa: S608  (constants)
 )
+
+
+_LENDS_RIGHTS = sa.text(
+    """
+    SELECT owner.rolname::text AS owner, EXISTS (
+        SELECT FROM pg_catalog.pg_trigger AS trigger
+        JOIN pg_catalog.pg_class AS class ON class.oid = trigger.tgrelid
+        WHERE class.relowner = owner.oid AND trigger.tgdeferrable AND NOT trigger.tgisinternal
+    ) AS deferred
+    FROM pg_catalog.pg_namespace AS namespace
+    JOIN pg_catalog.pg_roles AS owner ON owner.oid = namespace.nspowner
+    JOIN pg_catalog.pg_roles AS me ON me.rolname = CURRENT_USER
+    WHERE namespace.nspname::text = 'dagbump' AND me.rolsuper AND NOT owner.rolsuper
+    """
+)
+
+
+class OptionalIndex(Enum):
+    """What there is under the optional index's name, and what to say of it."""
+
+    MISSING = "is not there: --with-index builds it"
+    INVALID = "is not valid: --with-index mends it"
+    VALID = "is there"
+    FOREIGN = "is not there, but something else of that name is"
 
 
 @dataclass(frozen=True)
@@ -58,9 +95,15 @@ class Installed:
     release: str
 
 
-def schema_on_path(connection: sa.engine.Connection) -> str | None:
-    """Return the first schema on the search path with a task_instance, temporary tables left aside."""
-    return next((schema for schema in connection.scalars(_PATH).all() if has_task_instance(connection, schema)), None)
+def pinned(connection: sa.engine.Connection, *, for_this_transaction: bool) -> str | None:
+    """Pin the search path to pg_catalog, and return the first schema that it had with a task_instance in it.
+
+    Temporary tables are left aside. With another path, PostgreSQL would take an operator that somebody has made
+    where it has none for the very types of its operands, such as name and varchar; and run it as whoever asks.
+    """
+    schemas = connection.scalars(_PATH).all()
+    connection.execute(_PIN, {"local": for_this_transaction})
+    return next((schema for schema in schemas if has_task_instance(connection, schema)), None)
 
 
 def has_task_instance(connection: sa.engine.Connection, schema: str) -> bool:
@@ -80,10 +123,14 @@ def _find_served(connection: sa.engine.Connection, airflow_schema: str | None) -
     return connection.execute(sql_files.as_it_is(text)).first()
 
 
-def index_is_valid(connection: sa.engine.Connection, airflow_schema: str) -> bool | None:
-    """Say whether the optional index in that schema is valid; None: it is not there."""
-    valid: bool | None = connection.scalar(_INDEX_IS_VALID, {"schema": airflow_schema})
-    return valid
+def optional_index(connection: sa.engine.Connection, airflow_schema: str) -> OptionalIndex:
+    """Say what there is in that schema under the optional index's name."""
+    row = connection.execute(_OPTIONAL_INDEX, {"schema": airflow_schema}).first()
+    if row is None:
+        return OptionalIndex.MISSING
+    if not row.ours:
+        return OptionalIndex.FOREIGN
+    return OptionalIndex.VALID if row.valid else OptionalIndex.INVALID
 
 
 def require_usable(connection: sa.engine.Connection, airflow_schema: str | None = None) -> Installed:
@@ -93,13 +140,16 @@ def require_usable(connection: sa.engine.Connection, airflow_schema: str | None 
         connection: of whoever wants to use it.
         airflow_schema: where that one's Airflow has its tables; None: where ``task_instance`` is on the search path.
 
+    Leaves the search path pinned to pg_catalog for the transaction.
+
     Raises:
         NotInstalled: there is no schema ``dagbump``, or it is somebody else's.
         UnsupportedAirflow: it serves another Airflow than that.
         VersionMismatch: it is too old for this package, or this package for it.
         InsufficientPrivilege: this role may not read ``dagbump.installation``.
     """
-    _require_ours(connection, airflow_schema or schema_on_path(connection))
+    on_path = pinned(connection, for_this_transaction=True)
+    _require_ours(connection, airflow_schema or on_path)
     installed = _read(connection)
     _require_in_range(installed)
     return installed
@@ -138,8 +188,26 @@ def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) 
         )
     if airflow_schema not in {None, found.served}:
         raise UnsupportedAirflow(
-            f'dagbump in this database serves the Airflow in schema "{found.served}", and this connection\'s is in '
-            f'"{airflow_schema}". If you mean the former, say --airflow-schema; the latter needs a database of its own.'
+            f'dagbump in this database serves the Airflow in schema "{found.served}", not one in "{airflow_schema}", '
+            "which was named, or is where the search path leads. If you mean the former, name it with "
+            "--airflow-schema; the latter needs a database of its own."
+        )
+
+
+def refuse_to_lend_rights(connection: sa.engine.Connection, *, repeatedly: bool = False) -> None:
+    """Refuse to call, as a superuser, what belongs to a role that is none, where that would lend her the rights.
+
+    bump runs as its owner, so that what she puts into its way gains nothing; but for a trigger that is deferred to the
+    COMMIT, which runs as whoever commits, and, in a loop, for whatever she puts in its place between two looks.
+
+    Raises:
+        InsufficientPrivilege: it would.
+    """
+    row = connection.execute(_LENDS_RIGHTS).first()
+    if row is not None and (repeatedly or row.deferred):
+        raise InsufficientPrivilege(
+            f"this role is a superuser, and dagbump belongs to {row.owner}, who is not: what that role puts into the "
+            f"database could run with your rights. Connect as {row.owner}, or as a role that has been granted dagbump."
         )
 
 

@@ -38,7 +38,7 @@ from airflow.serialization import serialized_objects
 from airflow.utils.sqlalchemy import prohibit_commit
 from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
-from dagbump import airflow_plugin
+from dagbump.airflow_plugin.plugin import Listener
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -125,7 +125,7 @@ class Commands:
 
     def start_scheduler(self, *, as_task: bool = False) -> list[str]:
         """Tell dagbump's listener that this process starts, as a scheduler or a task; answer what dagbump logs."""
-        airflow_plugin.Listener().on_starting(component=TaskRunnerMarker() if as_task else Job())
+        Listener().on_starting(component=TaskRunnerMarker() if as_task else Job())
         return self.logged()
 
     def logged(self) -> list[str]:

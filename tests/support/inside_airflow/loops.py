@@ -19,7 +19,8 @@ from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.sqlalchemy import prohibit_commit
-from dagbump import airflow_plugin
+from dagbump.airflow_plugin.loop import Memory
+from dagbump.airflow_plugin.scheduling import Scheduling
 from sqlalchemy.orm import Session
 
 from support.inside_airflow.components import Commands, main
@@ -35,7 +36,7 @@ class LoopCommands(Commands):
         super().connect()
         plugin = getattr(SchedulerJobRunner, "dagbump", None)
         if plugin is not None:
-            plugin.memory = airflow_plugin.Memory()
+            plugin.memory = Memory()
 
     def do_scheduling(self, max_runs: int) -> dict[str, Any]:
         """Do one loop of a scheduler that examines so many runs; answer its error, and what it gave to the executor."""
@@ -52,7 +53,7 @@ class LoopCommands(Commands):
 
     def do_scheduling_without_verify(self, max_runs: int) -> dict[str, Any]:
         """Do one loop with a plugin that bumps, and says of each run that it has been verified."""
-        with patch.object(airflow_plugin.Scheduling, "verify", lambda *_: True):
+        with patch.object(Scheduling, "verify", lambda *_: True):
             return self.do_scheduling(max_runs)
 
     def count_statements(self) -> dict[str, Any]:

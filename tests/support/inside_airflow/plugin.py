@@ -28,7 +28,9 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.retries import retry_db_transaction
 from airflow.utils.sqlalchemy import prohibit_commit
-from dagbump import airflow_plugin, client
+from dagbump import client
+from dagbump.airflow_plugin import DagbumpPlugin
+from dagbump.airflow_plugin.scheduling import Scheduling
 from dagbump.results import BumpResult
 from sqlalchemy.exc import OperationalError
 
@@ -121,7 +123,7 @@ class PluginCommands(Commands):
     def start_job_beside_others(self, misfit: str) -> dict[str, Any]:
         """Let Airflow call all listeners that there are, dagbump's between two others; answer who has started."""
         started: list[str] = []
-        (ours,) = airflow_plugin.DagbumpPlugin.listeners
+        (ours,) = DagbumpPlugin.listeners
         with MISFITS[misfit], listening(Other("first", started), ours, Other("last", started)):
             Job()
         return {"started": started, "logged": self.logged()}
@@ -313,8 +315,8 @@ def bump_fails_at_its_end() -> Iterator[None]:
         original(self, *arguments)
         raise RuntimeError("too late")
 
-    original = airflow_plugin.Scheduling._take
-    with patch.object(airflow_plugin.Scheduling, "_take", take):
+    original = Scheduling._take
+    with patch.object(Scheduling, "_take", take):
         yield
 
 
@@ -337,8 +339,8 @@ def before_the_loop(others: Callable[[], None]) -> Iterator[None]:
         others()
         return original(*arguments)
 
-    original = airflow_plugin.Scheduling.looping
-    with patch.object(airflow_plugin.Scheduling, "looping", looping):
+    original = Scheduling.looping
+    with patch.object(Scheduling, "looping", looping):
         yield
 
 

@@ -1,6 +1,6 @@
 """``dagbump run``: one safe bump per interval, beside a stock scheduler, for as long as it takes.
 
-The work happens in a thread, so that a signal ends the loop at once, whatever the driver is waiting for.
+The work happens in a thread, so that a signal ends it at once, whatever the driver is waiting for.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dagbump.client import bump
 from dagbump.errors import NotInstalled, UnsupportedAirflow, VersionMismatch
 from dagbump.results import BumpResult
 
-# Together below the second within which the loop promises to end.
+# Together below the second within which `dagbump run` promises to end.
 _LOOK_SECONDS = 0.05
 _CANCEL_AFTER_SECONDS = 0.05
 _LEAVE_AFTER_SECONDS = 0.2
 
 
 class Reporter(Protocol):
-    """Who is told what the loop does."""
+    """Who is told what becomes of the bumps."""
 
     def result(self, result: BumpResult) -> None:
         """Take the answer of every bump that worked."""
@@ -39,15 +39,15 @@ class Reporter(Protocol):
         """Take notice that a bump worked after trouble."""
 
 
-class BumpLoop:
+class PeriodicBump:
     """Calls ``dagbump.bump`` in its safe form, each time in a transaction of its own, until `stop`."""
 
     def __init__(self, prepare: Callable[[], sa.engine.Engine], interval: float, reporter: Reporter) -> None:
-        """Prepare the loop; nothing is connected yet.
+        """Prepare; nothing is connected yet.
 
         Args:
             prepare: called once, at the start; answers the database, from `database.create_engine`, after a look
-                at it. What it raises ends the loop.
+                at it. What it raises ends the work.
             interval: seconds between two calls.
             reporter: is told what happens.
         """
@@ -65,7 +65,7 @@ class BumpLoop:
         self._asked_to_stop = True
 
     def run(self) -> None:
-        """Loop until `stop`. A bump that is under way then is cancelled by the server and rolled back.
+        """Bump until `stop`. A bump that is under way then is cancelled by the server and rolled back.
 
         Where the server hangs, a thread is left behind that ends with the process.
 
@@ -75,7 +75,7 @@ class BumpLoop:
         Raises:
             DagbumpError: the database cannot be reached at the start; dagbump is not installed, or not usable.
         """
-        worker = threading.Thread(target=self._work, name="dagbump-loop", daemon=True)
+        worker = threading.Thread(target=self._work, name="dagbump-run", daemon=True)
         worker.start()
         while worker.is_alive() and not self._asked_to_stop:
             worker.join(_LOOK_SECONDS)

@@ -1,0 +1,37 @@
+-- Drops a function whose answer has other columns by now, which CREATE OR REPLACE refuses, and remembers, until the end of
+-- the transaction, who was granted it: restore_grants.sql gives it back.
+
+DO $drop_keeping_grants$
+DECLARE
+    function record;
+    grants text;
+BEGIN
+    FOR function IN
+        SELECT proc.oid::regprocedure AS signature, proc.proname, proc.proowner, proc.proacl
+        FROM pg_catalog.pg_proc AS proc
+        JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
+        WHERE namespace.nspname::text = 'dagbump' AND proc.proname::text = @name_literal@
+    LOOP
+        SELECT
+            pg_catalog.string_agg(
+                pg_catalog.format(
+                    'GRANT EXECUTE ON FUNCTION dagbump.%I TO %I%s;',
+                    function.proname,
+                    pg_catalog.pg_get_userbyid(item.grantee),
+                    CASE WHEN item.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+                ),
+                ''
+            )
+        INTO grants
+        FROM pg_catalog.aclexplode(function.proacl) AS item
+        WHERE item.grantee NOT IN (0::oid, function.proowner);
+
+        PERFORM pg_catalog.set_config(
+            'dagbump.grants',
+            pg_catalog.concat(pg_catalog.current_setting('dagbump.grants', TRUE), grants),
+            TRUE
+        );
+        EXECUTE 'DROP FUNCTION ' || function.signature::text;
+    END LOOP;
+END
+$drop_keeping_grants$;

@@ -1,0 +1,124 @@
+"""What differs between Airflow's releases, and which of them dagbump knows. No other module of the plugin says."""
+
+from __future__ import annotations
+
+import inspect
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, TypeAlias
+
+# Airflow's, by the names that they have there. Airflow is not there when types are checked.
+DagRun: TypeAlias = Any
+DagVersion: TypeAlias = Any
+SchedulerJobRunner: TypeAlias = Any
+
+SCHEDULER_MODULE = "airflow.jobs.scheduler_job_runner"
+
+_RELEASES = ("3.0", "3.1", "3.2", "3.3")
+# Parameters by name, as Airflow 3.0 to 3.3 have them: of a function that is replaced, all; of one that is called, ours.
+_REPLACED = {
+    "SchedulerJobRunner._schedule_all_dag_runs": ["self", "guard", "dag_runs", "session"],
+    "SchedulerJobRunner._verify_integrity_if_dag_changed": ["self", "dag_run", "session"],
+    "DagRun.get_running_dag_runs_to_examine": ["session"],
+}
+_CALLED = {
+    "DagRun.check_version_id_exists_in_dr": {"dag_version_id", "session"},
+    "DagRun.verify_integrity": {"dag_version_id", "session"},
+    "DagVersion.get_latest_version": {"dag_id", "session"},
+}
+# The modules in which that which is replaced, and what decorates it, were written, the outermost first.
+_MAKERS = {
+    "SchedulerJobRunner._schedule_all_dag_runs": ["airflow.utils.retries", SCHEDULER_MODULE],
+    "SchedulerJobRunner._verify_integrity_if_dag_changed": [SCHEDULER_MODULE],
+    "DagRun.get_running_dag_runs_to_examine": ["airflow.utils.retries", "airflow.models.dagrun"],
+    "DagVersion.get_latest_version": ["airflow.utils.session", "airflow.models.dag_version"],
+}
+
+
+class UnfitError(Exception):
+    """Airflow, or its configuration, is not what this package knows; the message says where."""
+
+
+def stats_of(scheduler: ModuleType) -> Any:
+    """Return Airflow's Stats."""
+    return getattr(scheduler, "Stats", None) or scheduler.stats  # up to 3.2, from 3.3 on
+
+
+def dag_of(runner: SchedulerJobRunner, run: DagRun, session: Any) -> Any:
+    """Return the DAG of a run, of the version that a scheduler uses for it; None where there is none."""
+    bag = runner.scheduler_dag_bag
+    get_dag = getattr(bag, "get_dag_for_run", None) or bag.get_dag  # from 3.1 on, 3.0
+    return get_dag(dag_run=run, session=session)
+
+
+def examining_without_tis(stock: FunctionType) -> FunctionType | None:
+    """Return DagRun.get_running_dag_runs_to_examine as it loads no task instance; None where Airflow's does not.
+
+    Args:
+        stock: Airflow's, without its decorators.
+    """
+    from sqlalchemy.orm import lazyload
+
+    if "joinedload" not in stock.__code__.co_names:  # from 3.2 on
+        return None
+    # The same code, in which joinedload(task_instances) is lazyload, the default.
+    return FunctionType(stock.__code__, stock.__globals__ | {"joinedload": lazyload}, stock.__name__)
+
+
+def require_known_airflow(scheduler: ModuleType) -> None:
+    """Look whether Airflow is one that dagbump knows, and whether it is only Airflow.
+
+    Raises:
+        UnfitError: it is not.
+    """
+    from airflow import __version__ as release
+
+    if ".".join(release.split(".")[:2]) not in _RELEASES:
+        raise UnfitError(f"it knows Airflow {', '.join(_RELEASES)}, and this is {release}")
+    for name, makers in _MAKERS.items():
+        _require_made_by(makers, scheduler, name, release)
+    for name, expected in _REPLACED.items():
+        if (found := _parameters(scheduler, name)) != expected:
+            raise UnfitError(f"{name} of Airflow {release} takes {found}, not {expected}")
+    for name, needed in _CALLED.items():
+        if not needed <= set(found := _parameters(scheduler, name)):
+            raise UnfitError(f"{name} of Airflow {release} takes {found}, without {sorted(needed)}")
+
+
+def _require_made_by(expected: list[str], scheduler: ModuleType, name: str, release: str) -> None:
+    """Stay off where somebody else has patched a function: nobody would call the patch, and its retries would nest."""
+    found = _makers(_find(scheduler, name))
+    if others := [module for module in found if module not in expected]:
+        raise UnfitError(
+            f"{name} of Airflow {release} is patched by {', '.join(others)}, and dagbump would bypass that"
+        )
+    if found != expected:
+        raise UnfitError(f"{name} of Airflow {release} is made by {', '.join(found)}, not by {', '.join(expected)}")
+
+
+def _makers(function: Any) -> list[str]:
+    """Return the modules in which a function, and what it wraps, were written, the outermost first."""
+    wrappers: list[Any] = []
+    innermost = inspect.unwrap(function, stop=wrappers.append)  # which returns None: do not stop
+    return [_maker(layer) for layer in (*wrappers, innermost)]
+
+
+def _maker(function: Any) -> str:
+    # A wrapper passes itself off as what it wraps, by its __module__, or even its __class__; not by type and globals.
+    if type(function) is MethodType:
+        function = function.__func__
+    if type(function) is FunctionType:
+        return str(function.__globals__["__name__"])
+    return type(function).__module__
+
+
+def _parameters(scheduler: ModuleType, name: str) -> list[str]:
+    return list(inspect.signature(_find(scheduler, name)).parameters)
+
+
+def _find(scheduler: ModuleType, name: str) -> Any:
+    found: Any = scheduler
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        raise UnfitError(f"{name} is not there")
+    return found

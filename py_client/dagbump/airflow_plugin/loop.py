@@ -1,0 +1,80 @@
+"""What a scheduler's loop knows of its runs, and what it leaves to the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from dagbump.airflow_plugin.compatibility import DagRun, DagVersion
+
+
+@dataclass
+class Loop:
+    """One try of one scheduler loop. What it knows is good for this transaction, and no longer.
+
+    Attributes:
+        session: the scheduler's.
+        versions: the latest version of each DAG, by dag_id.
+        judged: ids of the runs of which the bump has said what is to be done, if only by its silence.
+        due: ids of the runs for which verify_integrity is due.
+        held: ids of the runs that have to wait, since another transaction holds their latest version.
+        unmoved: the latest version of each unverified run all of whose stale task instances others hold, by run id.
+        verified: ids of the runs for which verify_integrity has been called.
+        lost: whether the bump has failed, or has gone with a rollback of the transaction.
+            (`DagRun._create_task_instances` rolls back, and lets the loop go on, when somebody else has created the
+            same task instance.)
+    """
+
+    session: Session
+    versions: dict[str, DagVersion] = field(default_factory=dict)
+    judged: set[int] = field(default_factory=set)
+    due: set[int] = field(default_factory=set)
+    held: set[int] = field(default_factory=set)
+    unmoved: dict[int, UUID] = field(default_factory=dict)
+    verified: set[int] = field(default_factory=set)
+    lost: bool = False
+
+    def knows(self, run: DagRun) -> bool:
+        """Say whether the loop can answer for a run."""
+        return not self.lost and run.id in self.judged
+
+
+@dataclass
+class Memory:
+    """What loops that have committed leave to later ones, because the database does not say it.
+
+    Attributes:
+        unverified: ids of runs that were bumped, and whose verify_integrity was not called after all, or raised: the
+            latest version is on their TIs now, so Airflow's own sign that it is due is gone.
+        verified: the version for which verify_integrity has been called of each run that bears no sign of it, since
+            all of its stale TIs are held by others; by run id. When they are let go, it is called once more, as
+            Airflow's DAG processor may rewrite a version for as long as no TI refers to it.
+    """
+
+    unverified: set[int] = field(default_factory=set)
+    verified: dict[int, UUID] = field(default_factory=dict)
+
+    def due(self, loop: Loop, needs_verify: Iterable[int]) -> set[int]:
+        """Return the runs that need a verify_integrity: by the bump's answer, but for what is remembered."""
+        done = {run for run, version in loop.unmoved.items() if self.verified.get(run) == version}
+        return (set(needs_verify) - done) | (self.unverified & loop.judged)
+
+    def take(self, loop: Loop) -> None:
+        """Remember what a loop has left undone, or has done without a sign."""
+        self.unverified = (self.unverified | loop.due) - loop.verified
+        for run in loop.judged - loop.unmoved.keys():
+            self.verified.pop(run, None)
+        self.verified |= {run: loop.unmoved[run] for run in loop.verified & loop.unmoved.keys()}
+
+    def runs(self) -> set[int]:
+        """Return the ids of all runs that something is remembered of."""
+        return self.unverified | self.verified.keys()
+
+    def forget(self, runs: Iterable[int]) -> None:
+        """Forget runs."""
+        for run in runs:
+            self.unverified.discard(run)
+            self.verified.pop(run, None)

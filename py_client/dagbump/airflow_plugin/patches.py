@@ -1,0 +1,128 @@
+"""What is replaced in Airflow, and how: each function asks the loop under way, if there is one that can answer.
+
+Airflow is imported inside of functions, after the look whether it is one that dagbump knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from dagbump import client
+from dagbump.airflow_plugin import reporting
+from dagbump.airflow_plugin.compatibility import (
+    DagRun,
+    DagVersion,
+    SchedulerJobRunner,
+    UnfitError,
+    examining_without_tis,
+    require_known_airflow,
+)
+from dagbump.airflow_plugin.scheduling import Scheduling
+from dagbump.installation import state
+
+
+def turn_on(scheduler: ModuleType) -> None:
+    """Make the schedulers of this process call dagbump; once, however often it is called.
+
+    Args:
+        scheduler: Airflow's module ``airflow.jobs.scheduler_job_runner``.
+
+    Raises:
+        Exception: something does not fit, and nothing has been replaced.
+    """
+    if hasattr(scheduler.SchedulerJobRunner, "dagbump"):
+        return
+    require_known_airflow(scheduler)
+    _require_installed()
+    _replace(scheduler, Scheduling(scheduler))
+    reporting.is_on()
+
+
+def _require_installed() -> None:
+    """Look for the schema, its revision, and the right to call the function, with a call that examines no run."""
+    from airflow import settings
+    from airflow.models.base import Base
+
+    engine = settings.engine
+    if engine is None or engine.dialect.name != "postgresql":
+        raise UnfitError("it works on PostgreSQL alone")
+    with engine.connect() as connection:
+        state.require_usable(connection, Base.metadata.schema)
+        client.bump(connection, dag_run_ids=[], caller_verifies=True)
+
+
+def _replace(scheduler: ModuleType, scheduling: Scheduling) -> None:
+    """Put the four functions in the place of Airflow's: all of them, or on an error none."""
+    runner, dag_run, dag_version = scheduler.SchedulerJobRunner, scheduler.DagRun, scheduler.DagVersion
+    replacements = [
+        (runner, "_schedule_all_dag_runs", _schedule_all(runner, scheduling)),
+        (runner, "_verify_integrity_if_dag_changed", _verify_if_due(runner, scheduling)),
+        (dag_run, "get_running_dag_runs_to_examine", _examine(dag_run)),
+        (dag_version, "get_latest_version", _latest_of_loop(dag_version, scheduling)),
+    ]
+    # To all sessions, once: each loop's own listener would leave a weakref whose callback swallows a SIGTERM.
+    sa.event.listen(Session, "after_soft_rollback", scheduling.on_rollback)
+    for owner, name, function in replacements:
+        setattr(owner, name, function)
+    runner.dagbump = scheduling
+
+
+def _schedule_all(runner_class: Any, scheduling: Scheduling) -> Any:
+    from airflow.utils.retries import retry_db_transaction
+
+    stock = runner_class._schedule_all_dag_runs.__wrapped__
+
+    # Inside the retries: after a rollback, each try has to bump anew.
+    @retry_db_transaction
+    @wraps(stock)
+    def _schedule_all_dag_runs(
+        runner: SchedulerJobRunner, guard: Any, dag_runs: Iterable[DagRun], session: Session
+    ) -> Any:
+        runs = list(dag_runs)
+        with scheduling.looping(runner, runs, session):
+            return stock(runner, guard, runs, session)
+
+    return _schedule_all_dag_runs
+
+
+def _verify_if_due(runner_class: Any, scheduling: Scheduling) -> Any:
+    stock = runner_class._verify_integrity_if_dag_changed
+
+    @wraps(stock)
+    def _verify_integrity_if_dag_changed(runner: SchedulerJobRunner, dag_run: DagRun, session: Session) -> Any:
+        loop = scheduling.loop
+        if loop is None or not loop.knows(dag_run):
+            return stock(runner, dag_run=dag_run, session=session)
+        return scheduling.verify(runner, loop, dag_run)
+
+    return _verify_integrity_if_dag_changed
+
+
+def _examine(dag_run_class: Any) -> Any:
+    from airflow.utils.retries import retry_db_transaction
+
+    stock = dag_run_class.get_running_dag_runs_to_examine.__wrapped__
+    lazy = examining_without_tis(stock)
+    if lazy is None:
+        return vars(dag_run_class)["get_running_dag_runs_to_examine"]
+    return classmethod(retry_db_transaction(wraps(stock)(lazy)))
+
+
+def _latest_of_loop(dag_version_class: Any, scheduling: Scheduling) -> Any:
+    stock = dag_version_class.get_latest_version.__func__
+
+    @wraps(stock)
+    def get_latest_version(cls: Any, /, dag_id: str, **options: Any) -> DagVersion:
+        loop = scheduling.loop
+        # Any other option asks for something else than a scheduler's loop does.
+        if loop is not None and not loop.lost and options == {"session": loop.session} and dag_id in loop.versions:
+            return loop.versions[dag_id]
+        return stock(cls, dag_id, **options)
+
+    return classmethod(get_latest_version)

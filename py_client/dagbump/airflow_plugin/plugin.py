@@ -1,0 +1,51 @@
+"""What Airflow imports in each of its processes: as little as can be."""
+
+from __future__ import annotations
+
+import sys
+from typing import ClassVar
+
+from airflow.listeners import hookimpl
+from airflow.plugins_manager import AirflowPlugin
+
+from dagbump.airflow_plugin import reporting
+from dagbump.airflow_plugin.compatibility import SCHEDULER_MODULE, UnfitError
+
+
+class Listener:
+    """What Airflow calls when one of its processes starts."""
+
+    @hookimpl
+    def on_starting(self, component: object) -> None:
+        """Turn dagbump on, if it is enabled and this process is a scheduler; say in one warning what does not fit."""
+        try:
+            scheduler = sys.modules.get(SCHEDULER_MODULE)  # neither the triggerer nor the DAG processor imports it
+            if scheduler is not None and _is_wanted(component):
+                from dagbump.airflow_plugin import patches  # what it imports, no other process needs
+
+                patches.turn_on(scheduler)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        # Whatever else it is, also what is no Exception: the scheduler has to start, and so have other listeners.
+        except BaseException as why:  # noqa: BLE001
+            reporting.stays_off(why)
+
+
+def _is_wanted(component: object) -> bool:
+    from airflow.configuration import conf
+    from airflow.exceptions import AirflowConfigException
+    from airflow.jobs.job import Job
+
+    if not isinstance(component, Job):  # a task that LocalExecutor has forked off the scheduler
+        return False
+    try:
+        return bool(conf.getboolean("dagbump", "enabled", fallback=False))
+    except AirflowConfigException as error:
+        raise UnfitError(f"{error} It may be True or False") from error
+
+
+class DagbumpPlugin(AirflowPlugin):
+    """The plugin, as `airflow plugins` lists it."""
+
+    name = "dagbump"
+    listeners: ClassVar[list[object]] = [Listener()]

@@ -1,0 +1,72 @@
+"""What the plugin tells: Airflow's log and Airflow's Stats."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from dagbump import __version__
+
+if TYPE_CHECKING:
+    from dagbump.results import BumpResult
+
+log = logging.getLogger(__package__)
+
+
+def is_on() -> None:
+    """Say that the schedulers of this process call dagbump from now on."""
+    log.info("dagbump %s is on: one dagbump.bump per scheduler loop", __version__)
+
+
+def stays_off(why: BaseException) -> None:
+    """Warn that they do not."""
+    log.warning(
+        "dagbump stays off: %s The scheduler does its work without it; to try again, restart it.", _sentences(why)
+    )
+
+
+def waits(dag_id: str, run_id: str) -> None:
+    """Say that a run is left to a later loop."""
+    log.info("The latest version of DAG %s is locked; run %s waits for the next loop", dag_id, run_id)
+
+
+class Reporter:
+    """What is told of the bumps of a scheduler's loops."""
+
+    def __init__(self, stats: Any) -> None:
+        """Take Airflow's Stats."""
+        self._stats = stats
+        self._falling_back = False  # the last bump failed
+
+    def timer(self) -> AbstractContextManager[Any]:
+        """Take the time of a bump."""
+        timer: AbstractContextManager[Any] = self._stats.timer("dagbump.bump")
+        return timer
+
+    def bumped(self, result: BumpResult) -> None:
+        """Count what a bump did; say that it works, where the last one did not."""
+        if self._falling_back:
+            log.info("dagbump works again")
+            self._falling_back = False
+        if result.bumped:
+            self._stats.incr("dagbump.task_instances_bumped", result.bumped)
+        if result.locked:
+            self._stats.incr("dagbump.task_instances_locked", result.locked)
+
+    def failed(self, error: Exception) -> None:
+        """Count a loop that Airflow's own code does; warn of the first."""
+        self._stats.incr("dagbump.fallback")
+        if not self._falling_back:
+            log.warning(
+                "dagbump has failed: %s Airflow's own code does this loop, and each until dagbump works again.",
+                _sentences(error),
+            )
+        self._falling_back = True
+
+
+def _sentences(error: BaseException) -> str:
+    """Return what an error says, each line a sentence, without the SQL that SQLAlchemy adds."""
+    lines = map(str.strip, str(getattr(error, "orig", None) or error).splitlines())
+    sentences = (line if line.endswith((".", "!", ":", ",")) else f"{line}." for line in lines if line)
+    return " ".join(sentences) or f"{type(error).__name__}."

@@ -1,0 +1,95 @@
+"""``dagbump preview`` and ``dagbump bump``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from dagbump import client
+from dagbump.command_line import filters
+from dagbump.command_line.connecting import usable_connection
+from dagbump.command_line.exit_codes import exit_codes
+from dagbump.command_line.options import CallerVerifies, DagIds, DagRunIds, Json, MaxRuns, OfAirflow, Url
+from dagbump.command_line.output import note, print_json, print_table, printing, sentence
+from dagbump.errors import ExitCode
+from dagbump.installation import state
+from dagbump.results import RunBump, RunPreview
+
+
+def preview(
+    url: Url = None,
+    airflow_schema: OfAirflow = None,
+    dag_run_id: DagRunIds = None,
+    dag_id: DagIds = None,
+    max_runs: MaxRuns = None,
+    caller_verifies: CallerVerifies = False,
+    as_json: Json = False,
+) -> None:
+    """Show what bump would do, and why it leaves other stale task instances alone. Reads only."""
+    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+        chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, max_runs)
+        rows = client.preview(connection, dag_run_id, dag_id, max_runs, caller_verifies)
+    with printing():
+        if as_json:
+            print_json([asdict(row) for row in rows])
+        elif rows:
+            print_table(RunPreview, rows)
+        else:
+            print(_nothing("Nothing is stale", "unfinished task instance", chosen))
+
+
+def bump(
+    url: Url = None,
+    airflow_schema: OfAirflow = None,
+    dag_run_id: DagRunIds = None,
+    dag_id: DagIds = None,
+    max_runs: MaxRuns = None,
+    caller_verifies: CallerVerifies = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, with --caller-verifies.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Move stale task instances to the latest version of their DAG, once.
+
+    By hand this is the safe form: runs for which Airflow's verify_integrity is due are left to the scheduler,
+    which gets to them within a loop. It waits for no row lock; what is locked, a later call picks up.
+    """
+    if caller_verifies:
+        _warn_about_caller_verifies(yes=yes)
+    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+        chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, max_runs)
+        state.refuse_to_lend_rights(connection)
+        result = client.bump(connection, dag_run_id, dag_id, max_runs, caller_verifies)
+        connection.commit()
+    with printing(committed=True):
+        if as_json:
+            print_json([asdict(row) for row in result.runs])
+        elif result.runs:
+            print_table(RunBump, result.runs)
+            print(sentence(result))
+        else:
+            told = _nothing("Nothing to do", "task instance that may be bumped", chosen)
+            print(f"{told} What bump leaves alone, and why: dagbump preview")
+
+
+def _nothing(what: str, which: str, chosen: filters.Filter) -> str:
+    """Say why an answer is empty, and of which runs that is said."""
+    if chosen.obstacle:
+        return f"{what}. {chosen.obstacle}"
+    return f"{what}{' in ' if chosen.name else ''}{chosen.name}: every {which} is on the latest version of its DAG."
+
+
+def _warn_about_caller_verifies(*, yes: bool) -> None:
+    note(
+        "--caller-verifies bumps runs that Airflow has not verified yet. Airflow verifies a run only while the latest\n"
+        "version is on none of its task instances: unless you run verify_integrity for each run answered with\n"
+        "needs_verify, the task instances of newly added tasks are never created in it."
+    )
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        note("Say --yes to go on without being asked.")
+        raise typer.Exit(ExitCode.WRONG_USAGE)
+    typer.confirm("Go on?", abort=True, err=True)

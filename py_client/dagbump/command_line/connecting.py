@@ -1,0 +1,28 @@
+"""From a command's ``--url`` to its database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from dagbump import database
+from dagbump.errors import translated
+from dagbump.installation import state
+
+
+def engine_for(url: str | None) -> sa.engine.Engine:
+    """Find the database, from what was given or from the environment."""
+    return database.create_engine(database.find_url(url))
+
+
+@contextmanager
+def usable_connection(
+    url: str | None, airflow_schema: str | None
+) -> Iterator[tuple[sa.engine.Connection, state.Installed]]:
+    """Connect for one command, after a look at what is installed, which says more than a missing function would."""
+    with database.connect(engine_for(url)) as connection:
+        with translated():
+            installed = state.require_usable(connection, airflow_schema)
+        yield connection, installed

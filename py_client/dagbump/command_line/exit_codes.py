@@ -1,0 +1,30 @@
+"""How a command ends that did not do its work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+import typer
+
+from dagbump.command_line.output import note, quiet_when_nobody_reads
+from dagbump.errors import DagbumpError, ExitCode, summary
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """End with the exit code and one message, never a traceback, for what a user can mend."""
+    try:
+        with quiet_when_nobody_reads():
+            yield
+    except DagbumpError as error:
+        note(f"dagbump: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        note(f"dagbump: {error}")
+        raise typer.Exit(ExitCode.THE_WORK_FAILED) from None
+    except sa.exc.DBAPIError as error:
+        note(f"dagbump: {summary(error)}")
+        lost = error.connection_invalidated
+        raise typer.Exit(ExitCode.DATABASE_NOT_REACHABLE if lost else ExitCode.THE_WORK_FAILED) from None

@@ -1,0 +1,134 @@
+"""``dagbump upgrade`` and ``dagbump downgrade``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+from alembic.script.revision import RevisionError
+from rich.console import Console
+from rich.progress import Progress
+
+from dagbump import database
+from dagbump.command_line.connecting import engine_for
+from dagbump.command_line.exit_codes import exit_codes
+from dagbump.command_line.options import AirflowSchema, PrintSql, Url, text
+from dagbump.command_line.output import say
+from dagbump.errors import DagbumpError, ExitCode, NotInstalled, translated
+from dagbump.installation import installer, names, state
+
+
+def upgrade(
+    revision: Annotated[str, typer.Argument(callback=text, help="An Alembic revision.")] = "head",
+    url: Url = None,
+    airflow_schema: AirflowSchema = None,
+    with_index: Annotated[
+        bool,
+        typer.Option(
+            "--with-index",
+            help="Also build the optional partial index on task_instance, CONCURRENTLY: with it, a loop in which "
+            "nothing changed costs the same however many task instances a run has.",
+        ),
+    ] = False,
+    sql: PrintSql = False,
+) -> None:
+    """Install dagbump in Airflow's database, or bring it to the newest revision.
+
+    Everything goes into schema dagbump, in one transaction; Airflow's tables and its own migrations are left alone.
+    Only the optional index is on a table of Airflow's.
+    """
+    with exit_codes(), _unknown_revisions():
+        if sql:
+            installer.upgrade(None, "heads" if with_index else revision, airflow_schema, sql=True)
+            return
+        engine = engine_for(url)
+        installer.upgrade(engine, revision, airflow_schema)
+        if with_index:
+            with _index_progress() as show:
+                installer.upgrade(engine, installer.NEWEST_INDEX, airflow_schema, on_progress=show)
+        say(_what_is_installed(engine, airflow_schema))
+
+
+def downgrade(
+    revision: Annotated[
+        str,
+        typer.Argument(
+            callback=text,
+            help="An Alembic revision; base removes dagbump, index@base the optional index. "
+            "With --sql: FROM:TO, as in 0001:base, or index_0001:base.",
+        ),
+    ] = "base",
+    url: Url = None,
+    airflow_schema: AirflowSchema = None,
+    sql: PrintSql = False,
+) -> None:
+    """Remove dagbump from the database, which is left as it was before the first upgrade."""
+    with exit_codes(), _unknown_revisions():
+        if sql:
+            if ":" not in revision:
+                raise typer.BadParameter("with --sql, say where from and where to: 0001:base, or index_0001:base")
+            installer.downgrade(None, revision, airflow_schema, sql=True)
+            return
+        engine = engine_for(url)
+        with _index_progress() as show:
+            installer.downgrade(engine, revision, airflow_schema, on_progress=show)
+        try:
+            say(_what_is_installed(engine, airflow_schema))
+        except NotInstalled:
+            say(f"dagbump is not installed in {database.describe(engine)}.")
+
+
+@contextmanager
+def _index_progress() -> Iterator[installer.OnProgress]:
+    """Show how far the work on the index is: a bar on a terminal, and a line whenever it waits for somebody else."""
+    console = Console(stderr=True)
+    waited_for: installer.Blocker | None = None
+    with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(names.INDEX, total=1.0)
+
+        def show(progress: installer.IndexProgress) -> None:
+            nonlocal waited_for
+            bar.update(task, description=f"{names.INDEX}: {progress.phase}", completed=progress.done)
+            if progress.blocker and progress.blocker != waited_for:
+                bar.console.print(_waits_for(progress.blocker), markup=False, highlight=False, soft_wrap=True)
+            waited_for = progress.blocker or waited_for
+
+        yield show
+        bar.update(task, description=f"{names.INDEX}: done", completed=1.0)
+
+
+def _waits_for(blocker: installer.Blocker) -> str:
+    who = f"{blocker.application_name or 'an application without a name'}, as {blocker.usename or 'an unknown role'}"
+    since = f", in a transaction since {blocker.xact_start}" if blocker.xact_start else ""
+    return f"{names.INDEX} waits for process {blocker.pid} ({who}{since})"
+
+
+def _what_is_installed(engine: sa.engine.Engine, airflow_schema: str | None) -> str:
+    """Say what a look at the database finds, after an upgrade or a downgrade."""
+    with database.connect(engine) as connection, translated():
+        installed = state.require_usable(connection, airflow_schema)
+        index = state.optional_index(connection, installed.airflow_schema)
+    return (
+        f"dagbump {installed.release}, revision {installed.revision}, is installed in {database.describe(engine)}, "
+        f"for the Airflow in schema {installed.airflow_schema}. The optional index {index.value}. Next: dagbump preview"
+    )
+
+
+class UnknownRevision(DagbumpError):  # noqa: N818  (as in `dagbump.errors`)
+    """Alembic does not know the revision that was asked for."""
+
+    exit_code = ExitCode.WRONG_USAGE
+
+
+@contextmanager
+def _unknown_revisions() -> Iterator[None]:
+    """Tell a revision that does not exist from work that failed."""
+    try:
+        yield
+    except DagbumpError as error:
+        if error.__cause__ is not None and isinstance(error.__cause__.__cause__, RevisionError):
+            raise UnknownRevision(str(error)) from error
+        raise

@@ -1,0 +1,107 @@
+"""``dagbump run``: how it is started, what it prints, and what ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+
+from dagbump import database
+from dagbump.command_line.connecting import usable_connection
+from dagbump.command_line.exit_codes import exit_codes
+from dagbump.command_line.options import OfAirflow, Url, seconds
+from dagbump.command_line.output import flush, note, printing, sentence
+from dagbump.command_line.periodic_bump import PeriodicBump
+from dagbump.errors import DagbumpError, summary
+from dagbump.installation import state
+from dagbump.results import BumpResult
+
+
+def run(
+    url: Url = None,
+    airflow_schema: OfAirflow = None,
+    interval: Annotated[
+        float,
+        typer.Option("--interval", min=0.1, max=86400, metavar="SECONDS", callback=seconds, help="Between two bumps."),
+    ] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """Bump once per interval, beside a stock scheduler, until SIGTERM or Ctrl-C.
+
+    Each bump is the safe form, in a transaction of its own. Prints a line per loop that changed something, and one when
+    other runs than before are left to Airflow or held. What may pass is waited for, with growing pauses: a lost
+    database, a lock, a timeout, a migration.
+    """
+
+    def prepare() -> sa.engine.Engine:
+        with usable_connection(url, airflow_schema) as (connection, _):  # what cannot be waited out fails here
+            state.refuse_to_lend_rights(connection, repeatedly=True)
+            engine = connection.engine
+        note(f"dagbump run: one safe bump every {interval:g} s in {database.describe(engine)}. Ctrl-C ends it.")
+        return engine
+
+    with exit_codes(), printing(committed=True):
+        bumping = PeriodicBump(prepare, interval, _Report(as_json=as_json))
+        _end_on_signals(bumping)
+        bumping.run()
+        note("dagbump run: ended.")
+        flush()
+        os._exit(0)  # Python's own way out takes a part of that second, and more where a thread hangs in a driver
+
+
+def _end_on_signals(bumping: PeriodicBump) -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        bumping.stop()
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)  # the next one ends it on the spot
+
+    for number in numbers:
+        signal.signal(number, stop)
+
+
+class _Report:
+    """What `dagbump run` prints: what is new, once, with the time."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._seen: list[object] = []
+        self._troubles: set[str] = set()
+
+    def result(self, result: BumpResult) -> None:
+        # A run that waits for Airflow, or for a lock, is in every loop's answer; say it when it is new.
+        waiting = [row for row in result.runs if row.locked or row.needs_verify]
+        before, self._seen = self._seen, [(row.dag_run_id, row.dag_version_id, row.locked) for row in waiting]
+        if not result.bumped and (not waiting or self._seen == before):
+            return
+        if self._as_json:
+            line = json.dumps({"at": _now(), "runs": [asdict(row) for row in result.runs]}, default=str)
+        else:
+            line = f"{_now()} {sentence(result)}"
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            raise  # it is read by nobody any more
+        except OSError as error:  # a full disk, for one, does not stop the work
+            note(f"{_now()} dagbump run: a line cannot be printed: {error.strerror}")
+
+    def trouble(self, error: BaseException) -> None:
+        told = "; ".join(str(error).splitlines()) if isinstance(error, DagbumpError) else summary(error)
+        if told not in self._troubles:
+            self._troubles.add(told)
+            note(f"{_now()} dagbump run: {told}; trying again, with growing pauses")
+
+    def recovered(self) -> None:
+        self._troubles.clear()
+        note(f"{_now()} dagbump run: connected again, and bumping")
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

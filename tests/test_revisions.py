@@ -1,0 +1,195 @@
+"""A second revision, made up here: databases get to it and back, and packages of either side work with either."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from dagbump.installation import installer, sql_files, state
+from sqlalchemy.engine import URL
+from support.processes import CHECKOUT, DAGBUMP, command
+from support.server import dump_schema, libpq, run_client
+
+SCRIPT = '''
+"""Made up."""
+from alembic import op
+from dagbump.installation import in_migration
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+breaks_older_packages = {breaks}
+
+
+def upgrade():
+    op.execute("ALTER TABLE IF EXISTS dagbump.installation ADD COLUMN IF NOT EXISTS more text")
+    in_migration.drop_keeping_grants("preview")
+
+
+def downgrade():
+    op.execute("ALTER TABLE dagbump.installation DROP COLUMN more")
+    in_migration.drop_keeping_grants("preview")
+'''
+# What the second revision brings: another bump, a preview with one more column, a new function, a table with one more.
+CHANGES = {
+    "bump": ("One call does a whole scheduler loop.", "One call does all of a scheduler loop."),
+    "preview": ("    verdict text\n", "    verdict text,\n    more text\n"),
+    "installation": ("    installed_by text NOT NULL\n", "    installed_by text NOT NULL,\n    more text\n"),
+}
+ADDED = """
+CREATE OR REPLACE FUNCTION dagbump.added() RETURNS integer LANGUAGE sql AS 'SELECT 1';
+COMMENT ON FUNCTION dagbump.added() IS 'Made up.';
+REVOKE ALL ON FUNCTION dagbump.added() FROM PUBLIC;
+"""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A checkout of dagbump as it may be one day."""
+
+    path: Path
+
+    def __call__(self, url: URL, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = command(*DAGBUMP, *words, DAGBUMP_URL=libpq(url), PYTHONPATH=str(self.path / "py_client"))
+        assert done.returncode == code, done.stderr
+        return done
+
+
+NOW = Package(CHECKOUT)
+
+
+def next_package(path: Path, *, breaks: bool = False, oldest: str = state.OLDEST_REVISION) -> Package:
+    """Make the package that brings the second revision."""
+    for directory in ("py_client", "migrations"):
+        shutil.copytree(CHECKOUT / directory, path / directory, ignore=shutil.ignore_patterns("__pycache__"))
+    (path / "migrations" / "versions" / "0002_made_up.py").write_text(SCRIPT.format(breaks=breaks), "utf-8")
+    released = path / "migrations" / "released"
+    (released / "0002").mkdir()
+    for name, (before, after) in CHANGES.items():
+        text = (released / "0001" / f"{name}.sql").read_text("utf-8")
+        assert before in text
+        changed = text.replace(before, after)
+        if name == "preview":
+            changed = changed.replace(
+                "            ELSE 'needs_verify'\n        END\n",
+                "            ELSE 'needs_verify'\n        END,\n        NULL::text\n",
+            )
+        (released / "0002" / f"{name}.sql").write_text(changed, "utf-8")
+    (released / "0002" / "added.sql").write_text(ADDED, "utf-8")
+    module = path / "py_client" / "dagbump" / "installation" / "state.py"
+    text = module.read_text("utf-8")
+    text = text.replace('NEWEST_REVISION = "0001"', 'NEWEST_REVISION = "0002"')
+    module.write_text(text.replace('OLDEST_REVISION = "0001"', f'OLDEST_REVISION = "{oldest}"'), "utf-8")
+    return Package(path)
+
+
+@pytest.fixture
+def next_(tmp_path: Path) -> Package:
+    return next_package(tmp_path)
+
+
+def do(url: URL, statement: str) -> None:
+    with psycopg.connect(libpq(url)) as connection:
+        connection.execute(statement.encode())
+
+
+def test_the_package_knows_its_own_newest_revision() -> None:
+    script = ScriptDirectory.from_config(Config(str(sql_files.MIGRATIONS / "alembic.ini")))
+    head = script.get_revision(installer.NEWEST)
+    assert head is not None
+    assert head.revision == state.NEWEST_REVISION
+    assert state.OLDEST_REVISION <= state.NEWEST_REVISION
+
+
+class TestThereAndBack:
+    def test_an_upgraded_database_is_as_a_fresh_one(self, next_: Package, database: URL, airflow_database: URL) -> None:
+        next_(database, "upgrade")
+        next_(airflow_database, "upgrade")
+        assert dump_schema(database) == dump_schema(airflow_database)
+        with psycopg.connect(libpq(database)) as connection:
+            assert connection.execute("SELECT dagbump.added(), revision FROM dagbump.installation").fetchone() == (
+                1,
+                "0002",
+            )
+
+    def test_a_downgrade_restores_what_was(self, next_: Package, database: URL) -> None:
+        before = dump_schema(database)
+        next_(database, "upgrade")
+        assert dump_schema(database) != before
+        next_(database, "downgrade", "0001")
+        assert dump_schema(database) == before
+        NOW(database, "preview")
+
+    def test_to_base_leaves_no_trace(self, next_: Package, airflow_database: URL) -> None:
+        before = dump_schema(airflow_database)
+        next_(airflow_database, "upgrade")
+        next_(airflow_database, "downgrade")
+        assert dump_schema(airflow_database) == before
+
+    def test_grants_survive_also_where_the_answer_has_another_column(self, next_: Package, database: URL) -> None:
+        do(database, "CREATE ROLE dagbump_test_grantee")
+        try:
+            do(
+                database,
+                "GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview TO dagbump_test_grantee WITH GRANT OPTION",
+            )
+            before = dump_schema(database)
+            assert before.count("dagbump_test_grantee") == 2
+            next_(database, "upgrade")
+            assert dump_schema(database).count("dagbump_test_grantee") == 2
+            next_(database, "downgrade", "0001")
+            assert dump_schema(database) == before
+        finally:
+            do(database, "DROP OWNED BY dagbump_test_grantee; DROP ROLE dagbump_test_grantee")
+
+    def test_the_printed_scripts_do_the_same(self, next_: Package, database: URL, airflow_database: URL) -> None:
+        before = dump_schema(database)
+        next_(airflow_database, "upgrade")
+        script = next_(database, "upgrade", "--sql", "0001:0002").stdout
+        run_client("psql", database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
+        assert dump_schema(database) == dump_schema(airflow_database)
+        script = next_(database, "downgrade", "--sql", "0002:0001").stdout
+        run_client("psql", database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
+        assert dump_schema(database) == before
+
+
+class TestEitherSideFirst:
+    """Package and database may be upgraded in either order, days apart."""
+
+    def test_this_package_works_with_a_later_revision(self, next_: Package, database: URL) -> None:
+        next_(database, "upgrade")
+        for words in (["preview"], ["bump"]):
+            NOW(database, *words)
+
+    def test_this_package_does_not_downgrade_a_later_revision(self, next_: Package, database: URL) -> None:
+        next_(database, "upgrade")
+        before = dump_schema(database)
+        for words in (["upgrade"], ["downgrade"]):
+            assert "a newer dagbump is installed" in NOW(database, *words, code=4).stderr
+        assert dump_schema(database) == before
+
+    def test_a_later_package_works_with_this_revision(self, next_: Package, database: URL) -> None:
+        for words in (["preview"], ["bump"]):
+            next_(database, *words)
+
+    def test_a_revision_that_breaks_older_packages_says_so(self, tmp_path: Path, database: URL) -> None:
+        breaking = next_package(tmp_path, breaks=True)
+        breaking(database, "upgrade")
+        for words in (["preview"], ["bump"], ["run"]):
+            told = NOW(database, *words, code=4).stderr
+            assert "which breaks this package: upgrade the package, pip install 'dagbump>=" in told
+        breaking(database, "preview")
+
+    def test_a_package_that_needs_a_later_revision_says_so(self, tmp_path: Path, database: URL) -> None:
+        demanding = next_package(tmp_path, oldest="0002")
+        for words in (["preview"], ["bump"], ["run"]):
+            assert "works with 0002 and later: run `dagbump upgrade`" in demanding(database, *words, code=4).stderr
+        demanding(database, "upgrade")
+        demanding(database, "preview")
