@@ -3,24 +3,34 @@
 # make bench: what it costs, beside stock Airflow; writes docs/benchmark* and wants an idle machine. ARGS=--report-only:
 #   writes tables and plots from docs/benchmark.json, without measuring.
 # make bench-quick: the same in small, into .cache/benchmark; fails where what it counts is not as promised.
+# make test-newest: the suite with the newest of everything, in an environment of its own.
+# make pins: writes pins/*.txt, the versions of all that is installed, with the newest of everything.
+# make demo-tables: takes over the tables of a new Airflow into the demo.
 # make freeze: renders sql/ into migrations/, after each change there.
 # Needs Python 3.10 or later, make and git; everything else is brought in, into .venv.
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv
+BIN := $(VENV)/bin
+# What may be installed: no other versions than these. Empty: the newest.
+PINS := pins/development.txt
 
 RELEASES ?= 3.0.6 3.1.6 3.2.2 3.3.2
 
-.PHONY: demo test test-airflow bench bench-quick freeze lint clean
+.PHONY: demo test test-newest test-airflow bench bench-quick pins demo-tables freeze lint clean
 
-demo: .venv/.demo
+demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
 
-test: .venv/.dev
+test: $(VENV)/.dev
 	$(BIN)/pytest $(ARGS)
 
-test-airflow: .venv/.dev
+test-airflow: $(VENV)/.dev
 	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -m airflow $(ARGS) || exit; done
+
+test-newest:
+	rm -rf .venv-newest
+	DAGBUMP_NEWEST=1 $(MAKE) test VENV=.venv-newest PINS=
 
 # The benchmark shares with the tests where PostgreSQL and Airflow come from.
 bench: .venv/.bench
@@ -29,10 +39,23 @@ bench: .venv/.bench
 bench-quick: .venv/.bench
 	PYTHONPATH=tests $(BIN)/python -m benchmarks --quick $(ARGS)
 
+# With dagbump beside it, an Airflow keeps the versions that it has without.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --no-python-downloads --no-annotate --no-header --no-emit-package dagbump
+pins: $(VENV)/.dev
+	echo '-e .[demo]' | $(COMPILE) --upgrade --python-version 3.10 --group dev --group build - -o pins/development.txt
+	for release in $(RELEASES); do \
+	    pins=pins/airflow-$$release; \
+	    $(COMPILE) --upgrade --python-version 3.11 $$pins.in -o $$pins.txt && \
+	    echo '-e .' | $(COMPILE) --python-version 3.11 - $$pins.in -c $$pins.txt -o $$pins.txt || exit; \
+	done
+
+demo-tables: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m support.demo_tables
+
 freeze:
 	$(PYTHON) sql/freeze.py
 
-lint: .venv/.dev
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -40,21 +63,23 @@ lint: .venv/.dev
 	$(BIN)/python sql/lint.py
 
 clean:
-	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .venv-newest .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
 
-# uv makes the environment and installs into it; where the machine has none, one is put into .venv first.
-.venv/bin/uv:
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+# uv makes the environment and installs into it; where the machine has none, one is put into it first.
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(PINS:%=--constraint %) $(PINS:%=--build-constraint %)
 
-.venv/.demo: .venv/bin/uv pyproject.toml
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[demo]'
+$(VENV)/bin/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PINS:%=--constraint %) uv
+
+$(VENV)/.demo: $(VENV)/bin/uv pyproject.toml $(PINS)
+	$(INSTALL) --editable '.[demo]'
 	touch $@
 
-.venv/.bench: .venv/bin/uv pyproject.toml
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group bench
+$(VENV)/.bench: $(VENV)/bin/uv pyproject.toml $(PINS)
+	$(INSTALL) --editable . --group bench
 	touch $@
 
-.venv/.dev: .venv/bin/uv pyproject.toml
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group dev
-	touch $@ .venv/.demo .venv/.bench
+$(VENV)/.dev: $(VENV)/bin/uv pyproject.toml $(PINS)
+	$(INSTALL) --editable . --group dev
+	touch $@ $(VENV)/.demo $(VENV)/.bench

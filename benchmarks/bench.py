@@ -13,8 +13,8 @@ from typing import Any
 
 import psycopg
 from sqlalchemy.engine import URL
-from support import airflow
-from support.airflow_process import Worker
+from support.releases import environments
+from support.releases.worker import Worker
 from support.server import Server
 
 from benchmarks import fleet, machine
@@ -76,7 +76,7 @@ def _at_once(releases: Iterable[str], work: Callable[[str], None]) -> None:
 
 def _migrate(server: Server, release: str, home: Path) -> None:
     home.mkdir()
-    airflow.migrate(release, recreate(server, _TEMPLATES[release], "template0"), home)
+    environments.migrate(release, recreate(server, _TEMPLATES[release], "template0"), home)
     recreate(server, _STOCK[release], _TEMPLATES[release])
 
 

@@ -14,8 +14,8 @@ from uuid import UUID
 import dagbump
 import psycopg
 from sqlalchemy.engine import URL
-from support import airflow_process
-from support.airflow_process import Worker
+from support.releases import worker as airflow_worker
+from support.releases.worker import Worker
 
 from benchmarks.database import move, stale_ids
 
@@ -108,7 +108,7 @@ def start_airflow(release: str, url: URL, home: Path, most_runs: int) -> Abstrac
         "AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": str(most_runs),
     }
     script = Path(__file__).with_name("stock_worker.py")
-    return airflow_process.start_worker(release, url, home, environment, script)
+    return airflow_worker.start_worker(release, url, home, environment, script)
 
 
 class Bump(Contender):

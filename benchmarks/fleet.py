@@ -6,8 +6,8 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from support.airflow_process import Worker
 from support.fleet import Fleet
+from support.releases.worker import Worker
 
 from benchmarks.plan import Shape
 

@@ -14,7 +14,7 @@ import dagbump
 import psutil
 import psycopg
 from dagbump.installation import state
-from support.airflow_process import Worker
+from support.releases.worker import Worker
 from support.server import Server
 
 from benchmarks.database import SETTINGS, scalar

@@ -1,7 +1,7 @@
 """Run by the Python of an Airflow environment: makes fleets, and does the scheduler's loop, with Airflow's own code.
 
-Speaks as tests/support/airflow_worker.py does, whose commands it has: JSON lines, answers to the file descriptor that
-it is given.
+Speaks as tests/support/inside_airflow/components.py does, whose commands it has: JSON lines, answers to the file
+descriptor that it is given.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.sqlalchemy import prohibit_commit
 from sqlalchemy.orm import Session
-from support.airflow_worker import Commands, main
+from support.inside_airflow.components import Commands, main
 
 
 class StockCommands(Commands):

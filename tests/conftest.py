@@ -14,8 +14,9 @@ import pytest
 from dagbump import database as dagbump_database
 from dagbump.installation import installer, sql_files
 from sqlalchemy.engine import URL
-from support import airflow, server
+from support import server
 from support.fleet import Fleet
+from support.releases import environments
 from support.server import Server
 
 _stack = ExitStack()
@@ -40,7 +41,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     postgres = config.stash[SERVER]
     with postgres.maintenance() as connection:
         (version,) = connection.execute("SHOW server_version").fetchone() or ("?",)
-    return f"PostgreSQL {version} from {postgres.source}; schema of Airflow {airflow.release()}"
+    return f"PostgreSQL {version} from {postgres.source}; schema of Airflow {environments.release()}"
 
 
 SERVER = pytest.StashKey[Server]()
@@ -54,9 +55,9 @@ def postgres(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture(scope="session")
 def airflow_template(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A database with what `airflow db migrate` creates, and no dagbump."""
-    name = f"airflow_{airflow.release().replace('.', '_')}"
+    name = f"airflow_{environments.release().replace('.', '_')}"
     postgres.drop_database(name)
-    airflow.migrate(airflow.release(), postgres.create_database(name), tmp_path_factory.mktemp("airflow"))
+    environments.migrate(environments.release(), postgres.create_database(name), tmp_path_factory.mktemp("airflow"))
     return name
 
 

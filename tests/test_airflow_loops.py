@@ -1,6 +1,6 @@
 """Loop for loop against the stock scheduler: the same random fleet, the same loops, with the plugin and without.
 
-A loop is all of SchedulerJobRunner._do_scheduling of the release that `support.airflow.release` names. Afterwards both
+A loop is all of SchedulerJobRunner._do_scheduling of the release that `environments.release` names. Afterwards both
 databases must hold the same, apart from stale task instances that dagbump has moved and the stock scheduler has not.
 
 20 fleets by default; `DAGBUMP_LOOP_FLEETS=200` tries more, and `DAGBUMP_LOOP_SEED=…` one of them.
@@ -21,16 +21,17 @@ from typing import Any
 import dagbump
 import psycopg
 import pytest
-from support import airflow, server
-from support.airflow_process import Worker, start_worker
+from support import server
 from support.loop_comparison import KEYS, Comparison, Key, by_key, snapshot
-from support.loop_fleets import Fleet, Prototypes, write_dags
+from support.random_fleets import Prototypes, RandomFleet, write_dags
+from support.releases import environments
+from support.releases.worker import Worker, start_worker
 from support.server import Server
 
 pytestmark = pytest.mark.airflow
 
-SCRIPT = Path(__file__).parent / "support" / "loop_worker.py"
-RELEASE = tuple(map(int, airflow.release().split(".")[:2]))
+SCRIPT = Path(__file__).parent / "support" / "inside_airflow" / "loops.py"
+RELEASE = tuple(map(int, environments.release().split(".")[:2]))
 # From 3.2 on the stock scheduler passes over task instances whose state is NULL.
 STOCK_FORGETS_NULL = RELEASE >= (3, 2)
 # Up to 3.1 it loads all task instances of the runs that it examines.
@@ -106,7 +107,7 @@ def scheduler(
 ) -> Iterator[Scheduler]:
     postgres.drop_database(database)
     url = postgres.create_database(database, template)
-    with start_worker(airflow.release(), url, home, ENVIRONMENT | environment, SCRIPT) as worker:
+    with start_worker(environments.release(), url, home, ENVIRONMENT | environment, SCRIPT) as worker:
         yield Scheduler(worker, postgres, database)
     postgres.drop_database(database)
 
@@ -139,16 +140,16 @@ class Pair:
     bases: dict[str, Base]
 
     @contextmanager
-    def fleet(self, seed: int, base: str) -> Iterator[Fleet]:
+    def fleet(self, seed: int, base: str) -> Iterator[RandomFleet]:
         """Put a fleet into both databases: that which is written inside the `with`."""
         chosen = self.bases[base]
         with self.plugin.replace_database(chosen.database) as connection:
-            yield Fleet(seed, chosen.prototypes, connection)
+            yield RandomFleet(seed, chosen.prototypes, connection)
         self.stock.replace_database(self.plugin.database).close()
         for scheduler in (self.stock, self.plugin):
             scheduler.worker("connect")
 
-    def do_loops(self, fleet: Fleet, count: int, max_runs: int, command: str = "do_scheduling") -> Loops:
+    def do_loops(self, fleet: RandomFleet, count: int, max_runs: int, command: str = "do_scheduling") -> Loops:
         """Do as many loops with each scheduler; command is what the one with dagbump does."""
         with self.stock.connection() as stock, self.plugin.connection() as plugin:
             before = snapshot(plugin)
@@ -165,7 +166,7 @@ class Loops:
     """One fleet, and what two schedulers did to it."""
 
     comparison: Comparison
-    stock: tuple[dict[str, Any], ...]  # the answers of support/loop_worker.py
+    stock: tuple[dict[str, Any], ...]  # the answers of support/inside_airflow/loops.py
     plugin: tuple[dict[str, Any], ...]
 
 

@@ -1,7 +1,7 @@
 """The plugin inside Airflow's scheduler, step by step: when it stays off, and what it does when things go wrong.
 
-The loops are those of SchedulerJobRunner, called one by one in a worker (support/plugin_worker.py) of the release that
-`support.airflow.release` names; what came of them is read from the database by the test itself.
+The loops are those of SchedulerJobRunner, called one by one in a worker (inside_airflow/plugin.py) of the release that
+`environments.release` names; what came of them is read from the database by the test itself.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import pytest
 from dagbump import database as dagbump_database
 from dagbump.installation import installer
 from sqlalchemy.engine import URL
-from support import airflow, server
-from support.airflow_dag import Dag, Tis
-from support.airflow_process import Worker, start_worker
+from support import server
+from support.releases import environments
+from support.releases.live_dag import LiveDag, Tis
+from support.releases.worker import Worker, start_worker
 from support.server import Server
 
 pytestmark = pytest.mark.airflow
 
-SCRIPT = Path(__file__).parent / "support" / "plugin_worker.py"
-RELEASE = tuple(map(int, airflow.release().split(".")[:2]))
+SCRIPT = Path(__file__).parent / "support" / "inside_airflow" / "plugin.py"
+RELEASE = tuple(map(int, environments.release().split(".")[:2]))
 # From 3.2 on the scheduler logs what one run raised, and goes on with the others.
 ONE_RUN_ENDS_THE_LOOP = RELEASE < (3, 2)
 
@@ -78,7 +79,7 @@ def worker(airflow_url: URL, statsd: socket.socket, tmp_path_factory: pytest.Tem
         "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
     }
     home = tmp_path_factory.mktemp("airflow")
-    with start_worker(airflow.release(), airflow_url, home, environment, SCRIPT) as worker:
+    with start_worker(environments.release(), airflow_url, home, environment, SCRIPT) as worker:
         yield worker
 
 
@@ -104,14 +105,14 @@ def scheduler(stock: Worker) -> Worker:
 
 
 @pytest.fixture
-def dag(scheduler: Worker, connection: psycopg.Connection[Any]) -> Iterator[Dag]:
-    dag = Dag(scheduler, connection)
+def dag(scheduler: Worker, connection: psycopg.Connection[Any]) -> Iterator[LiveDag]:
+    dag = LiveDag(scheduler, connection)
     yield dag
     dag.finish()
 
 
 @pytest.fixture
-def landed(dag: Dag) -> Dag:
+def landed(dag: LiveDag) -> LiveDag:
     """A run in which B runs and C waits, when a second version of the DAG adds D."""
     dag.start(V1, {"A": "success", "B": "running"})
     dag.write(V2)
@@ -159,7 +160,7 @@ class TestTurnedOn:
     def test_not_in_an_airflow_that_it_does_not_know(self, stock: Worker, misfit: str, why: str) -> None:
         (warning,) = stock("start_scheduler_with", misfit=misfit)
 
-        assert warning.startswith(STAYS_OFF + why.format(airflow.release()))
+        assert warning.startswith(STAYS_OFF + why.format(environments.release()))
         assert stock("is_stock")
 
     @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ class TestTurnedOn:
 
 
 class TestSomebodyElsesPatch:
-    """Of a function that dagbump replaces (support/other_patches.py)."""
+    """Of a function that dagbump replaces (inside_airflow/other_patches.py)."""
 
     @pytest.mark.parametrize(
         ("name", "how"),
@@ -218,7 +219,7 @@ class TestSomebodyElsesPatch:
     ) -> None:
         stock("patch", name=name, how=how)
         (warning,) = stock("start_scheduler")
-        landed = Dag(stock, connection)
+        landed = LiveDag(stock, connection)
         landed.start(V1, {"A": "success", "B": "running"})
         landed.write(V2)
         stock("calls_of_patches")
@@ -226,8 +227,8 @@ class TestSomebodyElsesPatch:
         loop = stock("loop")
         landed.finish()
 
-        assert warning.startswith(f"{STAYS_OFF}{REPLACED[name]}.{name} of Airflow {airflow.release()} is patched by ")
-        assert "support.other_patches, and dagbump would bypass that." in warning
+        assert warning.startswith(f"{STAYS_OFF}{REPLACED[name]}.{name} of Airflow {environments.release()} is ")
+        assert "patched by support.inside_airflow.other_patches, and dagbump would bypass that." in warning
         assert loop["error"] is None
         assert loop["bumps"] == []
         assert set(stock("calls_of_patches")) == {name}
@@ -239,7 +240,7 @@ class TestSomebodyElsesPatch:
         (warning,) = stock("start_scheduler")
 
         assert "_schedule_all_dag_runs of Airflow" in warning
-        assert "is patched by support.other_patches, and dagbump would bypass that." in warning
+        assert "is patched by support.inside_airflow.other_patches, and dagbump would bypass that." in warning
 
     def test_that_is_broken_is_no_trap(self, stock: Worker) -> None:
         stock("patch", name="_schedule_all_dag_runs", how="cyclic")
@@ -250,7 +251,7 @@ class TestSomebodyElsesPatch:
 
     @pytest.mark.parametrize("how", ["wrapped", "proxied", "replaced"])
     @pytest.mark.parametrize("name", REPLACED)
-    def test_made_afterwards_works_with_dagbump(self, landed: Dag, name: str, how: str) -> None:
+    def test_made_afterwards_works_with_dagbump(self, landed: LiveDag, name: str, how: str) -> None:
         landed.worker("patch", name=name, how=how)
         landed.worker("calls_of_patches")
 
@@ -262,7 +263,7 @@ class TestSomebodyElsesPatch:
         assert landed.worker("start_scheduler") == []  # it is on
 
     @pytest.mark.parametrize("first", ["dagbump", "the patch"])
-    def test_tries_no_more_often_than_airflow(self, landed: Dag, first: str) -> None:
+    def test_tries_no_more_often_than_airflow(self, landed: LiveDag, first: str) -> None:
         if first == "the patch":
             landed.worker("stop_scheduler")
         landed.worker("patch", name="_schedule_all_dag_runs", how="wrapped")
@@ -274,13 +275,13 @@ class TestSomebodyElsesPatch:
 
 
 class TestLoop:
-    def test_one_bump_moves_the_tis_and_airflow_adds_the_new_task(self, landed: Dag) -> None:
+    def test_one_bump_moves_the_tis_and_airflow_adds_the_new_task(self, landed: LiveDag) -> None:
         loop = landed.worker("loop")
 
         assert loop == NOTHING_WRONG | {"bumps": [[landed.run]], "verified": [landed.run]}
         assert landed.tis() == DONE
 
-    def test_nothing_happens_to_a_run_on_the_latest_version(self, landed: Dag) -> None:
+    def test_nothing_happens_to_a_run_on_the_latest_version(self, landed: LiveDag) -> None:
         landed.worker("loop")
         before = everything_of(landed)
 
@@ -289,7 +290,7 @@ class TestLoop:
         assert loop == NOTHING_WRONG | {"bumps": [[landed.run]], "verified": []}
         assert everything_of(landed) == before
 
-    def test_a_ti_that_has_no_state_and_came_late_is_moved(self, landed: Dag) -> None:
+    def test_a_ti_that_has_no_state_and_came_late_is_moved(self, landed: LiveDag) -> None:
         landed.worker("loop")
         landed.connection.execute(
             "UPDATE task_instance SET dag_version_id = %s WHERE dag_id = %s AND task_id = 'C'",
@@ -300,14 +301,14 @@ class TestLoop:
 
         assert landed.tis() == DONE
 
-    def test_a_pinned_run_is_left_alone(self, landed: Dag) -> None:
+    def test_a_pinned_run_is_left_alone(self, landed: LiveDag) -> None:
         landed.connection.execute("UPDATE dag_run SET bundle_version = 'abc' WHERE id = %s", (landed.run,))
 
         assert landed.worker("loop")["bumps"] == [[]]
 
         assert landed.tis() == BEFORE
 
-    def test_a_run_that_airflow_times_out_keeps_its_version(self, dag: Dag) -> None:
+    def test_a_run_that_airflow_times_out_keeps_its_version(self, dag: LiveDag) -> None:
         timeout = "dagrun_timeout=timedelta(hours=1)"
         dag.write(V1, arguments=timeout)
         dag.run = dag.start_another_run()
@@ -320,7 +321,7 @@ class TestLoop:
         assert loop["bumps"] == [[]]
         assert dag.tis() == dict.fromkeys("ABC", ("skipped", 1))
 
-    def test_a_run_of_the_future_keeps_its_version(self, landed: Dag) -> None:
+    def test_a_run_of_the_future_keeps_its_version(self, landed: LiveDag) -> None:
         landed.connection.execute(
             "UPDATE dag_run SET logical_date = now() + interval '1 day' WHERE id = %s", (landed.run,)
         )
@@ -329,7 +330,7 @@ class TestLoop:
 
         assert landed.tis() == BEFORE
 
-    def test_a_run_whose_dag_has_disappeared_is_left_alone(self, landed: Dag) -> None:
+    def test_a_run_whose_dag_has_disappeared_is_left_alone(self, landed: LiveDag) -> None:
         version = landed.versions()[2]
         landed.connection.execute("DELETE FROM serialized_dag WHERE dag_version_id = %s", (version,))
 
@@ -345,7 +346,7 @@ class TestSilence:
     For all other runs Airflow's own code does the work.
     """
 
-    def test_about_a_run_that_is_queued(self, landed: Dag) -> None:
+    def test_about_a_run_that_is_queued(self, landed: LiveDag) -> None:
         landed.connection.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (landed.run,))
 
         loop = landed.worker("loop", run=landed.run)
@@ -365,7 +366,7 @@ class TestSilence:
             "UPDATE dag_run SET bundle_version = 'abc' WHERE id = {run}",
         ],
     )
-    def test_about_a_run_that_is_no_longer_to_be_examined(self, landed: Dag, statement: str, when: str) -> None:
+    def test_about_a_run_that_is_no_longer_to_be_examined(self, landed: LiveDag, statement: str, when: str) -> None:
         meanwhile = {"statement": statement.format(dag_id=landed.dag_id, run=landed.run)}
 
         loop = landed.worker("loop", run=landed.run, meanwhile=meanwhile, when=when)
@@ -374,8 +375,8 @@ class TestSilence:
         assert loop == NOTHING_WRONG | {"bumps": [asked], "verified": [landed.run]}
         assert landed.tis()["D"] == (None, 2)
 
-    def test_about_a_run_whose_dag_is_paused_while_others_are_bumped(self, landed: Dag, scheduler: Worker) -> None:
-        other = Dag(scheduler, landed.connection)
+    def test_about_a_run_whose_dag_is_paused_while_others_are_bumped(self, landed: LiveDag, scheduler: Worker) -> None:
+        other = LiveDag(scheduler, landed.connection)
         other.start(V1, {"A": "success", "B": "running"})
         other.write(V2)
         paused = {"statement": f"UPDATE dag SET is_paused = true WHERE dag_id = '{other.dag_id}'"}
@@ -388,7 +389,7 @@ class TestSilence:
         assert other.tis()["D"] == (None, 2)
 
     @pytest.mark.parametrize("when", ["before the bump", "in the middle of the bump", "after the bump"])
-    def test_about_a_run_whose_dag_has_a_newer_version(self, landed: Dag, when: str) -> None:
+    def test_about_a_run_whose_dag_has_a_newer_version(self, landed: LiveDag, when: str) -> None:
         landed.worker("loop")
 
         loop = landed.worker("loop", meanwhile=landed.file(V3), when=when)
@@ -399,7 +400,7 @@ class TestSilence:
         assert landed.tis() == LANDED_TWICE
 
     @pytest.mark.parametrize("when", ["before the bump", "after the bump"])
-    def test_is_none_about_a_run_that_is_bumped_when_a_newer_version_lands(self, landed: Dag, when: str) -> None:
+    def test_is_none_about_a_run_that_is_bumped_when_a_newer_version_lands(self, landed: LiveDag, when: str) -> None:
         landed.start_another_run()  # a version that no TI refers to would be rewritten
 
         loop = landed.worker("loop", meanwhile=landed.file(V3), when=when)
@@ -415,14 +416,14 @@ class TestHeldTis:
     """All stale TIs of a run are held by another transaction, and no task is new."""
 
     @pytest.fixture
-    def held(self, dag: Dag, airflow_url: URL) -> Iterator[tuple[Dag, psycopg.Connection[Any]]]:
+    def held(self, dag: LiveDag, airflow_url: URL) -> Iterator[tuple[LiveDag, psycopg.Connection[Any]]]:
         dag.start(V1, {"A": "success", "B": "running"})
         dag.write(V1, description="the second version")
         with psycopg.connect(server.libpq(airflow_url)) as holder:
             holder.execute("SELECT FROM task_instance WHERE dag_id = %s FOR UPDATE", (dag.dag_id,))
             yield dag, holder
 
-    def test_verify_once(self, held: tuple[Dag, psycopg.Connection[Any]]) -> None:
+    def test_verify_once(self, held: tuple[LiveDag, psycopg.Connection[Any]]) -> None:
         dag, _ = held
 
         verified = [dag.worker("loop")["verified"] for _ in range(3)]
@@ -430,7 +431,7 @@ class TestHeldTis:
         assert verified == [[dag.run], [], []]
         assert dag.tis() == BEFORE
 
-    def test_verify_anew_for_a_newer_version(self, held: tuple[Dag, psycopg.Connection[Any]]) -> None:
+    def test_verify_anew_for_a_newer_version(self, held: tuple[LiveDag, psycopg.Connection[Any]]) -> None:
         dag, _ = held
         dag.worker("loop")
         other = dag.start_another_run()  # a version that no TI refers to would be rewritten
@@ -443,7 +444,7 @@ class TestHeldTis:
 
     @pytest.mark.parametrize("fault", ["verify raises", "database fails"])
     def test_verify_anew_after_a_loop_that_did_not_commit(
-        self, held: tuple[Dag, psycopg.Connection[Any]], fault: str
+        self, held: tuple[LiveDag, psycopg.Connection[Any]], fault: str
     ) -> None:
         dag, _ = held
         dag.worker("loop", fault=fault)
@@ -452,7 +453,7 @@ class TestHeldTis:
 
         assert verified == [[dag.run], []]
 
-    def test_let_go_are_moved_and_verified_for_good(self, held: tuple[Dag, psycopg.Connection[Any]]) -> None:
+    def test_let_go_are_moved_and_verified_for_good(self, held: tuple[LiveDag, psycopg.Connection[Any]]) -> None:
         dag, holder = held
         dag.worker("loop")
         holder.rollback()
@@ -465,7 +466,7 @@ class TestHeldTis:
 
     @pytest.mark.skipif(RELEASE < (3, 3), reason="up to 3.2 a scheduler never reads a version again")
     def test_miss_no_task_of_a_version_that_airflow_rewrites_meanwhile(
-        self, held: tuple[Dag, psycopg.Connection[Any]]
+        self, held: tuple[LiveDag, psycopg.Connection[Any]]
     ) -> None:
         dag, holder = held
         dag.worker("loop")
@@ -478,7 +479,7 @@ class TestHeldTis:
 
         assert dag.tis() == DONE
 
-    def test_are_forgotten_with_their_run(self, held: tuple[Dag, psycopg.Connection[Any]]) -> None:
+    def test_are_forgotten_with_their_run(self, held: tuple[LiveDag, psycopg.Connection[Any]]) -> None:
         dag, _ = held
         dag.worker("loop")
         dag.start_another_run()
@@ -493,7 +494,7 @@ class TestHeldTis:
 
 
 class TestTrouble:
-    def test_a_run_that_ends_without_its_verify_is_forgotten(self, landed: Dag) -> None:
+    def test_a_run_that_ends_without_its_verify_is_forgotten(self, landed: LiveDag) -> None:
         landed.start_another_run()
         landed.worker("loop", fault="verify raises")
         assert landed.worker("remembered") == ([] if ONE_RUN_ENDS_THE_LOOP else [landed.run])
@@ -503,7 +504,7 @@ class TestTrouble:
 
         assert landed.worker("remembered") == []
 
-    def test_a_run_whose_verify_raised_is_verified_by_the_next_loop(self, landed: Dag) -> None:
+    def test_a_run_whose_verify_raised_is_verified_by_the_next_loop(self, landed: LiveDag) -> None:
         other = landed.start_another_run()  # of version 2: nothing to do
 
         loop = landed.worker("loop", fault="verify raises")
@@ -522,7 +523,7 @@ class TestTrouble:
         assert sorted(verified_once_more) == [landed.run, other]
         assert landed.tis() == DONE
 
-    def test_a_rollback_in_the_middle_of_a_loop_takes_the_bump_with_it(self, landed: Dag) -> None:
+    def test_a_rollback_in_the_middle_of_a_loop_takes_the_bump_with_it(self, landed: LiveDag) -> None:
         # Airflow's scheduler has lost a race for D, has rolled back, and goes on.
         loop = landed.worker("loop", fault="another creates the same")
         assert loop["error"] is None
@@ -532,13 +533,13 @@ class TestTrouble:
         landed.worker("loop")
         assert landed.tis() == DONE
 
-    def test_airflows_second_try_bumps_again(self, landed: Dag) -> None:
+    def test_airflows_second_try_bumps_again(self, landed: LiveDag) -> None:
         loop = landed.worker("loop", fault="database fails once")
 
         assert loop == NOTHING_WRONG | {"bumps": [[landed.run]] * 2, "verified": [landed.run] * 2}
         assert landed.tis() == DONE
 
-    def test_a_lost_connection_is_airflows_to_mend(self, landed: Dag) -> None:
+    def test_a_lost_connection_is_airflows_to_mend(self, landed: LiveDag) -> None:
         loop = landed.worker("loop", fault="connection is lost")
 
         assert loop["error"] is None
@@ -546,7 +547,7 @@ class TestTrouble:
         assert landed.tis() == DONE
 
     def test_an_error_of_the_function_costs_a_fallback_and_one_warning(
-        self, landed: Dag, airflow_url: URL, connection: psycopg.Connection[Any]
+        self, landed: LiveDag, airflow_url: URL, connection: psycopg.Connection[Any]
     ) -> None:
         connection.execute("ALTER SCHEMA dagbump RENAME TO elsewhere")
         try:
@@ -563,7 +564,7 @@ class TestTrouble:
         assert landed.worker("loop")["logged"] == []
         assert landed.tis() == DONE
 
-    def test_nothing_is_kept_of_a_bump_that_failed_after_its_answer(self, landed: Dag) -> None:
+    def test_nothing_is_kept_of_a_bump_that_failed_after_its_answer(self, landed: LiveDag) -> None:
         loop = landed.worker("loop", fault="bump fails at its end")
 
         assert loop["error"] is None
@@ -574,7 +575,7 @@ class TestTrouble:
         assert landed.worker("loop")["logged"] == ["INFO: dagbump works again"]
         assert landed.tis() == DONE
 
-    def test_a_run_whose_latest_version_is_locked_waits(self, landed: Dag, airflow_url: URL) -> None:
+    def test_a_run_whose_latest_version_is_locked_waits(self, landed: LiveDag, airflow_url: URL) -> None:
         with psycopg.connect(server.libpq(airflow_url)) as other:
             other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (landed.versions()[2],))
             loop = landed.worker("loop")
@@ -585,7 +586,7 @@ class TestTrouble:
         landed.worker("loop")
         assert landed.tis() == DONE
 
-    def test_a_locked_ti_is_moved_by_a_later_loop(self, landed: Dag, airflow_url: URL) -> None:
+    def test_a_locked_ti_is_moved_by_a_later_loop(self, landed: LiveDag, airflow_url: URL) -> None:
         with psycopg.connect(server.libpq(airflow_url)) as other:
             other.execute("SELECT FROM task_instance WHERE dag_id = %s AND task_id = 'B' FOR UPDATE", (landed.dag_id,))
             landed.worker("loop")
@@ -596,7 +597,9 @@ class TestTrouble:
 
 
 class TestMetrics:
-    def test_a_loop_reports_through_airflows_stats(self, landed: Dag, statsd: socket.socket, airflow_url: URL) -> None:
+    def test_a_loop_reports_through_airflows_stats(
+        self, landed: LiveDag, statsd: socket.socket, airflow_url: URL
+    ) -> None:
         with psycopg.connect(server.libpq(airflow_url)) as other:
             other.execute("SELECT FROM task_instance WHERE dag_id = %s AND task_id = 'B' FOR UPDATE", (landed.dag_id,))
             drain(statsd)
@@ -611,7 +614,7 @@ class TestMetrics:
         assert float(milliseconds) > 0
 
     def test_a_fallback_is_counted(
-        self, landed: Dag, statsd: socket.socket, airflow_url: URL, connection: psycopg.Connection[Any]
+        self, landed: LiveDag, statsd: socket.socket, airflow_url: URL, connection: psycopg.Connection[Any]
     ) -> None:
         connection.execute("ALTER SCHEMA dagbump RENAME TO elsewhere")
         try:
@@ -630,7 +633,7 @@ def reinstall(url: URL, connection: psycopg.Connection[Any]) -> None:
     installer.upgrade(dagbump_database.create_engine(server.libpq(url)))
 
 
-def everything_of(dag: Dag) -> list[tuple[Any, ...]]:
+def everything_of(dag: LiveDag) -> list[tuple[Any, ...]]:
     """Return all that is in the task instances of a DAG, and which transaction wrote them."""
     return dag.connection.execute(
         "SELECT xmin, ti.* FROM task_instance AS ti WHERE dag_id = %s ORDER BY id", (dag.dag_id,)

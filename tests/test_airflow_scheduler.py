@@ -1,7 +1,7 @@
 """dagbump inside real schedulers: `airflow scheduler` with the plugin, and DAG files that change under running runs.
 
-The release is the one that the tests' schema is of, `support.airflow.release`. All tests share one deployment
-(support/airflow_deployment.py), whose DAG processor and API server run throughout; each starts its own schedulers.
+The release is the one that the tests' schema is of, `environments.release`. All tests share one deployment
+(support/releases/deployment.py), whose DAG processor and API server run throughout; each starts its own schedulers.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
-from support import airflow
-from support.airflow_dag import Tis
-from support.airflow_deployment import Component, Deployment, deployment_of
-from support.airflow_load import LANDINGS, RUNS, Load
+from support.releases import environments
+from support.releases.deployment import Component, Deployment, deployment_of
+from support.releases.live_dag import Tis
+from support.releases.load import LANDINGS, RUNS, Load
 from support.server import Server
 
 pytestmark = pytest.mark.airflow
@@ -31,7 +31,7 @@ def deployment(
     name = "airflow_scheduler"
     postgres.drop_database(name)
     url = postgres.create_database(name, airflow_template)
-    with deployment_of(airflow.release(), url, tmp_path_factory.mktemp("deployment")) as deployment:
+    with deployment_of(environments.release(), url, tmp_path_factory.mktemp("deployment")) as deployment:
         deployment.land("plain.py", "plain", {"plain": 'task("A") >> empty("B")'})
         yield deployment
     postgres.drop_database(name)
@@ -295,4 +295,4 @@ class TestTwoSchedulers:
 def report(load: Load, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]) -> None:
     record_property("load", load.figures())
     with capsys.disabled():
-        print(f"\nAirflow {airflow.release()}, {load.figures()}")
+        print(f"\nAirflow {environments.release()}, {load.figures()}")

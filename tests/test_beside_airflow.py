@@ -13,8 +13,9 @@ from zipfile import ZipFile
 import psycopg
 import pytest
 from sqlalchemy.engine import URL
-from support import airflow, server
+from support import server
 from support.fleet import Fleet
+from support.releases import environments
 from support.server import Server
 
 pytestmark = pytest.mark.once
@@ -24,14 +25,11 @@ CHECKOUT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("wheel")
-    airflow.uv("build", "--wheel", "--out-dir", str(directory), str(CHECKOUT))
-    (wheel,) = directory.glob("*.whl")
-    return wheel
+    return environments.build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @dataclass(frozen=True)
-class Deployment:
+class Installed:
     """An environment with Airflow and dagbump, and a database that this Airflow has migrated."""
 
     python: Path
@@ -52,7 +50,7 @@ class Deployment:
 
     def _run(self, *command: str, url_from: Mapping[str, str] | None = None) -> str:
         # PSYCOPG_IMPL: psycopg cannot be loaded, also where the machine has a libpq.
-        environment = airflow.environment_for(self.url, self.home) | {"PSYCOPG_IMPL": "binary"}
+        environment = environments.environment_for(self.url, self.home) | {"PSYCOPG_IMPL": "binary"}
         if url_from is not None:
             del environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
             environment |= url_from
@@ -62,74 +60,75 @@ class Deployment:
 
 
 def freeze(python: Path) -> frozenset[str]:
-    return frozenset(airflow.uv("pip", "freeze", "--python", str(python)).splitlines())
+    return frozenset(environments.uv("pip", "freeze", "--python", str(python)).splitlines())
 
 
-@pytest.fixture(scope="module", params=airflow.RELEASES)
-def deployment(
+@pytest.fixture(scope="module", params=environments.RELEASES)
+def installed(
     request: pytest.FixtureRequest, postgres: Server, wheel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Deployment]:
+) -> Iterator[Installed]:
     release: str = request.param
     home = tmp_path_factory.mktemp("deployment")
     name = f"beside_{release.replace('.', '_')}"
     postgres.drop_database(name)
     url = postgres.create_database(name)
-    airflow.migrate(release, url, home)
-    with airflow.clone_of(release, home) as python:
+    environments.migrate(release, url, home)
+    with environments.clone_of(release, home) as python:
         packages_before = freeze(python)
-        airflow.uv("pip", "install", "--python", str(python), str(wheel))
-        yield Deployment(python, url, home, packages_before)
+        environments.install(release, python, str(wheel))
+        yield Installed(python, url, home, packages_before)
     postgres.drop_database(name)
 
 
-def test_the_wheel_carries_the_migrations_and_not_what_they_are_made_from(wheel: Path) -> None:
-    carried = {name.removeprefix("dagbump/") for name in ZipFile(wheel).namelist()}
+def test_the_wheel_carries_migrations_and_the_demos_tables_and_not_what_they_are_made_from(wheel: Path) -> None:
+    carried = set(ZipFile(wheel).namelist())
     files = {
-        path.relative_to(CHECKOUT).as_posix()
-        for path in (CHECKOUT / "migrations").rglob("*.*")
+        f"dagbump/{path.relative_to(root).as_posix()}"
+        for root, directory in ((CHECKOUT, "migrations"), (CHECKOUT / "py_client" / "dagbump", "demo"))
+        for path in (root / directory).rglob("*.*")
         if path.suffix in {".sql", ".py", ".ini", ".mako"}
     }
     assert files
     assert files <= carried
-    assert not [name for name in carried if name.startswith("sql/")]
+    assert not [name for name in carried if name.startswith("dagbump/sql/")]
 
 
-def test_installing_it_moves_no_package_of_airflow(deployment: Deployment) -> None:
-    after = deployment.packages()
+def test_installing_it_moves_no_package_of_airflow(installed: Installed) -> None:
+    after = installed.packages()
 
-    assert deployment.packages_before <= after
-    brought = {package.partition(" @ ")[0].partition("==")[0] for package in after - deployment.packages_before}
+    assert installed.packages_before <= after
+    brought = {package.partition(" @ ")[0].partition("==")[0] for package in after - installed.packages_before}
     assert brought == {"dagbump", "psycopg"}
 
 
-def test_the_command_line_does_its_work_with_airflows_configuration(deployment: Deployment) -> None:
-    with psycopg.connect(server.libpq(deployment.url), autocommit=True) as connection:
+def test_the_command_line_does_its_work_with_airflows_configuration(installed: Installed) -> None:
+    with psycopg.connect(server.libpq(installed.url), autocommit=True) as connection:
         fleet = Fleet(connection)
         old, new = fleet.dag("d", versions=2)
         run = fleet.run("d", "r")
         fleet.ti(run, new, "success")
         stale = fleet.ti(run, old)
-        before = server.dump_schema(deployment.url)
+        before = server.dump_schema(installed.url)
 
-        deployment.dagbump("upgrade")
-        (previewed,) = json.loads(deployment.dagbump("preview", "--json"))
+        installed.dagbump("upgrade")
+        (previewed,) = json.loads(installed.dagbump("preview", "--json"))
         assert fleet.versions_of([stale]) == [old]
-        (bumped,) = json.loads(deployment.dagbump("bump", "--json"))
+        (bumped,) = json.loads(installed.dagbump("bump", "--json"))
         assert fleet.versions_of([stale]) == [new]
-        deployment.dagbump("downgrade")
+        installed.dagbump("downgrade")
 
         row = {"dag_run_id": run, "dag_id": "d", "run_id": "r", "dag_version_id": str(new), "version_number": 2}
         assert previewed == row | {"stale": 1, "stale_by_state": {"no_status": 1}, "verdict": "bump"}
         assert bumped == row | {"bumped": 1, "locked": 0, "needs_verify": False}
-        assert server.dump_schema(deployment.url) == before
+        assert server.dump_schema(installed.url) == before
 
 
 @pytest.mark.parametrize("place", ["environment", "airflow.cfg", "secrets backend"])
 def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(
-    deployment: Deployment, tmp_path: Path, place: str
+    installed: Installed, tmp_path: Path, place: str
 ) -> None:
     secret = tmp_path / "secret"
-    url = deployment.url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    url = installed.url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
     secret.write_text(f"{url}\n")
     variable = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
     if place == "environment":
@@ -150,13 +149,13 @@ def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(
             "PYTHONPATH": str(tmp_path),
         }
 
-    deployment.dagbump("upgrade", url_from=url_from)
-    assert json.loads(deployment.dagbump("preview", "--json", url_from=url_from)) == []
-    deployment.dagbump("downgrade", url_from=url_from)
+    installed.dagbump("upgrade", url_from=url_from)
+    assert json.loads(installed.dagbump("preview", "--json", url_from=url_from)) == []
+    installed.dagbump("downgrade", url_from=url_from)
 
 
-def test_without_libpq_it_connects_through_airflows_psycopg2(deployment: Deployment) -> None:
-    used = deployment.script(
+def test_without_libpq_it_connects_through_airflows_psycopg2(installed: Installed) -> None:
+    used = installed.script(
         """
 import json
 from dagbump import database
@@ -196,15 +195,15 @@ def in_forks(statement, times):
     ("statement", "milliseconds_allowed"), [("import dagbump; dagbump.bump", 50), ("import dagbump.airflow_plugin", 20)]
 )
 def test_a_process_of_airflow_imports_nothing_else_and_that_in_no_time(
-    deployment: Deployment, statement: str, milliseconds_allowed: float
+    installed: Installed, statement: str, milliseconds_allowed: float
 ) -> None:
     has_imported = "import airflow.listeners, airflow.plugins_manager, sqlalchemy.orm"
-    tries = deployment.script(f"{IN_FORKS}{has_imported}\nin_forks({statement!r}, times=5)")
+    tries = installed.script(f"{IN_FORKS}{has_imported}\nin_forks({statement!r}, times=5)")
     assert [loaded for loaded, _ in tries] == [["dagbump"]] * 5
     assert min(milliseconds for _, milliseconds in tries) <= milliseconds_allowed
 
 
-def test_a_scheduler_with_the_plugin_on_needs_nothing_that_is_for_others(deployment: Deployment) -> None:
+def test_a_scheduler_with_the_plugin_on_needs_nothing_that_is_for_others(installed: Installed) -> None:
     statement = "import dagbump.airflow_plugin.patches"
-    tries = deployment.script(f"{IN_FORKS}import airflow.jobs.scheduler_job_runner\nin_forks({statement!r}, times=1)")
+    tries = installed.script(f"{IN_FORKS}import airflow.jobs.scheduler_job_runner\nin_forks({statement!r}, times=1)")
     assert [loaded for loaded, _ in tries] == [["dagbump"]]

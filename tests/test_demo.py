@@ -11,15 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import sqlalchemy as sa
-from dagbump.demo.tables import Base
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import URL
-from support import airflow
+from dagbump.demo.fleet import TABLES
+from support.demo_tables import tables_of_airflow
 
 pytestmark = pytest.mark.once
 
@@ -202,38 +198,5 @@ def test_says_what_to_install_where_the_server_is_missing(start: Start, temporar
     assert nothing_is_left(temporary_directory)
 
 
-@pytest.mark.skipif(not airflow.release().startswith("3.3."), reason="the demo's tables are Airflow 3.3's")
-def test_tables_are_those_of_airflow(airflow_database: URL) -> None:
-    engine = sa.create_engine(airflow_database.set(drivername="postgresql+psycopg"))
-    with engine.begin() as connection:
-        connection.execute(sa.text("CREATE SCHEMA demo"))
-        Base.metadata.create_all(connection.execution_options(schema_translate_map={None: "demo"}))
-        inspector = sa.inspect(connection)
-        for table in Base.metadata.tables:
-            demo, real = (columns(inspector, table, schema) for schema in ("demo", "public"))
-            assert demo.items() <= real.items()
-            if table in {"task_instance", "task_instance_history", "dag_run"}:
-                assert demo == real
-                assert indexes(inspector, table, "demo") == indexes(inspector, table, "public")
-    engine.dispose()
-
-
-def columns(inspector: sa.Inspector, table: str, schema: str) -> dict[str, tuple[str, bool]]:
-    """Return type and nullability by name."""
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    return {
-        column["name"]: (column["type"].compile(dialect), column["nullable"])
-        for column in inspector.get_columns(table, schema)
-    }
-
-
-def indexes(inspector: sa.Inspector, table: str, schema: str) -> dict[str | None, Any]:
-    """Return columns, uniqueness and predicate by name."""
-    return {
-        index["name"]: (
-            index["column_names"],
-            index["unique"],
-            index.get("dialect_options", {}).get("postgresql_where"),
-        )
-        for index in inspector.get_indexes(table, schema)
-    }
+def test_its_tables_are_those_of_airflow() -> None:
+    assert TABLES.read_text("utf-8") == tables_of_airflow()

@@ -1,4 +1,4 @@
-"""dagbump.bump and dagbump.preview on random fleets in a live database, against the model in support/model.py.
+"""dagbump.bump and dagbump.preview on random fleets in a live database, against support/specification.py.
 
 50 fleets for each property by default; `DAGBUMP_EXAMPLES=5000 pytest tests/test_properties.py` tries more. A failure
 prints the smallest fleet that shows it, and .hypothesis remembers it for the next run. Where CI is set, Hypothesis
@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
-from support import airflow, model, server
+from support import server, specification
 from support.fleet import FILLERS, TIMESTAMPS
-from support.model import Call, Dag, Run, Ti, Version
+from support.releases import environments
 from support.server import Server
+from support.specification import Call, Dag, Run, Ti, Version
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -49,7 +50,7 @@ DAG_IDS = st.sampled_from(["a", "ab", "A", "%", '{"é", NULL\\'])
 RUN_IDS = st.sampled_from(["c", "bc", "it's"])
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
 UNFINISHED = [None, "scheduled", "queued", "running", "up_for_retry", "a_state_of_4", "Success", "no_status"]
-NOT_FALSE = [True, None] if airflow.release().startswith(("3.0.", "3.1.")) else [True]  # NOT NULL from 3.2 on
+NOT_FALSE = [True, None] if environments.release().startswith(("3.0.", "3.1.")) else [True]  # NOT NULL from 3.2 on
 
 PAST_HOURS = st.integers(-2, 0)
 
@@ -86,7 +87,7 @@ def tis(draw: st.DrawFn, dag: Dag, ids: Iterator[int]) -> Ti:
     return Ti(
         UUID(int=next(ids)),
         mapped=draw(st.booleans()),
-        state=draw(st.sampled_from([*UNFINISHED, *model.FINISHED])),
+        state=draw(st.sampled_from([*UNFINISHED, *specification.FINISHED])),
         version=draw(versions),
         past_versions=draw(st.lists(versions, max_size=2)),
     )
@@ -321,7 +322,7 @@ class LiveDatabase:
 
 
 def assert_moved_as_in(fleet: list[Run], before: Snapshot, after: Snapshot) -> None:
-    """Only dag_version_id and updated_at have changed, only of the TIs that the model has moved."""
+    """Only dag_version_id and updated_at have changed, only of the TIs that the specification has moved."""
     assert after.other_rows == before.other_rows
     assert after.tis.keys() == before.tis.keys()
     for ti in (ti for run in fleet for ti in run.tis):
@@ -357,7 +358,7 @@ def test_bump_answers_and_writes_what_the_contract_says(live: LiveDatabase, case
     fleet, call = case
     with live.uncommitted(fleet):
         before = live.snapshot()
-        assert dagbump.bump(live.connection, *call).runs == model.bump(fleet, call)
+        assert dagbump.bump(live.connection, *call).runs == specification.bump(fleet, call)
         assert_moved_as_in(fleet, before, live.snapshot())
 
 
@@ -369,7 +370,7 @@ def test_preview_predicts_the_bump_and_writes_nothing(live: LiveDatabase, case: 
         before = live.snapshot()
         preview = dagbump.preview(live.connection, *call)
         assert live.snapshot() == before
-        assert in_promised_order(preview) == in_promised_order(model.preview(fleet, call))
+        assert in_promised_order(preview) == in_promised_order(specification.preview(fleet, call))
 
         result = dagbump.bump(live.connection, *call)
         predicted = {(row.dag_run_id, row.stale) for row in preview if row.verdict == "bump"}
@@ -382,11 +383,11 @@ def test_a_second_bump_finds_nothing_to_write(live: LiveDatabase, case: tuple[li
     fleet, call = case
     with live.uncommitted(fleet):
         dagbump.bump(live.connection, *call)
-        model.bump(fleet, call)
+        specification.bump(fleet, call)
         before = live.snapshot()
         second = dagbump.bump(live.connection, *call)
         assert live.snapshot() == before
-        assert second.runs == model.bump(fleet, call)
+        assert second.runs == specification.bump(fleet, call)
         assert (second.bumped, second.locked) == (0, 0)
 
 
@@ -399,9 +400,9 @@ def test_what_others_hold_is_counted_and_left_for_the_next_bump(
     with live.committed(fleet):
         before = live.snapshot()
         with live.held(hold):
-            assert dagbump.bump(live.connection, *call).runs == model.bump(fleet, call, hold.in_the_way)
+            assert dagbump.bump(live.connection, *call).runs == specification.bump(fleet, call, hold.in_the_way)
             assert_moved_as_in(fleet, before, live.snapshot())
         after_release = dagbump.bump(live.connection, *call)
-        assert after_release.runs == model.bump(fleet, call)
+        assert after_release.runs == specification.bump(fleet, call)
         assert after_release.locked == 0
         assert_moved_as_in(fleet, before, live.snapshot())

@@ -1,7 +1,7 @@
 """dagbump beside and inside Airflow's own code: real DAG files, written, run and verified by a real release.
 
-The release is the one that the tests' schema is of, `support.airflow.release`. Airflow runs in its own environment
-(support/airflow_worker.py); what came of it is read from the database by the test itself.
+The release is the one that the tests' schema is of, `environments.release`. Airflow runs in its own environment
+(support/inside_airflow/components.py); what came of it is read from the database by the test itself.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from sqlalchemy.engine import URL
-from support import airflow, server
-from support.airflow_dag import Dag, Tis
-from support.airflow_process import Worker, start_worker
+from support import server
+from support.releases import environments
+from support.releases.live_dag import LiveDag, Tis
+from support.releases.worker import Worker, start_worker
 from support.server import Server
 
-RELEASE = tuple(map(int, airflow.release().split(".")[:2]))
+RELEASE = tuple(map(int, environments.release().split(".")[:2]))
 # From 3.2 on the scheduler's bulk UPDATE passes over task instances whose state is NULL.
 STOCK_FORGETS_NULL = RELEASE >= (3, 2)
 # Up to 3.0 the scheduler creates the task instances of a mapped task that has grown without a version.
@@ -38,14 +39,14 @@ def worker(airflow_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",  # a new version at once
         "PGOPTIONS": "-c lock_timeout=3s",  # what waits for a lock fails: nobody else would end its transaction
     }
-    with start_worker(airflow.release(), airflow_url, tmp_path_factory.mktemp("airflow"), environment) as worker:
+    with start_worker(environments.release(), airflow_url, tmp_path_factory.mktemp("airflow"), environment) as worker:
         yield worker
 
 
 @pytest.fixture
-def dag(worker: Worker, airflow_url: URL) -> Iterator[Dag]:
+def dag(worker: Worker, airflow_url: URL) -> Iterator[LiveDag]:
     with psycopg.connect(server.libpq(airflow_url), autocommit=True) as connection:
-        dag = Dag(worker, connection)
+        dag = LiveDag(worker, connection)
         yield dag
         dag.finish()
 
@@ -56,7 +57,7 @@ V3 = 'task("A") >> task("B") >> task("C") >> task("D") >> task("E")'
 
 
 @pytest.fixture
-def worked_example(dag: Dag) -> Dag:
+def worked_example(dag: LiveDag) -> LiveDag:
     """A and B have succeeded and C is scheduled when a second version of the DAG adds D."""
     dag.start(V1, {"A": "success", "B": "success", "C": "scheduled"})
     dag.write(V2)
@@ -69,7 +70,7 @@ D_WAS_NEVER_CREATED: Tis = {"A": ("success", 1), "B": ("success", 1), "C": ("sch
 
 
 class TestWorkedExample:
-    def test_a_scheduler_with_dagbump_moves_c_and_airflow_creates_d(self, worked_example: Dag) -> None:
+    def test_a_scheduler_with_dagbump_moves_c_and_airflow_creates_d(self, worked_example: LiveDag) -> None:
         dag = worked_example
 
         assert dag.dagbump_loop() == [(dag.run, 2, 1, 0, True)]
@@ -77,7 +78,7 @@ class TestWorkedExample:
         assert dag.dagbump_loop() == []
         assert dag.safe_bump() == []
 
-    def test_the_stock_scheduler_finds_nothing_left_to_do(self, worked_example: Dag) -> None:
+    def test_the_stock_scheduler_finds_nothing_left_to_do(self, worked_example: LiveDag) -> None:
         dag = worked_example
         dag.dagbump_loop()
 
@@ -85,14 +86,14 @@ class TestWorkedExample:
 
         assert dag.tis() == DONE
 
-    def test_the_safe_form_moves_nothing_and_says_why(self, worked_example: Dag) -> None:
+    def test_the_safe_form_moves_nothing_and_says_why(self, worked_example: LiveDag) -> None:
         dag = worked_example
         before = dag.tis()
 
         assert dag.safe_bump() == [(dag.run, 2, 0, 0, True)]
         assert dag.tis() == before
 
-    def test_the_safe_form_beside_a_stock_scheduler_ends_in_the_same_state(self, worked_example: Dag) -> None:
+    def test_the_safe_form_beside_a_stock_scheduler_ends_in_the_same_state(self, worked_example: LiveDag) -> None:
         dag = worked_example
         dag.safe_bump()
 
@@ -109,16 +110,16 @@ class TestStateNull:
     """C waits for B, so that its state is still NULL when the second version arrives."""
 
     @pytest.fixture
-    def dag(self, dag: Dag) -> Dag:
+    def dag(self, dag: LiveDag) -> LiveDag:
         dag.start(V1, {"A": "success", "B": "running"})
         dag.write(V2)
         return dag
 
-    def test_a_scheduler_with_dagbump_moves_it(self, dag: Dag) -> None:
+    def test_a_scheduler_with_dagbump_moves_it(self, dag: LiveDag) -> None:
         assert dag.dagbump_loop() == [(dag.run, 2, 2, 0, True)]
         assert dag.tis() == C_WAITED
 
-    def test_the_stock_scheduler_forgets_it_from_3_2_on_and_a_safe_bump_mends_that(self, dag: Dag) -> None:
+    def test_the_stock_scheduler_forgets_it_from_3_2_on_and_a_safe_bump_mends_that(self, dag: LiveDag) -> None:
         dag.stock_loop()
         dag.stock_loop()
 
@@ -130,7 +131,7 @@ class TestStateNull:
 class TestTrap:
     """Why the safe form is the default: after a bump without verify_integrity, Airflow takes the run for verified."""
 
-    def test_after_a_plain_update_airflow_never_creates_d(self, worked_example: Dag) -> None:
+    def test_after_a_plain_update_airflow_never_creates_d(self, worked_example: LiveDag) -> None:
         dag = worked_example
         dag.connection.execute(
             "UPDATE task_instance SET dag_version_id = %s WHERE dag_id = %s AND task_id = 'C'",
@@ -141,7 +142,7 @@ class TestTrap:
 
         assert dag.tis() == D_WAS_NEVER_CREATED
 
-    def test_nor_after_a_bump_whose_caller_did_not_verify(self, worked_example: Dag) -> None:
+    def test_nor_after_a_bump_whose_caller_did_not_verify(self, worked_example: LiveDag) -> None:
         dag = worked_example
         assert dag.dagbump_loop(verify=False) == [(dag.run, 2, 1, 0, True)]
 
@@ -149,7 +150,7 @@ class TestTrap:
 
         assert dag.tis() == D_WAS_NEVER_CREATED
 
-    def test_the_next_version_brings_d_along(self, worked_example: Dag) -> None:
+    def test_the_next_version_brings_d_along(self, worked_example: LiveDag) -> None:
         dag = worked_example
         dag.dagbump_loop(verify=False)
         dag.write(V3)
@@ -159,7 +160,7 @@ class TestTrap:
 
 
 class TestKindsOfChange:
-    def test_a_version_that_changes_no_task(self, dag: Dag) -> None:
+    def test_a_version_that_changes_no_task(self, dag: LiveDag) -> None:
         dag.start('task("A") >> task("B")', {"A": "success", "B": "queued"})
         dag.write('task("A") >> task("B")', description="reworded")
 
@@ -167,7 +168,7 @@ class TestKindsOfChange:
         assert dag.tis() == {"A": ("success", 1), "B": ("queued", 2)}
         assert dag.dagbump_loop() == []
 
-    def test_a_removed_task_is_moved_and_left_to_airflow_to_remove(self, dag: Dag) -> None:
+    def test_a_removed_task_is_moved_and_left_to_airflow_to_remove(self, dag: LiveDag) -> None:
         dag.start(V1, {"A": "success", "B": "running", "C": "scheduled"})
         dag.write('task("A") >> task("B")')
 
@@ -177,7 +178,7 @@ class TestKindsOfChange:
         assert dag.tis()["C"] == ("removed", 2)
         assert dag.safe_bump() == []
 
-    def test_of_a_mapped_task_the_unfinished_ones_move(self, dag: Dag) -> None:
+    def test_of_a_mapped_task_the_unfinished_ones_move(self, dag: LiveDag) -> None:
         dag.start(
             'mapped("m", ["true"] * 5)', {"m[0]": "success", "m[1]": "running", "m[2]": "failed", "m[3]": "queued"}
         )
@@ -195,7 +196,7 @@ class TestKindsOfChange:
         }
         assert dag.dagbump_loop() == []
 
-    def test_of_a_mapped_task_that_has_shrunk_airflow_removes_the_surplus(self, dag: Dag) -> None:
+    def test_of_a_mapped_task_that_has_shrunk_airflow_removes_the_surplus(self, dag: LiveDag) -> None:
         dag.start('mapped("m", ["true"] * 3)', {"m[0]": "success", "m[1]": "running"})
         dag.write('mapped("m", ["true"] * 2)')
 
@@ -203,7 +204,7 @@ class TestKindsOfChange:
         assert dag.tis() == {"m[0]": ("success", 1), "m[1]": ("running", 2), "m[2]": ("removed", 2)}
         assert dag.dagbump_loop() == []
 
-    def test_of_a_mapped_task_that_has_grown_the_new_ones_come_to_the_version_too(self, dag: Dag) -> None:
+    def test_of_a_mapped_task_that_has_grown_the_new_ones_come_to_the_version_too(self, dag: LiveDag) -> None:
         dag.start('mapped("m", ["true"] * 2)', {"m[0]": "success"})
         dag.write('mapped("m", ["true"] * 3)')
 
@@ -214,7 +215,7 @@ class TestKindsOfChange:
         assert dag.tis() == {"m[0]": ("success", 1), "m[1]": ("scheduled", 2), "m[2]": ("scheduled", 2)}
 
 
-def test_the_orms_objects_show_the_new_version_without_a_refresh(worked_example: Dag) -> None:
+def test_the_orms_objects_show_the_new_version_without_a_refresh(worked_example: LiveDag) -> None:
     dag = worked_example
     v1, v2 = dag.versions()[1], dag.versions()[2]
 
@@ -226,7 +227,7 @@ def test_the_orms_objects_show_the_new_version_without_a_refresh(worked_example:
 
 
 @pytest.fixture
-def v2_in_use(worked_example: Dag) -> Dag:
+def v2_in_use(worked_example: LiveDag) -> LiveDag:
     """Besides the run of the example there is one that began on the second version."""
     worked_example.start_another_run()
     return worked_example
@@ -241,7 +242,7 @@ class TestDagProcessorAtTheSameTime:
     """
 
     @pytest.mark.parametrize("loop", ["stock_verify", "dagbump_verify"])
-    def test_it_adds_a_version_while_a_scheduler_is_at_work(self, v2_in_use: Dag, loop: str) -> None:
+    def test_it_adds_a_version_while_a_scheduler_is_at_work(self, v2_in_use: LiveDag, loop: str) -> None:
         dag = v2_in_use
         dag.worker(loop)
 
@@ -254,7 +255,7 @@ class TestDagProcessorAtTheSameTime:
         assert dag.tis() == DONE | {"C": ("scheduled", 3), "D": (None, 3), "E": (None, 3)}
 
     @pytest.mark.parametrize("loop", ["stock_verify", "dagbump_verify"])
-    def test_it_changes_a_version_while_a_scheduler_is_at_work(self, worked_example: Dag, loop: str) -> None:
+    def test_it_changes_a_version_while_a_scheduler_is_at_work(self, worked_example: LiveDag, loop: str) -> None:
         dag = worked_example
         dag.worker(loop)
 
@@ -267,7 +268,7 @@ class TestDagProcessorAtTheSameTime:
         dag.stock_loop()
         assert dag.tis() == DONE
 
-    def test_a_scheduler_bumps_while_it_adds_a_version(self, v2_in_use: Dag) -> None:
+    def test_a_scheduler_bumps_while_it_adds_a_version(self, v2_in_use: LiveDag) -> None:
         dag = v2_in_use
         dag.write(V3, commit=False)
 
@@ -278,7 +279,7 @@ class TestDagProcessorAtTheSameTime:
         assert dag.tis() == DONE
         assert dag.versions().keys() == {1, 2, 3}
 
-    def test_a_scheduler_bumps_while_it_changes_a_version(self, worked_example: Dag) -> None:
+    def test_a_scheduler_bumps_while_it_changes_a_version(self, worked_example: LiveDag) -> None:
         dag = worked_example
         dag.write(V3, commit=False)
 
@@ -289,7 +290,7 @@ class TestDagProcessorAtTheSameTime:
         assert dag.tis() == DONE
         assert dag.versions().keys() == {1, 2}
 
-    def test_because_the_lock_of_each_leaves_room_for_the_others(self, v2_in_use: Dag) -> None:
+    def test_because_the_lock_of_each_leaves_room_for_the_others(self, v2_in_use: LiveDag) -> None:
         dag = v2_in_use
         dag.open_dagbump_loop()
         assert dag.locks_to_be_had(2) == ["KEY SHARE", "SHARE", "NO KEY UPDATE"]

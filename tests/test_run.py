@@ -16,13 +16,14 @@ import pytest
 from conftest import Connect
 from dagbump.command_line import run
 from dagbump.database import create_engine
+from dagbump.demo.server import EmbeddedPostgres
 from dagbump.installation import installer
 from psycopg import sql
 from sqlalchemy.engine import URL
 from support import server
 from support.fleet import Fleet, stale_run
 from support.processes import DAGBUMP, Running, running, unread
-from support.server import Embedded, libpq
+from support.server import libpq
 from support.waits import until
 
 pytestmark = pytest.mark.once
@@ -54,7 +55,7 @@ def copy_airflow(source: URL, target: URL) -> None:
 
 
 @pytest.fixture
-def own_server() -> Iterator[Embedded]:
+def own_server() -> Iterator[EmbeddedPostgres]:
     with server.embedded() as embedded:
         yield embedded
 
@@ -104,7 +105,7 @@ class TestRun:
             assert time.monotonic() - began < 1.0
         until(lambda: waiting(fleet) is None, lambda: "the server has cancelled it too")
 
-    def test_survives_a_restart_of_the_server(self, own_server: Embedded, airflow_database: URL) -> None:
+    def test_survives_a_restart_of_the_server(self, own_server: EmbeddedPostgres, airflow_database: URL) -> None:
         copy_airflow(airflow_database, own_server.url)
         with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=libpq(own_server.url)) as loop:
             loop.until_printed("one safe bump")
@@ -224,7 +225,7 @@ class TestEnd:
     """Within a second, always."""
 
     @pytest.mark.parametrize("driver", DRIVERS)
-    def test_while_the_server_hangs(self, own_server: Embedded, airflow_database: URL, driver: str) -> None:
+    def test_while_the_server_hangs(self, own_server: EmbeddedPostgres, airflow_database: URL, driver: str) -> None:
         copy_airflow(airflow_database, own_server.url)
         with (
             psycopg.connect(libpq(own_server.url), autocommit=True) as observer,

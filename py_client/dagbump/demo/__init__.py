@@ -11,7 +11,6 @@ from dagbump.demo import comparison, fleet, story
 from dagbump.demo.measuring import Inspection, stopwatch
 from dagbump.demo.report import Report
 from dagbump.demo.server import embedded_postgres
-from dagbump.demo.tables import Base
 from dagbump.installation import installer
 
 _TEMPLATE = "airflow"
@@ -44,19 +43,19 @@ def _play(report: Report, runs: int, tis: int) -> None:
         report.opening(postgres.describe(), runs, tis, census, milliseconds)
 
         status.update("Playing the scheduler's loops")
-        timed = story.play(postgres.create_database("story_timed", _TEMPLATE), runs, stopwatch)
+        timed = story.play(postgres.create_database("story_timed", _TEMPLATE), runs, tis, stopwatch)
         inspected = postgres.create_database("story_inspected", _TEMPLATE)
-        report.story(timed, story.play(inspected, runs, Inspection(inspected)), census)
+        report.story(timed, story.play(inspected, runs, tis, Inspection(inspected)), census)
 
+        models = comparison.Models(template)
         status.update("Measuring loops with dagbump")
-        with_dagbump = comparison.measure(postgres.create_database("dagbump", _TEMPLATE), comparison.with_dagbump)
+        with_dagbump = comparison.measure(postgres.create_database("dagbump", _TEMPLATE), models.loop_with_dagbump, tis)
         status.update("Measuring loops that load every TI through the ORM")
-        with_orm = comparison.measure(postgres.create_database("orm", _TEMPLATE), comparison.with_orm)
-        report.comparison(with_dagbump, with_orm)
+        with_orm = comparison.measure(postgres.create_database("orm", _TEMPLATE), models.loop_with_orm, tis)
+        report.comparison(zip(with_dagbump, with_orm, strict=True))
 
 
 def _make_fleet(engine: sa.engine.Engine, runs: int, tis: int) -> fleet.Census:
-    Base.metadata.create_all(engine)
     with engine.begin() as connection:
         fleet.build(connection, runs, tis)
         # Autovacuum would do it in a minute; without statistics the ORM's queries could have poor plans.

@@ -1,38 +1,31 @@
 """The same loop twice: with dagbump, and by loading every TI through the ORM.
 
-The ORM's side re-creates the access pattern of Airflow 3.0 and 3.1 on the models of this demo; it is not Airflow.
-It is leaner than that: no type decorators, no relationship of the TI is loaded with it.
+The ORM's side re-creates the access pattern of Airflow 3.0 and 3.1 on models that SQLAlchemy reflects; it is not
+Airflow. It is leaner than that: no type decorators, no relationship of the TI is loaded with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from statistics import median
-from typing import TypeVar
-from uuid import UUID
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.ext.automap import automap_base
 from sqlalchemy.orm import Session, joinedload
 
 from dagbump.client import bump
 from dagbump.demo import fleet
 from dagbump.demo.measuring import Inspection, Measure, Use, stopwatch
-from dagbump.demo.tables import (
-    FINISHED_STATES,
-    BackfillDagRun,
-    Dag,
-    DagRun,
-    DagVersion,
-    TaskInstance,
-    TaskInstanceHistory,
-    now,
-)
 from dagbump.errors import DagbumpError
 
 CostT = TypeVar("CostT")
 
 PASSES = 7
+
+_FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 
 
 @dataclass(frozen=True)
@@ -63,56 +56,100 @@ class Figures:
     bumped: int
 
 
-@dataclass(frozen=True)
-class Side:
-    """One side of the comparison."""
+class Models:
+    """Models of Airflow's tables, and the loops that use them."""
 
-    nothing_changed: Figures
-    version_landed: Figures
+    def __init__(self, engine: sa.engine.Engine) -> None:
+        """Take the engine of a database with these tables."""
+        base: Any = automap_base()
+        base.prepare(autoload_with=engine)
+        self._dag = base.classes.dag
+        self._version = base.classes.dag_version
+        self._run = base.classes.dag_run
+        self._backfill = base.classes.backfill_dag_run
+        self._tables_with_versions = (base.classes.task_instance, base.classes.task_instance_history)
+
+    def loop_with_dagbump(self, session: Session) -> Pass:
+        """Do the loop as the scheduler does with dagbump: load the runs without their TIs, then one call."""
+        runs = session.scalars(self._runs_to_examine()).all()
+        result = bump(session, [run.id for run in runs], caller_verifies=True)
+        return Pass(loaded=0, bumped=result.bumped, objects=(runs, result))
+
+    def loop_with_orm(self, session: Session) -> Pass:
+        """Load the runs with all their TIs in one query; then two queries per run, and a walk if need be."""
+        with_tis = self._runs_to_examine().options(joinedload(self._run.task_instance_collection))
+        runs = session.scalars(with_tis).unique().all()
+        bumped = 0
+        for run in runs:
+            if run.bundle_version:
+                continue
+            newest_first = sa.select(self._version.id).order_by(self._version.version_number.desc())
+            latest = session.scalars(newest_first.where(self._version.dag_id == run.dag_id).limit(1)).one()
+            if session.scalar(self._uses(run, latest)) is None:
+                bumped += _walk(run, latest)
+        return Pass(loaded=sum(len(run.task_instance_collection) for run in runs), bumped=bumped, objects=runs)
+
+    def _runs_to_examine(self) -> sa.Select[Any]:
+        """Return the scheduler's query for running runs, in its order, each locked against other schedulers.
+
+        It has no limit here: all runs of the fleet are examined in one loop, by either side.
+        """
+        run = self._run
+        return (
+            sa.select(run)
+            .join(self._dag, self._dag.dag_id == run.dag_id)
+            .outerjoin(self._backfill, self._backfill.dag_run_id == run.id)
+            .where(run.state == "running", run.run_after <= _now(), ~self._dag.is_paused, ~self._dag.is_stale)
+            .order_by(
+                self._backfill.sort_ordinal.nulls_first(), run.last_scheduling_decision.nulls_first(), run.run_after
+            )
+            .with_for_update(of=run, skip_locked=True, key_share=True)
+        )
+
+    def _uses(self, run: Any, version: Any) -> sa.Executable:
+        """Return the query for whether a TI of the run, or a past try, is on the version."""
+        return sa.union(
+            *(
+                sa.select(table.dag_version_id).where(
+                    table.dag_id == run.dag_id, table.run_id == run.run_id, table.dag_version_id == version
+                )
+                for table in self._tables_with_versions
+            )
+        )
 
 
-def with_dagbump(session: Session) -> Pass:
-    """Do the loop as the scheduler does with dagbump: load the runs without their TIs, then one call."""
-    runs = session.scalars(_runs_to_examine()).all()
-    result = bump(session, [run.id for run in runs], caller_verifies=True)
-    return Pass(loaded=0, bumped=result.bumped, objects=(runs, result))
+def measure(engine: sa.engine.Engine, loop: SchedulerLoop, tis: int) -> tuple[Figures, Figures]:
+    """Measure a loop, in a database that holds a fleet on version 1, of runs with so many TIs.
 
-
-def with_orm(session: Session) -> Pass:
-    """Do the loop on loaded TIs: one query for the runs and all their TIs, then two per run, then a walk if need be."""
-    runs = session.scalars(_runs_to_examine().options(joinedload(DagRun.task_instances))).unique().all()
-    bumped = 0
-    for run in runs:
-        if run.bundle_version:
-            continue
-        latest = session.scalars(
-            sa.select(DagVersion)
-            .where(DagVersion.dag_id == run.dag_id)
-            .order_by(DagVersion.version_number.desc())
-            .limit(1)
-        ).one()
-        if session.scalar(_is_in_use(run, latest.id)) is None:
-            bumped += _walk(run, latest.id)
-    return Pass(loaded=sum(len(run.task_instances) for run in runs), bumped=bumped, objects=runs)
-
-
-def measure(engine: sa.engine.Engine, loop: SchedulerLoop) -> Side:
-    """Measure a side, in a database that holds a fleet on version 1.
+    Returns:
+        What it costs where nothing has changed, and where a version has landed.
 
     Raises:
         DagbumpError: it left a stale TI behind.
     """
     inspection = Inspection(engine)
     with engine.connect() as scheduler, engine.connect() as others:
-        _one_pass(scheduler, loop, stopwatch)  # fills caches, makes plans
-        steady = [_one_pass(scheduler, loop, stopwatch)[1] for _ in range(PASSES)]
-        done, use = _one_pass(scheduler, loop, inspection)
-        nothing_changed = Figures(median(steady), use, done.loaded, done.bumped)
 
-        landing = [_landing_pass(scheduler, others, loop, stopwatch)[1] for _ in range(PASSES)]
-        done, use = _landing_pass(scheduler, others, loop, inspection)
-        version_landed = Figures(median(landing), use, done.loaded, done.bumped)
-    return Side(nothing_changed, version_landed)
+        def nothing_changed(measured: Measure[CostT]) -> tuple[Pass, CostT]:
+            return _one_pass(scheduler, loop, measured)
+
+        def version_landed(measured: Measure[CostT]) -> tuple[Pass, CostT]:
+            with others.begin():
+                fleet.land_version(others, tis)
+            done, cost = _one_pass(scheduler, loop, measured)
+            with others.begin():
+                census = fleet.take_census(others)
+            if census.stale or done.bumped != census.unfinished:
+                raise DagbumpError(f"the demo failed: after {done.bumped} TIs were bumped, there is {census}.")
+            return done, cost
+
+        _one_pass(scheduler, loop, stopwatch)  # fills caches, makes plans
+        figures = []
+        for situation in (nothing_changed, version_landed):
+            milliseconds = median(situation(stopwatch)[1] for _ in range(PASSES))
+            done, use = situation(inspection)
+            figures.append(Figures(milliseconds, use, done.loaded, done.bumped))
+    return figures[0], figures[1]
 
 
 def _one_pass(connection: sa.engine.Connection, loop: SchedulerLoop, measured: Measure[CostT]) -> tuple[Pass, CostT]:
@@ -127,51 +164,14 @@ def _one_pass(connection: sa.engine.Connection, loop: SchedulerLoop, measured: M
         return measured(work)
 
 
-def _landing_pass(
-    scheduler: sa.engine.Connection, others: sa.engine.Connection, loop: SchedulerLoop, measured: Measure[CostT]
-) -> tuple[Pass, CostT]:
-    """Run one loop after a version has landed for every DAG; that is not measured."""
-    with others.begin():
-        fleet.land_version(others)
-    done, cost = _one_pass(scheduler, loop, measured)
-    with others.begin():
-        census = fleet.take_census(others)
-    if census.stale or done.bumped != census.unfinished:
-        raise DagbumpError(f"the demo failed: after {done.bumped} TIs were bumped, there is {census}.")
-    return done, cost
-
-
-def _runs_to_examine() -> sa.Select[DagRun]:
-    """Return the scheduler's query for running runs, in its order, each locked against other schedulers.
-
-    It has no limit here: all runs of the fleet are examined in one loop, by either side.
-    """
-    return (
-        sa.select(DagRun)
-        .join(Dag, Dag.dag_id == DagRun.dag_id)
-        .outerjoin(BackfillDagRun, BackfillDagRun.dag_run_id == DagRun.id)
-        .where(DagRun.state == "running", DagRun.run_after <= now(), ~Dag.is_paused, ~Dag.is_stale)
-        .order_by(
-            BackfillDagRun.sort_ordinal.nulls_first(), DagRun.last_scheduling_decision.nulls_first(), DagRun.run_after
-        )
-        .with_for_update(of=DagRun, skip_locked=True, key_share=True)
-    )
-
-
-def _is_in_use(run: DagRun, version: UUID) -> sa.Executable:
-    """Return the query for whether a TI of the run, or a past try, is on the version."""
-    of_table = [
-        sa.select(table.dag_version_id).where(
-            table.dag_id == run.dag_id, table.run_id == run.run_id, table.dag_version_id == version
-        )
-        for table in (TaskInstance, TaskInstanceHistory)
-    ]
-    return sa.union(*of_table)
-
-
-def _walk(run: DagRun, version: UUID) -> int:
+def _walk(run: Any, version: Any) -> int:
     """Move the unfinished TIs to the version, one object at a time; the commit writes them."""
-    unfinished = [ti for ti in run.task_instances if ti.state not in FINISHED_STATES]
+    unfinished = [ti for ti in run.task_instance_collection if ti.state not in _FINISHED]
     for ti in unfinished:
         ti.dag_version_id = version
+        ti.updated_at = _now()
     return len(unfinished)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

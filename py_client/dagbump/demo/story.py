@@ -19,8 +19,6 @@ from dagbump.results import BumpResult
 
 CostT = TypeVar("CostT")
 
-NEW_TASK = "notify"
-
 
 @dataclass(frozen=True)
 class Loop(Generic[CostT]):
@@ -39,7 +37,7 @@ class Loop(Generic[CostT]):
     cost: CostT
 
 
-def play(engine: sa.engine.Engine, runs: int, measure: Measure[CostT]) -> list[Loop[CostT]]:
+def play(engine: sa.engine.Engine, runs: int, tis: int, measure: Measure[CostT]) -> list[Loop[CostT]]:
     """Play the story in a database that holds a fleet on version 1.
 
     Raises:
@@ -52,7 +50,7 @@ def play(engine: sa.engine.Engine, runs: int, measure: Measure[CostT]) -> list[L
         scheduler.loop("Nothing has changed", bumped=0)
 
         with others.begin():
-            fleet.land_version(others, NEW_TASK)
+            fleet.land_version(others, tis, fleet.NEW_TASK)
         scheduler.loop(
             "Version 2 lands, with a new task; a cron job calls the safe form",
             bumped=0,
@@ -63,7 +61,7 @@ def play(engine: sa.engine.Engine, runs: int, measure: Measure[CostT]) -> list[L
         scheduler.loop("Nothing has changed", bumped=0)
 
         with others.begin():
-            fleet.land_version(others)
+            fleet.land_version(others, tis, fleet.NEW_TASK)
         with others.begin():  # the API server's transaction: it ends, and lets go of the TIs, after the loop
             held = fleet.hold_running_tis(others, in_runs=max(1, runs // 4))
             scheduler.loop(
@@ -98,7 +96,8 @@ class _Scheduler(Generic[CostT]):
                 f"the demo failed. {title}: bumped, locked and to verify were {answered}, "
                 f"and should have been {(bumped, locked, to_verify)}."
             )
-        created = fleet.verify_integrity(self._connection, result.needs_verify) if caller_verifies else 0
+        due = [run.dag_run_id for run in result.needs_verify]
+        created = fleet.verify_integrity(self._connection, due) if caller_verifies else 0
         self._connection.commit()
         self.loops.append(Loop(title, result, created, cost))
 

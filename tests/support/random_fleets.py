@@ -18,13 +18,13 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
-from support import airflow
-from support.airflow_process import Worker
-from support.model import FINISHED
+from support.releases import environments
+from support.releases.worker import Worker
+from support.specification import FINISHED
 
 Row = dict[str, Any]
 
-RELEASE = tuple(map(int, airflow.release().split(".")[:2]))
+RELEASE = tuple(map(int, environments.release().split(".")[:2]))
 # In 3.1 a scheduler ends with an error when it queues a TI without a version; in the others such a TI does no harm.
 NULL_VERSIONS = 0.005 if RELEASE == (3, 1) else 0.08
 UNFINISHED = (
@@ -175,7 +175,7 @@ def _prototypes(connection: psycopg.Connection[Any], dag_id: str) -> Iterator[Pr
 
 
 @dataclass
-class Fleet:
+class RandomFleet:
     """A random state of the database, the same for the same seed; `make` writes it."""
 
     seed: int

@@ -1,4 +1,4 @@
-"""Starts support/airflow_worker.py, or a script that speaks like it, with the Python of an Airflow release."""
+"""Starts inside_airflow/components.py, or a script that speaks like it, with the Python of an Airflow release."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import IO, Any
 import dagbump
 from sqlalchemy.engine import URL
 
-from support import airflow
+from support.releases import environments
 
-SCRIPT = Path(__file__).with_name("airflow_worker.py")
-_PATH = (Path(dagbump.__file__).parents[1], Path(__file__).parents[1])
+_TESTS = Path(__file__).parents[2]
+SCRIPT = _TESTS / "support" / "inside_airflow" / "components.py"
+_PATH = (Path(dagbump.__file__).parents[1], _TESTS)
 
 
 class WorkerError(Exception):
@@ -55,15 +56,14 @@ def start_worker(
 ) -> Iterator[Worker]:
     """Start a process of that release on a database that it has migrated; killed at the end."""
     home.mkdir(exist_ok=True)
-    variables = airflow.environment_for(url, home) | {
+    variables = environments.environment_for(url, home) | {
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "PYTHONPATH": os.pathsep.join(map(str, _PATH)),
         **environment,
     }
     log = home / "worker.log"
     answers_read, answers_write = os.pipe()  # stdout is where Airflow logs to
-    # -P: beside the script there is an airflow.py that is not Airflow.
-    command = [str(airflow.python_of(release)), "-P", str(script), str(answers_write)]
+    command = [str(environments.python_of(release)), str(script), str(answers_write)]
     with (
         os.fdopen(answers_read, encoding="utf-8") as answers,
         log.open("w", encoding="utf-8") as output,

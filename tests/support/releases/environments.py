@@ -1,4 +1,7 @@
-"""Real Airflow releases, each in an environment of its own that uv makes on first use."""
+"""Real Airflow releases, each in an environment of its own that uv makes on first use.
+
+What is in it, pins/airflow-RELEASE.in says; in which versions, the .txt beside it, or, with DAGBUMP_NEWEST=1, nobody.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,20 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 from uv import find_uv_bin
 
+from support.processes import CHECKOUT
+
 DEFAULT_RELEASE = "3.3.2"
 RELEASES = ("3.0.6", "3.1.6", "3.2.2", "3.3.2")
-CACHE = Path(__file__).parents[2] / ".cache"
+NEWEST = os.environ.get("DAGBUMP_NEWEST") == "1"
+CACHE = CHECKOUT / ".cache"
+PINS = CHECKOUT / "pins"
 
 
 def release() -> str:
@@ -22,17 +31,35 @@ def release() -> str:
     return os.environ.get("DAGBUMP_AIRFLOW") or DEFAULT_RELEASE
 
 
+@cache
 def python_of(version: str) -> Path:
     """Return the interpreter of an environment with this release, drivers and statsd; make it where it is missing."""
-    environment = CACHE / f"airflow-{version}"
+    packages = PINS / f"airflow-{version}.in"
+    # Environments of other commits, whose pins differ, stay beside it.
+    content = packages.read_bytes() + packages.with_suffix(".txt").read_bytes()
+    name = "newest" if NEWEST else sha256(content).hexdigest()[:8]
+    environment = CACHE / f"airflow-{version}-{name}"
     python = environment / "bin" / "python"
     complete = environment / ".complete"
-    packages = (f"apache-airflow-core=={version}", "psycopg2-binary", "asyncpg", "statsd")
-    if not complete.exists() or complete.read_text("utf-8") != str(packages):
+    if NEWEST or not complete.exists():
         uv("venv", "--clear", "--python", "3.11", str(environment))
-        uv("pip", "install", "--python", str(python), *packages)
-        complete.write_text(str(packages), "utf-8")
+        install(version, python, "--requirement", str(packages))
+        complete.touch()
     return python
+
+
+def install(version: str, python: Path, *packages: str) -> None:
+    """Install something beside a release."""
+    pins = () if NEWEST else ("--constraint", str(PINS / f"airflow-{version}.txt"))
+    uv("pip", "install", "--python", str(python), *pins, *packages)
+
+
+def build_wheel(directory: Path) -> Path:
+    """Build dagbump's wheel."""
+    pins = () if NEWEST else ("--build-constraint", str(PINS / "development.txt"))
+    uv("build", "--wheel", *pins, "--out-dir", str(directory), str(CHECKOUT))
+    (wheel,) = directory.glob("*.whl")
+    return wheel
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Like airflow_worker.py, for the plugin: turns it on and off in one process, and lets things go wrong in a loop."""
+"""Like components.py, for the plugin: turns it on and off in one process, and lets things go wrong in a loop."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from dagbump.airflow_plugin.scheduling import Scheduling
 from dagbump.results import BumpResult
 from sqlalchemy.exc import OperationalError
 
-from support import other_patches
-from support.airflow_worker import Commands, main
+from support.inside_airflow import other_patches
+from support.inside_airflow.components import Commands, main
 
 # What the plugin replaces.
 REPLACED = (

@@ -1,4 +1,4 @@
-"""Like airflow_worker.py, for whole loops: `_do_scheduling` on a database that has been put in the place of the last.
+"""Like components.py, for whole loops: `_do_scheduling` on a database that has been put in the place of the last.
 
 Nothing is executed: the executor is never started, keeps what it is given, and forks no process.
 """
@@ -23,11 +23,11 @@ from dagbump.airflow_plugin.loop import Memory
 from dagbump.airflow_plugin.scheduling import Scheduling
 from sqlalchemy.orm import Session
 
-from support.airflow_worker import Commands, main
+from support.inside_airflow.components import Commands, main
 
 
 class LoopCommands(Commands):
-    """The commands: those of the other worker, and the scheduler's loop."""
+    """The commands: those of components.py, and the scheduler's loop."""
 
     def connect(self) -> None:
         """Begin anew; what the plugin remembers of runs is not of those of another database with the same ids."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from support.airflow_deployment import Deployment
+from support.releases.deployment import Deployment
 
 LANDINGS = 5
 EMPTY_DAGS = 4

@@ -1,7 +1,7 @@
 """A deployment of one Airflow release: scheduler, DAG processor and API server as processes of their own, on loopback.
 
 Its environment is a copy of the release's with dagbump's wheel installed, its database one of the tests' server; what
-the components do is read from the database and from their logs. Runs are made by support/airflow_worker.py.
+the components do is read from the database and from their logs. Runs are made by inside_airflow/components.py.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from dagbump import database as dagbump_database
 from dagbump.installation import installer
 from sqlalchemy.engine import URL
 
-from support import airflow, server
-from support.airflow_dag import Tis, tis_of
-from support.airflow_process import Worker, start_worker
-from support.processes import CHECKOUT
+from support import server
+from support.releases import environments
+from support.releases.live_dag import Tis, tis_of
+from support.releases.worker import Worker, start_worker
 
 PATIENCE_SECONDS = 90.0
 _POLL_SECONDS = 0.1
@@ -58,12 +58,6 @@ _SETTINGS: dict[str, dict[str, str]] = {
     "scheduler": {"scheduler_idle_sleep_time": "0.3"},
     "workers": {"min_heartbeat_interval": "1"},  # a slot is free no sooner than the next heartbeat
     "usage_data_collection": {"enabled": "False"},
-}
-
-# Where Airflow's own constraints would hold FastAPI back, with whose newer releases its API server does not work.
-_FASTAPI = {
-    "3.0.6": "fastapi<0.132",  # from here on JSON has to say that it is
-    "3.2.2": "fastapi<0.137",  # from here on it loses a discriminator that is a function, as 3.3 knows
 }
 
 _DAG_FILE = """\
@@ -142,7 +136,7 @@ class Deployment:
     def component(self, name: str, *arguments: str, **environment: str) -> Iterator[Component]:
         """Run `airflow NAME ARGUMENTS…` until the block ends."""
         log = self.home / f"{name}-{next(self._numbers)}.log"
-        variables = airflow.environment_for(self.url, self.home) | {
+        variables = environments.environment_for(self.url, self.home) | {
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
             _COMPONENT: str(log),
             **environment,
@@ -260,12 +254,11 @@ def deployment_of(release: str, url: URL, directory: Path) -> Iterator[Deploymen
     port = _free_port()
     _configure(home, port)
     with (
-        airflow.clone_of(release, directory) as python,
+        environments.clone_of(release, directory) as python,
         psycopg.connect(server.libpq(url), autocommit=True) as connection,
         start_worker(release, url, home, {}) as worker,
     ):
-        fastapi = [f"apache-airflow-core=={release}", _FASTAPI[release]] if release in _FASTAPI else []
-        airflow.uv("pip", "install", "--python", str(python), str(_wheel(directory)), *fastapi)
+        environments.install(release, python, str(environments.build_wheel(directory)))
         deployment = Deployment(python, url, home, connection, worker)
         api_server = ("--apps", "execution", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
         with deployment.component("dag-processor"), deployment.component("api-server", *api_server):
@@ -279,12 +272,6 @@ def _configure(home: Path, port: int) -> None:
     config.read_dict(_SETTINGS | {"core": _SETTINGS["core"] | execution_api})
     with (home / "airflow.cfg").open("w", encoding="utf-8") as file:
         config.write(file)
-
-
-def _wheel(directory: Path) -> Path:
-    airflow.uv("build", "--wheel", "--out-dir", str(directory), str(CHECKOUT))
-    (wheel,) = directory.glob("*.whl")
-    return wheel
 
 
 def _free_port() -> int:

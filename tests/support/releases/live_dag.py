@@ -1,4 +1,4 @@
-"""One DAG in a real Airflow: its file, which a worker (airflow_process.py) writes, and the run that a test is about."""
+"""One DAG in a real Airflow: its file, which a worker (worker.py) writes, and the run that a test is about."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import dagbump
 import psycopg
 
-from support.airflow_process import Worker
+from support.releases.worker import Worker
 
 Tis = dict[str, tuple[str | None, int | None]]
 Row = tuple[Any, ...]
@@ -52,7 +52,7 @@ def tis_of(connection: psycopg.Connection[Any], run: int) -> Tis:
     return {name: (state, number) for name, state, number in rows}
 
 
-class Dag:
+class LiveDag:
     """One DAG, and the run of it that a test is about."""
 
     def __init__(self, worker: Worker, connection: psycopg.Connection[Any]) -> None:
