@@ -109,6 +109,24 @@ class TestWhoInstalls:
         with session(owned) as superuser, pytest.raises(dagbump.InsufficientPrivilege, match="alter role"):
             dagbump.bump(superuser)
 
+    def test_a_superuser_lends_her_no_rights(self, owned: URL) -> None:
+        """Where that cannot be excluded, the command line refuses: in a loop, and where a trigger waits for COMMIT."""
+        run(owned, "upgrade")
+        refused = run(owned, "run")
+        assert refused.returncode == 1
+        assert f"Connect as {OWNER}" in refused.stderr
+        assert run(owned, "bump").returncode == 0
+        do(
+            as_role(owned, OWNER),
+            """
+            CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+            CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON task_instance DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION late();
+            """,
+        )
+        assert run(owned, "bump").returncode == 1
+        assert run(as_role(owned, OWNER), "bump").returncode == 0
+
     def test_an_owner_who_may_not_create_a_schema_is_told_what_to_have_granted(self, owned: URL) -> None:
         done = run(as_role(owned, OWNER), "upgrade")
         assert done.returncode == 1

@@ -16,6 +16,8 @@ from sqlalchemy.engine import URL
 from support.processes import CHECKOUT, DAGBUMP, command
 from support.server import dump_schema, libpq, run_client
 
+pytestmark = pytest.mark.once
+
 SCRIPT = '''
 """Made up."""
 from alembic import op
