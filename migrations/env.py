@@ -195,6 +195,7 @@ def run_offline() -> None:
             remove_everything()
         context.execute("SET CONSTRAINTS ALL IMMEDIATE")  # whatever is left to do is done as the owner
         context.execute("RESET ROLE")
+        context.execute("RESET search_path")
 
 
 head_is_the_main_branchs()

@@ -44,6 +44,7 @@ DECLARE
     ids bigint[] := dag_run_ids;
     limited bigint[];
     indexed boolean;
+    candidates bigint[];
     run record;
     stale integer;
     older uuid[];
@@ -62,20 +63,17 @@ BEGIN
     END IF;
 
     -- 2. The steady loop, with the index: what this lets pass, the next step judges.
-    SELECT
-        index.is_valid,
-        CASE
-            WHEN index.is_valid THEN (
-                @include:candidates@
-            )
-            ELSE ids
-        END
-    INTO indexed, ids
-    FROM (
-        @include:optional_index@
-    ) AS index;
-    IF indexed AND ids IS NULL THEN
-        RETURN;
+    SELECT TRUE, (
+        @include:candidates@
+    )
+    INTO indexed, candidates
+    FROM pg_catalog.pg_index AS index
+    WHERE @include:is_optional_index@;
+    IF indexed THEN
+        IF candidates IS NULL THEN
+            RETURN;
+        END IF;
+        ids := candidates;
     END IF;
 
     -- 3. Which runs have something to do.

@@ -52,6 +52,7 @@ DECLARE
     ids bigint[] := dag_run_ids;
     limited bigint[];
     indexed boolean;
+    candidates bigint[];
     run record;
     stale integer;
     older uuid[];
@@ -132,69 +133,61 @@ BEGIN
     END IF;
 
     -- 2. The steady loop, with the index: what this lets pass, the next step judges.
-    SELECT
-        index.is_valid,
-        CASE
-            WHEN index.is_valid THEN (
-                -- For the steady loop, where the optional index is there: the ids of the runs that may have
-                -- something to do. Two TIs of each run are looked at, however many there are, the unfinished ones
-                -- with the lowest and the highest version (NULL counts as the highest). Where both are on the
-                -- latest, so are all between them, and the run is verified. Judges neither DAG nor run: that is
-                -- for the query that follows.
-                SELECT pg_catalog.array_agg(run.id::bigint)
-                FROM (
-                    -- The running DAG runs among them.
-                    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
-                    FROM @airflow_schema@.dag_run AS run
-                    WHERE ids IS NULL AND run.state::text = 'running'
-                    UNION ALL
-                    -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-                    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
-                    FROM @airflow_schema@.dag_run AS run
-                    WHERE run.id = ANY (ids) AND run.state::text = 'running'
-                ) AS run
-                CROSS JOIN LATERAL (
-                    -- The latest version of its DAG: the highest version_number, whatever created_at says.
-                    SELECT version.id, version.version_number
-                    FROM @airflow_schema@.dag_version AS version
-                    WHERE version.dag_id::text = run.dag_id::text
-                    ORDER BY version.version_number DESC
-                    LIMIT 1
-                ) AS latest
-                WHERE (dag_ids IS NULL OR run.dag_id::text = ANY (dag_ids)) AND (
-                    (
-                        SELECT ti.dag_version_id = latest.id
-                        FROM ONLY @airflow_schema@.task_instance AS ti
-                        WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
-                        AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                        ORDER BY ti.dag_version_id ASC NULLS LAST
-                        LIMIT 1
-                    ) AND (
-                        SELECT ti.dag_version_id = latest.id
-                        FROM ONLY @airflow_schema@.task_instance AS ti
-                        WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
-                        AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                        ORDER BY ti.dag_version_id DESC NULLS FIRST
-                        LIMIT 1
-                    )
-                ) IS NOT TRUE
+    SELECT TRUE, (
+        -- For the steady loop, where the optional index is there: the ids of the runs that may have
+        -- something to do. Two TIs of each run are looked at, however many there are, the unfinished ones
+        -- with the lowest and the highest version (NULL counts as the highest). Where both are on the
+        -- latest, so are all between them, and the run is verified. Judges neither DAG nor run: that is
+        -- for the query that follows.
+        SELECT pg_catalog.array_agg(run.id::bigint)
+        FROM (
+            -- The running DAG runs among them.
+            SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+            FROM @airflow_schema@.dag_run AS run
+            WHERE ids IS NULL AND run.state::text = 'running'
+            UNION ALL
+            -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+            SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+            FROM @airflow_schema@.dag_run AS run
+            WHERE run.id = ANY (ids) AND run.state::text = 'running'
+        ) AS run
+        CROSS JOIN LATERAL (
+            -- The latest version of its DAG: the highest version_number, whatever created_at says.
+            SELECT version.id, version.version_number
+            FROM @airflow_schema@.dag_version AS version
+            WHERE version.dag_id::text = run.dag_id::text
+            ORDER BY version.version_number DESC
+            LIMIT 1
+        ) AS latest
+        WHERE (dag_ids IS NULL OR run.dag_id::text = ANY (dag_ids)) AND (
+            (
+                SELECT ti.dag_version_id = latest.id
+                FROM ONLY @airflow_schema@.task_instance AS ti
+                WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
+                AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                ORDER BY ti.dag_version_id ASC NULLS LAST
+                LIMIT 1
+            ) AND (
+                SELECT ti.dag_version_id = latest.id
+                FROM ONLY @airflow_schema@.task_instance AS ti
+                WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
+                AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                ORDER BY ti.dag_version_id DESC NULLS FIRST
+                LIMIT 1
             )
-            ELSE ids
-        END
-    INTO indexed, ids
-    FROM (
-        -- One row: is the optional index there, on this table, and finished? While it is being built, or
-        -- after a build that was cut off, nothing may count on it.
-        SELECT EXISTS (
-            SELECT FROM pg_catalog.pg_index AS index
-            WHERE index.indexrelid = pg_catalog.to_regclass(@optional_index_literal@)::oid
-            AND index.indrelid = @task_instance_literal@::regclass::oid
-            AND index.indisvalid
-            AND NOT index.indcheckxmin
-        ) AS is_valid
-    ) AS index;
-    IF indexed AND ids IS NULL THEN
-        RETURN;
+        ) IS NOT TRUE
+    )
+    INTO indexed, candidates
+    FROM pg_catalog.pg_index AS index
+    WHERE index.indexrelid = pg_catalog.to_regclass(@optional_index_literal@)::oid
+    AND index.indrelid = @task_instance_literal@::regclass::oid
+    AND index.indisvalid
+    AND NOT index.indcheckxmin;
+    IF indexed THEN
+        IF candidates IS NULL THEN
+            RETURN;
+        END IF;
+        ids := candidates;
     END IF;
 
     -- 3. Which runs have something to do.
