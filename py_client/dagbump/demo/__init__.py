@@ -5,10 +5,12 @@ Needs the extra: ``pip install 'dagbump[demo]'``. Leaves nothing behind, however
 
 from __future__ import annotations
 
+import time
+
 import sqlalchemy as sa
 
 from dagbump.demo import comparison, fleet, story
-from dagbump.demo.measuring import Inspection, stopwatch
+from dagbump.demo.measuring import Meter
 from dagbump.demo.report import Report
 from dagbump.demo.server import embedded_postgres
 from dagbump.installation import installer
@@ -29,9 +31,10 @@ def run_demo(runs: int, tis: int) -> None:
         ImportError: the extra is not installed.
         DagbumpError: the server did not start, or dagbump did something else than the demo says.
     """
+    start = time.monotonic()
     report = Report()
-    _, milliseconds = stopwatch(lambda: _play(report, runs, tis))
-    report.ending(milliseconds)
+    _play(report, runs, tis)
+    report.ending(time.monotonic() - start)
 
 
 def _play(report: Report, runs: int, tis: int) -> None:
@@ -39,13 +42,15 @@ def _play(report: Report, runs: int, tis: int) -> None:
         status.update("Making Airflow's tables and a fleet of runs")
         template = postgres.create_database(_TEMPLATE)
         census = _make_fleet(template, runs, tis)
-        _, milliseconds = stopwatch(lambda: installer.upgrade(template))
-        report.opening(postgres.describe(), runs, tis, census, milliseconds)
+        _, upgrade = Meter(template, tracing=False)(lambda: installer.upgrade(template))
+        report.opening(postgres.describe(), runs, tis, census, upgrade.milliseconds)
 
         status.update("Playing the scheduler's loops")
-        timed = story.play(postgres.create_database("story_timed", _TEMPLATE), runs, tis, stopwatch)
-        inspected = postgres.create_database("story_inspected", _TEMPLATE)
-        report.story(timed, story.play(inspected, runs, tis, Inspection(inspected)), census)
+        engine = postgres.create_database("story_timed", _TEMPLATE)
+        timed = story.play(engine, runs, tis, Meter(engine, tracing=False))
+        engine = postgres.create_database("story_traced", _TEMPLATE)
+        traced = story.play(engine, runs, tis, Meter(engine, tracing=True))
+        report.story(timed, traced, census)
 
         models = comparison.Models(template)
         status.update("Measuring loops with dagbump")

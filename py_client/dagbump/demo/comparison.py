@@ -7,10 +7,10 @@ Airflow. It is leaner than that: no type decorators, no relationship of the TI i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.automap import automap_base
@@ -18,10 +18,8 @@ from sqlalchemy.orm import Session, joinedload
 
 from dagbump.client import bump
 from dagbump.demo import fleet
-from dagbump.demo.measuring import Inspection, Measure, Use, stopwatch
+from dagbump.demo.measuring import Cost, Meter
 from dagbump.errors import DagbumpError
-
-CostT = TypeVar("CostT")
 
 PASSES = 7
 
@@ -48,10 +46,9 @@ SchedulerLoop = Callable[[Session], Pass]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a scheduler loop costs: milliseconds, as the median of `PASSES`, and the rest."""
+    """What a scheduler loop does and costs; milliseconds are the median of `PASSES`."""
 
-    milliseconds: float
-    use: Use
+    cost: Cost
     loaded: int
     bumped: int
 
@@ -127,32 +124,32 @@ def measure(engine: sa.engine.Engine, loop: SchedulerLoop, tis: int) -> tuple[Fi
     Raises:
         DagbumpError: it left a stale TI behind.
     """
-    inspection = Inspection(engine)
+    clock, tracer = Meter(engine, tracing=False), Meter(engine, tracing=True)
     with engine.connect() as scheduler, engine.connect() as others:
 
-        def nothing_changed(measured: Measure[CostT]) -> tuple[Pass, CostT]:
-            return _one_pass(scheduler, loop, measured)
+        def nothing_changed(meter: Meter) -> tuple[Pass, Cost]:
+            return _one_pass(scheduler, loop, meter)
 
-        def version_landed(measured: Measure[CostT]) -> tuple[Pass, CostT]:
+        def version_landed(meter: Meter) -> tuple[Pass, Cost]:
             with others.begin():
                 fleet.land_version(others, tis)
-            done, cost = _one_pass(scheduler, loop, measured)
+            done, cost = _one_pass(scheduler, loop, meter)
             with others.begin():
                 census = fleet.take_census(others)
             if census.stale or done.bumped != census.unfinished:
                 raise DagbumpError(f"the demo failed: after {done.bumped} TIs were bumped, there is {census}.")
             return done, cost
 
-        _one_pass(scheduler, loop, stopwatch)  # fills caches, makes plans
+        _one_pass(scheduler, loop, clock)  # fills caches, makes plans
         figures = []
         for situation in (nothing_changed, version_landed):
-            milliseconds = median(situation(stopwatch)[1] for _ in range(PASSES))
-            done, use = situation(inspection)
-            figures.append(Figures(milliseconds, use, done.loaded, done.bumped))
+            milliseconds = median(situation(clock)[1].milliseconds for _ in range(PASSES))
+            done, cost = situation(tracer)
+            figures.append(Figures(replace(cost, milliseconds=milliseconds), done.loaded, done.bumped))
     return figures[0], figures[1]
 
 
-def _one_pass(connection: sa.engine.Connection, loop: SchedulerLoop, measured: Measure[CostT]) -> tuple[Pass, CostT]:
+def _one_pass(connection: sa.engine.Connection, loop: SchedulerLoop, meter: Meter) -> tuple[Pass, Cost]:
     """Run one loop from BEGIN to COMMIT, in a session with the settings of Airflow's scheduler."""
     with Session(connection, autoflush=False, expire_on_commit=False) as session:
 
@@ -161,7 +158,7 @@ def _one_pass(connection: sa.engine.Connection, loop: SchedulerLoop, measured: M
             session.commit()
             return done
 
-        return measured(work)
+        return meter(work)
 
 
 def _walk(run: Any, version: Any) -> int:

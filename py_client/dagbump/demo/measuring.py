@@ -1,8 +1,4 @@
-"""Stopwatch, memory and statements: the ways to measure a piece of work.
-
-Time is taken with nothing else going on; memory and statements in another pass, because tracing every allocation
-slows Python down several times.
-"""
+"""What a piece of work costs: time, statements, memory."""
 
 from __future__ import annotations
 
@@ -11,54 +7,41 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 T = TypeVar("T")
-CostT_co = TypeVar("CostT_co", covariant=True)
-
-
-class Measure(Protocol[CostT_co]):
-    """Does a piece of work; returns what it returns, and what it cost."""
-
-    def __call__(self, work: Callable[[], T], /) -> tuple[T, CostT_co]:
-        """Do the work."""
-        ...
-
-
-def stopwatch(work: Callable[[], T], /) -> tuple[T, float]:
-    """Measure milliseconds."""
-    start = time.perf_counter()
-    value = work()
-    return value, (time.perf_counter() - start) * 1000
 
 
 @dataclass(frozen=True)
-class Use:
-    """What a piece of work used.
+class Cost:
+    """What a piece of work cost.
 
     Attributes:
+        milliseconds: from its beginning to its end.
         statements: calls of a cursor's execute or executemany, without BEGIN and COMMIT. An executemany counts as
             one, though the server runs a statement for each row.
-        kept: bytes that Python still holds at its end.
-        peak: bytes that Python held at most. What the driver's C library holds is in neither.
+        kept: bytes that Python still holds at its end; 0 without tracing.
+        peak: bytes that Python held at most; 0 without tracing. What the driver's C library holds is in neither.
     """
 
+    milliseconds: float
     statements: int
     kept: int
     peak: int
 
 
-class Inspection:
-    """Measures statements and Python's memory."""
+class Meter:
+    """Measures pieces of work: their memory too, or their time without what tracing every allocation adds to it."""
 
-    def __init__(self, engine: sa.engine.Engine) -> None:
+    def __init__(self, engine: sa.engine.Engine, *, tracing: bool) -> None:
         """Take the engine whose statements are counted."""
         self._engine = engine
+        self._tracing = tracing
 
-    def __call__(self, work: Callable[[], T], /) -> tuple[T, Use]:
-        """Do the work."""
+    def __call__(self, work: Callable[[], T], /) -> tuple[T, Cost]:
+        """Do the work; return what it returns, and what it cost."""
         statements: list[str] = []
 
         def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -66,12 +49,15 @@ class Inspection:
 
         gc.collect()
         sa.event.listen(self._engine, "before_cursor_execute", count)
-        tracemalloc.start()
+        if self._tracing:
+            tracemalloc.start()
         try:
+            start = time.perf_counter()
             value = work()
+            milliseconds = (time.perf_counter() - start) * 1000
             gc.collect()  # what only waits for the collector is not kept
             kept, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
             sa.event.remove(self._engine, "before_cursor_execute", count)
-        return value, Use(len(statements), kept, peak)
+        return value, Cost(milliseconds, len(statements), kept, peak)

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from dagbump.demo.comparison import PASSES, Figures
 from dagbump.demo.fleet import DAG_IDS, NEW_TASK, Census
-from dagbump.demo.measuring import Use
 from dagbump.demo.story import Loop
 
 _MAX_WIDTH = 100  # longer lines are hard to read
@@ -58,10 +57,10 @@ class Report:
             f"ANALYZE once. dagbump upgrade took {upgrade_milliseconds:.0f} ms."
         )
 
-    def story(self, timed: Sequence[Loop[float]], inspected: Sequence[Loop[Use]], census: Census) -> None:
+    def story(self, timed: Sequence[Loop], traced: Sequence[Loop], census: Census) -> None:
         """Print the loops, and what is in the database after them."""
         self._heading("Loops: each is one call of dagbump.bump")
-        self._console.print(_story_table(timed, inspected))
+        self._console.print(_story_table(timed, traced))
         self._console.print()
         created = sum(loop.created for loop in timed)
         held = sum(loop.result.locked for loop in timed)
@@ -110,11 +109,11 @@ class Report:
             "libpq's comes on top."
         )
 
-    def ending(self, milliseconds: float) -> None:
+    def ending(self, seconds: float) -> None:
         """Say what to do next."""
         self._heading("On a real database")
         self._console.print(_NEXT_STEPS, soft_wrap=True)
-        self._text(f"The demo took {milliseconds / 1000:.1f} s. Its PostgreSQL is stopped, its directory removed.")
+        self._text(f"The demo took {seconds:.1f} s. Its PostgreSQL is stopped, its directory removed.")
 
     def _heading(self, text: str) -> None:
         self._console.print(f"\n[bold]{text}[/]\n")
@@ -124,20 +123,20 @@ class Report:
         self._console.print(fill(text, self._console.width), end="\n\n", soft_wrap=True)
 
 
-def _story_table(timed: Sequence[Loop[float]], inspected: Sequence[Loop[Use]]) -> Table:
+def _story_table(timed: Sequence[Loop], traced: Sequence[Loop]) -> Table:
     table = _table("", "What happens")
     for name in ("Bumped", "Locked", "Verify", "ms", "State-\nments", "Memory, KiB\nkept / peak"):
         table.add_column(name, justify="right", no_wrap=True)
-    for number, (loop, inspection) in enumerate(zip(timed, inspected, strict=True), start=1):
+    for number, (loop, again) in enumerate(zip(timed, traced, strict=True), start=1):
         table.add_row(
             str(number),
             loop.title,
             f"{loop.result.bumped:,}",
             f"{loop.result.locked:,}",
             f"{len(loop.result.needs_verify):,}",
-            f"{loop.cost:.1f}",
-            f"{inspection.cost.statements:,}",
-            f"{_kib(inspection.cost.kept)} / {_kib(inspection.cost.peak)}",
+            f"{loop.cost.milliseconds:.1f}",
+            f"{loop.cost.statements:,}",
+            f"{_kib(again.cost.kept)} / {_kib(again.cost.peak)}",
         )
     return table
 
@@ -147,12 +146,12 @@ def _comparison_table(columns: Sequence[Figures]) -> Table:
     for situation in ("No change", "New version"):
         for side in ("dagbump", "ORM"):
             table.add_column(f"{situation}\n{side}", justify="right", no_wrap=True)
-    table.add_row(f"ms, median of {PASSES}", *(f"{column.milliseconds:.1f}" for column in columns))
-    table.add_row("Statements", *(f"{column.use.statements:,}" for column in columns))
+    table.add_row(f"ms, median of {PASSES}", *(f"{column.cost.milliseconds:.1f}" for column in columns))
+    table.add_row("Statements", *(f"{column.cost.statements:,}" for column in columns))
     table.add_row("TIs loaded into Python", *(f"{column.loaded:,}" for column in columns))
     table.add_row("TIs bumped", *(f"{column.bumped:,}" for column in columns))
-    table.add_row("Memory kept, KiB", *(_kib(column.use.kept) for column in columns))
-    table.add_row("Memory peak, KiB", *(_kib(column.use.peak) for column in columns))
+    table.add_row("Memory kept, KiB", *(_kib(column.cost.kept) for column in columns))
+    table.add_row("Memory peak, KiB", *(_kib(column.cost.peak) for column in columns))
     return table
 
 

@@ -7,21 +7,18 @@ verifies the runs that the answer names, in the same transaction, and commits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 
 from dagbump.client import bump
 from dagbump.demo import fleet
-from dagbump.demo.measuring import Measure
+from dagbump.demo.measuring import Cost, Meter
 from dagbump.errors import DagbumpError
 from dagbump.results import BumpResult
 
-CostT = TypeVar("CostT")
-
 
 @dataclass(frozen=True)
-class Loop(Generic[CostT]):
+class Loop:
     """One loop of the story.
 
     Attributes:
@@ -34,10 +31,10 @@ class Loop(Generic[CostT]):
     title: str
     result: BumpResult
     created: int
-    cost: CostT
+    cost: Cost
 
 
-def play(engine: sa.engine.Engine, runs: int, tis: int, measure: Measure[CostT]) -> list[Loop[CostT]]:
+def play(engine: sa.engine.Engine, runs: int, tis: int, meter: Meter) -> list[Loop]:
     """Play the story in a database that holds a fleet on version 1.
 
     Raises:
@@ -46,7 +43,7 @@ def play(engine: sa.engine.Engine, runs: int, tis: int, measure: Measure[CostT])
     with engine.connect() as connection, engine.connect() as others:
         with others.begin():
             before = fleet.take_census(others)
-        scheduler = _Scheduler(connection, measure)
+        scheduler = _Scheduler(connection, meter)
         scheduler.loop("Nothing has changed", bumped=0)
 
         with others.begin():
@@ -78,18 +75,18 @@ def play(engine: sa.engine.Engine, runs: int, tis: int, measure: Measure[CostT])
     return scheduler.loops
 
 
-class _Scheduler(Generic[CostT]):
+class _Scheduler:
     """Calls the bump, verifies, commits; and compares what it is told with what has to be."""
 
-    def __init__(self, connection: sa.engine.Connection, measure: Measure[CostT]) -> None:
-        self.loops: list[Loop[CostT]] = []
+    def __init__(self, connection: sa.engine.Connection, meter: Meter) -> None:
+        self.loops: list[Loop] = []
         self._connection = connection
-        self._measure = measure
+        self._meter = meter
 
     def loop(
         self, title: str, *, bumped: int, locked: int = 0, to_verify: int = 0, caller_verifies: bool = True
     ) -> None:
-        result, cost = self._measure(lambda: bump(self._connection, caller_verifies=caller_verifies))
+        result, cost = self._meter(lambda: bump(self._connection, caller_verifies=caller_verifies))
         answered = (result.bumped, result.locked, len(result.needs_verify))
         if answered != (bumped, locked, to_verify):
             raise DagbumpError(
