@@ -81,7 +81,7 @@ def test_it_can_be_removed_alone(fleet: Fleet, database: URL) -> None:
     assert done.returncode == 0, done.stderr
     assert index_state(fleet) is None
     assert dump_schema(database) == before
-    assert f"dagbump {state.NEWEST_REVISION} is installed" in done.stdout
+    assert f"revision {state.NEWEST_REVISION}, is installed" in done.stdout
 
 
 def test_the_printed_script_applies_with_psql(airflow_database: URL, database: URL) -> None:

@@ -252,6 +252,7 @@ def test_an_upgrade_that_fails_half_way_has_written_nothing(airflow_database: UR
     assert dump_schema(airflow_database) == before
 
 
+@pytest.mark.once
 class TestWhatIsThereCountsNotWhatIsRecorded:
     """Every upgrade looks at everything, and makes it what it should be."""
 
@@ -374,6 +375,7 @@ def test_quoted_identifiers_change_nothing(database: URL) -> None:
         ok([*DAGBUMP, *words], quoting)
 
 
+@pytest.mark.once
 class TestTwoAirflowsInOneDatabase:
     """One database has one dagbump, for one Airflow; another one's is never touched."""
 

@@ -207,6 +207,7 @@ TRAPS = {
 }
 
 
+@pytest.mark.once
 class TestNobodyElsesIsBelieved:
     @pytest.mark.parametrize("trap", TRAPS)
     @pytest.mark.parametrize("by", [OWNER, STRANGER])
