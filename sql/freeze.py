@@ -8,19 +8,24 @@ psql's ``\sf``:
     sql/index/NAME.sql      migrations/released/index_0001/NAME.sql  the optional index
     sql/installer/NAME.sql  migrations/installer/NAME.sql            what an upgrade does besides; always the newest
 
-A copy is written into the newest revision where the newest one that there is says something else; those of a revision
-that has been released never change again.
+A copy is written into the newest revision where the newest one that there is says something else. Once a revision is
+released (``python sql/freeze.py --release``), migrations/released/SHA256SUMS holds it fast, and its files never change
+again: what comes after goes into another revision.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 from pathlib import Path
 from textwrap import indent
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "migrations"
 INDEX_REVISION = "index_0001"
+
+SUMS = "SHA256SUMS"
 
 _INCLUDE = re.compile(r"@include:(?P<name>\w+)@")
 _ALONE = re.compile(r"^(?P<indent> *)@include:(?P<name>\w+)@$")
@@ -77,17 +82,46 @@ def stale(revision: str | None = None) -> list[tuple[Path, str]]:
     return [(path, text) for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
 
 
+def sums() -> dict[str, str]:
+    """Return the SHA-256 of each file of a released revision, by its path below migrations/released/."""
+    path = SHIPPED / "released" / SUMS
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return {name: digest for digest, name in (line.split("  ") for line in lines)}
+
+
+def digest(name: str) -> str:
+    """Return the SHA-256 that a file below migrations/released/ has."""
+    return hashlib.sha256((SHIPPED / "released" / name).read_bytes()).hexdigest()
+
+
+def release() -> None:
+    """Hold fast what the newest revision, and that of the index, say now."""
+    names = [
+        path.relative_to(SHIPPED / "released").as_posix()
+        for revision in (newest_revision(), INDEX_REVISION)
+        for path in sorted((SHIPPED / "released" / revision).glob("*.sql"))
+    ]
+    held = sums() | {name: digest(name) for name in names}
+    lines = (f"{held[name]}  {name}\n" for name in sorted(held))
+    (SHIPPED / "released" / SUMS).write_text("".join(lines), "utf-8")
+
+
 def newest_revision() -> str:
     """Return the newest revision of the main branch, into which what has changed goes."""
     return max((SHIPPED / "versions").glob("[0-9]*.py")).name.split("_")[0]
 
 
 def main() -> None:
-    """Write what has changed."""
+    """Write what has changed; with --release, hold it fast."""
+    held = sums()
     for path, text in stale():
+        if path.is_relative_to(SHIPPED / "released") and any(name.startswith(f"{path.parent.name}/") for name in held):
+            sys.exit(f"{path.relative_to(HERE.parent)}: revision {path.parent.name} is released; add another one first")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
         print(path.relative_to(HERE.parent))
+    if "--release" in sys.argv[1:]:
+        release()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import freeze
 import psycopg
 import pytest
 from alembic.config import Config
@@ -108,6 +110,30 @@ def test_the_package_knows_its_own_newest_revision() -> None:
     assert head is not None
     assert head.revision == state.NEWEST_REVISION
     assert state.OLDEST_REVISION <= state.NEWEST_REVISION
+
+
+class TestWhatIsReleasedNeverChanges:
+    def test_each_file_is_as_it_was_released(self) -> None:
+        assert {name: freeze.digest(name) for name in freeze.sums()} == freeze.sums()
+
+    def test_a_change_after_the_release_wants_another_revision(self, tmp_path: Path) -> None:
+        for directory in ("sql", "migrations"):
+            shutil.copytree(CHECKOUT / directory, tmp_path / directory)
+        make_freeze = [sys.executable, str(tmp_path / "sql" / "freeze.py")]
+        subprocess.run([*make_freeze, "--release"], check=True)
+        sums = (tmp_path / "migrations" / "released" / freeze.SUMS).read_text("utf-8")
+        assert "  0001/bump.sql\n" in sums
+        assert "  index_0001/create.sql\n" in sums
+
+        source = tmp_path / "sql" / "bump.sql"
+        source.write_text(source.read_text("utf-8").replace("One call does", "A call does"), "utf-8")
+        refused = subprocess.run(make_freeze, check=False, capture_output=True, text=True)
+        assert refused.returncode == 1
+        assert "revision 0001 is released; add another one first" in refused.stderr
+
+        (tmp_path / "migrations" / "versions" / "0002_more.py").touch()
+        subprocess.run(make_freeze, check=True)
+        assert [path.name for path in (tmp_path / "migrations" / "released" / "0002").iterdir()] == ["bump.sql"]
 
 
 class TestThereAndBack:
