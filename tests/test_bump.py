@@ -426,3 +426,28 @@ class TestPreview:
         connection.execute("SET TRANSACTION READ ONLY")
 
         assert verdicts(dagbump.preview(connection)) == {run: "bump"}
+
+
+def test_rows_of_the_same_address_in_an_inheriting_table_are_left_alone(
+    fleet: Fleet, connection: psycopg.Connection[Any]
+) -> None:
+    """Made after the upgrade, which refuses such tables: what is finished there stays where it is."""
+    old, new = fleet.dag("d", versions=2)
+    run = fleet.run("d")
+    fleet.ti(run, new, "success")
+    tis = fleet.tis(run, old, ["queued"] * 5)
+    fleet.execute("CREATE TABLE archive () INHERITS (task_instance)")
+    fleet.connection.execute(
+        """
+        INSERT INTO archive
+        SELECT (jsonb_populate_record(NULL::archive, to_jsonb(ti) || '{"state": "success", "dag_id": "another"}')).*
+        FROM ONLY task_instance AS ti
+        """
+    )
+    versions = "SELECT ctid, dag_version_id FROM archive ORDER BY ctid"
+    before = fleet.execute(versions).fetchall()
+
+    assert dagbump.bump(connection).bumped == 5
+    connection.commit()
+    assert fleet.versions_of(tis) == [new] * 5
+    assert fleet.execute(versions).fetchall() == before
