@@ -440,7 +440,12 @@ def test_rows_of_the_same_address_in_an_inheriting_table_are_left_alone(
     fleet.connection.execute(
         """
         INSERT INTO archive
-        SELECT (jsonb_populate_record(NULL::archive, to_jsonb(ti) || '{"state": "success", "dag_id": "another"}')).*
+        SELECT (
+            jsonb_populate_record(
+                NULL::archive,
+                to_jsonb(ti) || jsonb_build_object('id', gen_random_uuid(), 'state', 'success', 'dag_id', 'another')
+            )
+        ).*
         FROM ONLY task_instance AS ti
         """
     )
