@@ -6,8 +6,8 @@ Revises: ${down_revision | comma,n}
 
 from __future__ import annotations
 
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
+revision = "${up_revision}"
+down_revision = "${down_revision}"
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
 

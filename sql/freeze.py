@@ -108,7 +108,7 @@ def release() -> None:
 
 def newest_revision() -> str:
     """Return the newest revision of the main branch, into which what has changed goes."""
-    return max((SHIPPED / "versions").glob("[0-9]*.py")).name.split("_")[0]
+    return max((SHIPPED / "versions").glob("[0-9][0-9][0-9][0-9]_*.py")).name.split("_")[0]
 
 
 def main() -> None:

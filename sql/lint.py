@@ -67,7 +67,13 @@ def main() -> int:
     linter = Linter(config=config)
     findings = 0
     for path in sorted(Path(freeze.HERE).glob("*.sql")) + sorted(Path(freeze.HERE, "installer").glob("*.sql")):
-        for statement in statements(freeze.render(path)):
+        try:
+            found = list(statements(freeze.render(path)))
+        except pglast.parser.ParseError as error:
+            findings += 1
+            print(f"{path.relative_to(freeze.HERE.parent)}: {error}")
+            continue
+        for statement in found:
             for violation in linter.lint_string(statement).get_violations():
                 findings += 1
                 line = statement.splitlines()[max(violation.line_no - 1, 0)].strip()

@@ -20,13 +20,15 @@ from support.server import dump_schema, libpq, run_client
 
 pytestmark = pytest.mark.once
 
+NOW_REVISION = state.NEWEST_REVISION
+NEXT_REVISION = f"{int(NOW_REVISION) + 1:04}"
 SCRIPT = '''
 """Made up."""
 from alembic import op
 from dagbump.installation import in_migration
 
-revision = "0002"
-down_revision = "0001"
+revision = "{next}"
+down_revision = "{now}"
 branch_labels = None
 depends_on = None
 breaks_older_packages = {breaks}
@@ -41,12 +43,20 @@ def downgrade():
     op.execute("ALTER TABLE dagbump.installation DROP COLUMN more")
     in_migration.drop_keeping_grants("preview")
 '''
-# What the second revision brings: another bump, a preview with one more column, a new function, a table with one more.
+# What the made-up revision brings: another bump, a preview with one more column, a table with one more; pieces of the
+# sources, and what they become.
 CHANGES = {
-    "bump": ("One call does a whole scheduler loop.", "One call does all of a scheduler loop."),
-    "preview": ("    verdict text\n", "    verdict text,\n    more text\n"),
-    "installation": ("    installed_by text NOT NULL\n", "    installed_by text NOT NULL,\n    more text\n"),
+    "bump": [("\nBEGIN\n", "\nBEGIN\n    -- Made up.\n")],
+    "preview": [
+        ("    verdict text\n", "    verdict text,\n    more text\n"),
+        (
+            "            ELSE 'needs_verify'\n        END\n",
+            "            ELSE 'needs_verify'\n        END,\n        NULL::text\n",
+        ),
+    ],
+    "installation": [("    installed_by text NOT NULL\n", "    installed_by text NOT NULL,\n    more text\n")],
 }
+# And a new function.
 ADDED = """
 CREATE OR REPLACE FUNCTION dagbump.added() RETURNS integer LANGUAGE sql AS 'SELECT 1';
 COMMENT ON FUNCTION dagbump.added() IS 'Made up.';
@@ -73,24 +83,22 @@ def next_package(path: Path, *, breaks: bool = False, oldest: str = state.OLDEST
     """Make the package that brings the second revision."""
     for directory in ("py_client", "migrations"):
         shutil.copytree(CHECKOUT / directory, path / directory, ignore=shutil.ignore_patterns("__pycache__"))
-    (path / "migrations" / "versions" / "0002_made_up.py").write_text(SCRIPT.format(breaks=breaks), "utf-8")
-    released = path / "migrations" / "released"
-    (released / "0002").mkdir()
-    for name, (before, after) in CHANGES.items():
-        text = (released / "0001" / f"{name}.sql").read_text("utf-8")
-        assert before in text
-        changed = text.replace(before, after)
-        if name == "preview":
-            changed = changed.replace(
-                "            ELSE 'needs_verify'\n        END\n",
-                "            ELSE 'needs_verify'\n        END,\n        NULL::text\n",
-            )
-        (released / "0002" / f"{name}.sql").write_text(changed, "utf-8")
-    (released / "0002" / "added.sql").write_text(ADDED, "utf-8")
+    script = SCRIPT.format(next=NEXT_REVISION, now=NOW_REVISION, breaks=breaks)
+    (path / "migrations" / "versions" / f"{NEXT_REVISION}_made_up.py").write_text(script, "utf-8")
+    brought = path / "migrations" / "released" / NEXT_REVISION
+    brought.mkdir()
+    for name, changes in CHANGES.items():
+        text = sql_files.objects()[name].read_text("utf-8")
+        for before, after in changes:
+            assert text.count(before) == 1, f"{name}.sql no longer says {before!r} once: change CHANGES"
+            text = text.replace(before, after)
+        (brought / f"{name}.sql").write_text(text, "utf-8")
+    (brought / "added.sql").write_text(ADDED, "utf-8")
     module = path / "py_client" / "dagbump" / "installation" / "state.py"
     text = module.read_text("utf-8")
-    text = text.replace('NEWEST_REVISION = "0001"', 'NEWEST_REVISION = "0002"')
-    module.write_text(text.replace('OLDEST_REVISION = "0001"', f'OLDEST_REVISION = "{oldest}"'), "utf-8")
+    text = text.replace(f'NEWEST_REVISION = "{NOW_REVISION}"', f'NEWEST_REVISION = "{NEXT_REVISION}"')
+    text = text.replace(f'OLDEST_REVISION = "{state.OLDEST_REVISION}"', f'OLDEST_REVISION = "{oldest}"')
+    module.write_text(text, "utf-8")
     return Package(path)
 
 
@@ -151,13 +159,15 @@ class TestThereAndBack:
         before = dump_schema(database)
         next_(database, "upgrade")
         assert dump_schema(database) != before
-        next_(database, "downgrade", "0001")
+        next_(database, "downgrade", NOW_REVISION)
         assert dump_schema(database) == before
         NOW(database, "preview")
 
     def test_to_base_leaves_no_trace(self, next_: Package, airflow_database: URL) -> None:
+        """Also where somebody was granted what is dropped on the way."""
         before = dump_schema(airflow_database)
         next_(airflow_database, "upgrade")
+        do(airflow_database, "GRANT EXECUTE ON FUNCTION dagbump.preview TO pg_monitor")
         next_(airflow_database, "downgrade")
         assert dump_schema(airflow_database) == before
 
@@ -172,7 +182,7 @@ class TestThereAndBack:
             assert before.count("dagbump_test_grantee") == 2
             next_(database, "upgrade")
             assert dump_schema(database).count("dagbump_test_grantee") == 2
-            next_(database, "downgrade", "0001")
+            next_(database, "downgrade", NOW_REVISION)
             assert dump_schema(database) == before
         finally:
             do(database, "DROP OWNED BY dagbump_test_grantee; DROP ROLE dagbump_test_grantee")
@@ -180,10 +190,10 @@ class TestThereAndBack:
     def test_the_printed_scripts_do_the_same(self, next_: Package, database: URL, airflow_database: URL) -> None:
         before = dump_schema(database)
         next_(airflow_database, "upgrade")
-        script = next_(database, "upgrade", "--sql", "0001:0002").stdout
+        script = next_(database, "upgrade", "--sql", f"{NOW_REVISION}:{NEXT_REVISION}").stdout
         run_client("psql", database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
         assert dump_schema(database) == dump_schema(airflow_database)
-        script = next_(database, "downgrade", "--sql", "0002:0001").stdout
+        script = next_(database, "downgrade", "--sql", f"{NEXT_REVISION}:{NOW_REVISION}").stdout
         run_client("psql", database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
         assert dump_schema(database) == before
 
@@ -216,8 +226,11 @@ class TestEitherSideFirst:
         breaking(database, "preview")
 
     def test_a_package_that_needs_a_later_revision_says_so(self, tmp_path: Path, database: URL) -> None:
-        demanding = next_package(tmp_path, oldest="0002")
+        demanding = next_package(tmp_path, oldest=NEXT_REVISION)
         for words in (["preview"], ["bump"], ["run"]):
-            assert "works with 0002 and later: run `dagbump upgrade`" in demanding(database, *words, code=4).stderr
+            assert (
+                f"works with {NEXT_REVISION} and later: run `dagbump upgrade`"
+                in demanding(database, *words, code=4).stderr
+            )
         demanding(database, "upgrade")
         demanding(database, "preview")

@@ -28,7 +28,10 @@ BEGIN
 
         PERFORM pg_catalog.set_config(
             'dagbump.grants',
-            pg_catalog.concat(pg_catalog.current_setting('dagbump.grants', TRUE), grants),
+            (
+                coalesce(nullif(pg_catalog.current_setting('dagbump.grants', TRUE), ''), '[]')::jsonb
+                || pg_catalog.jsonb_build_object('function', function.proname::text, 'grants', grants)
+            )::text,
             TRUE
         );
         EXECUTE 'DROP FUNCTION ' || function.signature::text;

@@ -1,10 +1,25 @@
--- Gives back what drop_keeping_grants.sql has taken, if it has, in this transaction.
+-- Gives back what drop_keeping_grants.sql has taken, if it has, in this transaction; but not for a function that the
+-- revision reached does not have.
 
 DO $restore_grants$
+DECLARE
+    taken record;
 BEGIN
-    IF pg_catalog.current_setting('dagbump.grants', TRUE) <> '' THEN
-        EXECUTE pg_catalog.current_setting('dagbump.grants');
-        PERFORM pg_catalog.set_config('dagbump.grants', '', TRUE);
-    END IF;
+    FOR taken IN
+        SELECT item.function, item.grants
+        FROM pg_catalog.jsonb_to_recordset(
+            coalesce(nullif(pg_catalog.current_setting('dagbump.grants', TRUE), ''), '[]')::jsonb
+        ) AS item (function text, grants text)
+        WHERE item.grants IS NOT NULL
+    LOOP
+        IF EXISTS (
+            SELECT FROM pg_catalog.pg_proc AS proc
+            JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
+            WHERE namespace.nspname::text = 'dagbump' AND proc.proname::text = taken.function
+        ) THEN
+            EXECUTE taken.grants;
+        END IF;
+    END LOOP;
+    PERFORM pg_catalog.set_config('dagbump.grants', '', TRUE);
 END
 $restore_grants$;
