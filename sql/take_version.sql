@@ -2,7 +2,8 @@
 -- is not to be had.
 --
 -- For dagbump.bump. Apart from it because only a function can bound a wait for
--- itself alone, and give back what it has locked.
+-- itself alone, and give back what it has locked. Its plans are made under the
+-- settings of bump, which calls it.
 --
 -- Locks: NO KEY UPDATE on one TI of the run, where one is free, which says that there
 -- is something to move; then KEY SHARE on the row; both SKIP LOCKED. Where the row is
@@ -20,7 +21,7 @@ CREATE OR REPLACE FUNCTION dagbump.take_version(
     to_verify boolean
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER
-@include:settings@
+SET search_path = @airflow_schema@, pg_temp
 SET lock_timeout = '1ms'
 AS $take_version$
 #variable_conflict use_column
