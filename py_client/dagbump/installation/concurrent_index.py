@@ -18,17 +18,6 @@ from dagbump.installation.names import INDEX, INDEX_LOCK
 
 _POLL_SECONDS = 0.2
 
-# Wherever Airflow's tables are by now: the indexes of that name on a task_instance of ours.
-_FIND = f"""
-    SELECT namespace.nspname::text
-    FROM pg_catalog.pg_index AS index
-    JOIN pg_catalog.pg_class AS class ON class.oid = index.indexrelid
-    JOIN pg_catalog.pg_class AS tis ON tis.oid = index.indrelid
-    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    WHERE class.relname::text = '{INDEX}' AND {state.OPTIONAL_INDEX_IS_OURS}
-    AND pg_catalog.pg_has_role(class.relowner, 'MEMBER')
-"""  # noqa: S608  (a constant)
-
 
 class BuiltMeanwhile(Exception):  # noqa: N818  (not an error: a reason to look again)
     """Another upgrade has built the index, and recorded it, while this one waited for its turn."""
@@ -80,13 +69,18 @@ def drop() -> None:
             return
         connection = _connection()
         _wait_for_turn(connection)
-        for airflow_schema in connection.scalars(sa.text(_FIND)).all():
+        for airflow_schema in _schemas_of_ours(connection):
             _drop(airflow_schema)
 
 
 def is_left(connection: sa.engine.Connection) -> bool:
     """Say whether there is such an index anywhere."""
-    return connection.execute(sa.text(_FIND)).first() is not None
+    return bool(_schemas_of_ours(connection))
+
+
+def _schemas_of_ours(connection: sa.engine.Connection) -> list[str]:
+    """Return where there is one that this role may drop, wherever Airflow's tables are by now."""
+    return [row.schema for row in state.named_as_optional_index(connection) if row.ours and row.mine]
 
 
 def _refuse_foreign(connection: sa.engine.Connection, airflow_schema: str) -> None:

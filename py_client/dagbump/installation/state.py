@@ -5,6 +5,7 @@ Brings no Alembic: the command line and the Airflow plugin look here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -13,22 +14,11 @@ import sqlalchemy as sa
 
 from dagbump.errors import InsufficientPrivilege, NotInstalled, UnsupportedAirflow, VersionMismatch, translated
 from dagbump.installation import sql_files
-from dagbump.installation.names import INDEX, SCHEMA
+from dagbump.installation.names import SCHEMA
 
 # The newest revision of the main branch that this package brings, and the oldest that it works with.
 NEWEST_REVISION = "0001"
 OLDEST_REVISION = "0001"
-
-# Of a row of pg_index, with tis, the pg_class row of its table: is it the optional index, by its definition?
-OPTIONAL_INDEX_IS_OURS = """
-    coalesce(tis.relname::text = 'task_instance' AND index.indpred IS NOT NULL AND ARRAY(
-        SELECT attribute.attname::text
-        FROM pg_catalog.unnest(index.indkey::smallint[]) WITH ORDINALITY AS key (attnum, place)
-        JOIN pg_catalog.pg_attribute AS attribute
-            ON attribute.attrelid = index.indrelid AND attribute.attnum = key.attnum
-        ORDER BY key.place
-    ) = ARRAY['dag_id', 'run_id', 'dag_version_id'], FALSE)
-"""
 
 _PATH = sa.text("SELECT pg_catalog.unnest(pg_catalog.current_schemas(FALSE))::text")
 _PIN = sa.text("SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', CAST(:local AS boolean))")
@@ -41,18 +31,6 @@ _HAS_TASK_INSTANCE = sa.text(
     AND class.relkind::text IN ('r', 'p', 'v', 'f')
     """
 )
-
-_OPTIONAL_INDEX = sa.text(
-    f"""
-    SELECT index.indisvalid AS valid, {OPTIONAL_INDEX_IS_OURS} AS ours
-    FROM pg_catalog.pg_class AS class
-    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    LEFT JOIN pg_catalog.pg_index AS index ON index.indexrelid = class.oid
-    LEFT JOIN pg_catalog.pg_class AS tis ON tis.oid = index.indrelid
-    WHERE class.relname::text = '{INDEX}' AND namespace.nspname::text = :schema
-    """  # noqa: S608  (constants)
-)
-
 
 _LENDS_RIGHTS = sa.text(
     """
@@ -123,9 +101,16 @@ def _find_served(connection: sa.engine.Connection, airflow_schema: str | None) -
     return connection.execute(sql_files.as_it_is(text)).first()
 
 
+def named_as_optional_index(connection: sa.engine.Connection) -> Sequence[sa.engine.Row[Any]]:
+    """Return what has the optional index's name: its ``schema``, is it ``ours``, ``valid``, does this role own it."""
+    text = sql_files.render(sql_files.installer("find_optional_index"), "pg_catalog")
+    return connection.execute(sql_files.as_it_is(text)).all()
+
+
 def optional_index(connection: sa.engine.Connection, airflow_schema: str) -> OptionalIndex:
     """Say what there is in that schema under the optional index's name."""
-    row = connection.execute(_OPTIONAL_INDEX, {"schema": airflow_schema}).first()
+    named = named_as_optional_index(connection)
+    row = next((row for row in named if row.schema == airflow_schema), None)
     if row is None:
         return OptionalIndex.MISSING
     if not row.ours:
