@@ -21,9 +21,14 @@ BEGIN
     FOR object IN
         @include:objects_for_operators@
     LOOP
-        EXECUTE pg_catalog.format(
-            'GRANT %s ON %s %s TO %I', object.privilege, object.object_type, object.called, grant_operator.role
-        );
+        CASE object.object_type
+            WHEN 'SCHEMA' THEN
+                EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA dagbump TO %I', grant_operator.role);
+            WHEN 'TABLE' THEN
+                EXECUTE pg_catalog.format('GRANT SELECT ON TABLE %s TO %I', object.oid::regclass, grant_operator.role);
+            ELSE
+                EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I', object.oid::regprocedure, grant_operator.role);
+        END CASE;
     END LOOP;
 END
 $grant_operator$;

@@ -23,12 +23,11 @@ BEGIN
                         SELECT object.*
                         FROM (
                             -- The schema dagbump, its tables and its routines, from the catalogs.
-                            --   object_type, called   as GRANT has them
-                            --   name                  without schema and arguments
-                            --   privilege             what is granted on it to who may use it
+                            --   name        without schema and arguments
+                            --   privilege   what is granted on it to who may use it
                             SELECT
+                                namespace.oid,
                                 'SCHEMA' AS object_type,
-                                'dagbump' AS called,
                                 'schema dagbump' AS name,
                                 'USAGE' AS privilege,
                                 coalesce(namespace.nspacl, pg_catalog.acldefault('n', namespace.nspowner)) AS acl
@@ -36,8 +35,8 @@ BEGIN
                             WHERE namespace.nspname::text = 'dagbump'
                             UNION ALL
                             SELECT
+                                class.oid,
                                 'TABLE',
-                                pg_catalog.format('dagbump.%I', class.relname),
                                 class.relname::text,
                                 'SELECT',
                                 coalesce(class.relacl, pg_catalog.acldefault('r', class.relowner))
@@ -46,8 +45,8 @@ BEGIN
                             WHERE namespace.nspname::text = 'dagbump' AND class.relkind::text = 'r'
                             UNION ALL
                             SELECT
+                                proc.oid,
                                 'ROUTINE',
-                                proc.oid::regprocedure::text,
                                 proc.proname::text,
                                 'EXECUTE',
                                 coalesce(proc.proacl, pg_catalog.acldefault('f', proc.proowner))

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, scoped_session
 from dagbump.call import Call
 from dagbump.errors import translated
 from dagbump.identity_map import expire_bumped
-from dagbump.results import BumpResult, RowT, RunBump, RunPreview, from_rows
+from dagbump.results import BumpResult, CheckItem, RowT, RunBump, RunPreview, from_rows
 
 if TYPE_CHECKING:
     import psycopg
@@ -110,6 +110,21 @@ def preview(
         "preview", dag_run_ids=dag_run_ids, dag_ids=dag_ids, max_runs=max_runs, caller_verifies=caller_verifies
     )
     return _answer(connection, call, RunPreview)
+
+
+def check(connection: SyncConnection) -> tuple[CheckItem, ...]:
+    """Check that everything is as dagbump needs it; what is not ok says what to do.
+
+    Reads only. The command line's ``dagbump check`` looks first whether what is installed can be believed, and answers
+    where this raises, too.
+
+    Raises:
+        TypeError: the connection is none.
+        NotInstalled: schema ``dagbump`` is not there.
+        VersionMismatch: another revision of it is.
+        InsufficientPrivilege: this role has not been granted the function.
+    """
+    return _answer(connection, Call.to("check"), CheckItem)
 
 
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:

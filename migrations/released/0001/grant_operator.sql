@@ -46,12 +46,11 @@ BEGIN
         SELECT object.*
         FROM (
             -- The schema dagbump, its tables and its routines, from the catalogs.
-            --   object_type, called   as GRANT has them
-            --   name                  without schema and arguments
-            --   privilege             what is granted on it to who may use it
+            --   name        without schema and arguments
+            --   privilege   what is granted on it to who may use it
             SELECT
+                namespace.oid,
                 'SCHEMA' AS object_type,
-                'dagbump' AS called,
                 'schema dagbump' AS name,
                 'USAGE' AS privilege,
                 coalesce(namespace.nspacl, pg_catalog.acldefault('n', namespace.nspowner)) AS acl
@@ -59,8 +58,8 @@ BEGIN
             WHERE namespace.nspname::text = 'dagbump'
             UNION ALL
             SELECT
+                class.oid,
                 'TABLE',
-                pg_catalog.format('dagbump.%I', class.relname),
                 class.relname::text,
                 'SELECT',
                 coalesce(class.relacl, pg_catalog.acldefault('r', class.relowner))
@@ -69,8 +68,8 @@ BEGIN
             WHERE namespace.nspname::text = 'dagbump' AND class.relkind::text = 'r'
             UNION ALL
             SELECT
+                proc.oid,
                 'ROUTINE',
-                proc.oid::regprocedure::text,
                 proc.proname::text,
                 'EXECUTE',
                 coalesce(proc.proacl, pg_catalog.acldefault('f', proc.proowner))
@@ -80,9 +79,14 @@ BEGIN
         ) AS object
         WHERE NOT object.name IN ('alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version')
     LOOP
-        EXECUTE pg_catalog.format(
-            'GRANT %s ON %s %s TO %I', object.privilege, object.object_type, object.called, grant_operator.role
-        );
+        CASE object.object_type
+            WHEN 'SCHEMA' THEN
+                EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA dagbump TO %I', grant_operator.role);
+            WHEN 'TABLE' THEN
+                EXECUTE pg_catalog.format('GRANT SELECT ON TABLE %s TO %I', object.oid::regclass, grant_operator.role);
+            ELSE
+                EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I', object.oid::regprocedure, grant_operator.role);
+        END CASE;
     END LOOP;
 END
 $grant_operator$;

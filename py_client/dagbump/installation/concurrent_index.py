@@ -12,7 +12,7 @@ from threading import Event
 import sqlalchemy as sa
 from alembic import context
 
-from dagbump.errors import DagbumpError
+from dagbump.errors import DagbumpError, InsufficientPrivilege
 from dagbump.installation import in_migration, sql_files, state
 from dagbump.installation.names import INDEX, INDEX_LOCK
 
@@ -53,6 +53,7 @@ def building(revision: str) -> Iterator[None]:
         if connection.scalar(recorded, {"revision": revision}):
             raise BuiltMeanwhile
         _refuse_foreign(connection, airflow_schema)
+        _refuse_who_may_not_create(connection, airflow_schema)
         _drop_if_invalid(connection, airflow_schema)
         try:
             yield
@@ -88,6 +89,17 @@ def _refuse_foreign(connection: sa.engine.Connection, airflow_schema: str) -> No
         raise DagbumpError(
             f'in schema "{airflow_schema}" is something named {INDEX} that is not the optional index: look what it is, '
             "and drop or rename it."
+        )
+
+
+def _refuse_who_may_not_create(connection: sa.engine.Connection, airflow_schema: str) -> None:
+    may_create = sa.text("SELECT CURRENT_USER, pg_catalog.has_schema_privilege(:schema, 'CREATE')")
+    role, allowed = connection.execute(may_create, {"schema": airflow_schema}).one()
+    if not allowed:
+        grant = f"GRANT CREATE ON SCHEMA {sql_files.identifier(airflow_schema)} TO {sql_files.identifier(role)};"
+        raise InsufficientPrivilege(
+            f"the owner of Airflow's tables, {role}, may not create an index in their schema: have the owner of the "
+            f"schema, or a superuser, run: {grant}"
         )
 
 

@@ -12,7 +12,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dagbump.errors import InsufficientPrivilege, NotInstalled, UnsupportedAirflow, VersionMismatch, translated
+from dagbump.errors import (
+    InsufficientPrivilege,
+    NotInstalled,
+    UnsupportedAirflow,
+    VersionMismatch,
+    summary,
+    translated,
+    what_to_grant,
+)
 from dagbump.installation import sql_files
 from dagbump.installation.names import SCHEMA
 
@@ -84,6 +92,18 @@ def pinned(connection: sa.engine.Connection, *, for_this_transaction: bool) -> s
     return next((schema for schema in schemas if has_task_instance(connection, schema)), None)
 
 
+def find_airflow_schema(
+    connection: sa.engine.Connection, named: str | None, *, for_this_transaction: bool = True
+) -> str:
+    """Return the schema that was named, else the one on the search path, else the one that dagbump serves already.
+
+    Pins the search path, as `pinned` does.
+    """
+    on_path = pinned(connection, for_this_transaction=for_this_transaction)
+    # Where there is none at all, the check of an upgrade says so.
+    return named or on_path or served_schema(connection) or "public"
+
+
 def has_task_instance(connection: sa.engine.Connection, schema: str) -> bool:
     """Say whether there is a relation of that name in a schema."""
     return bool(connection.scalar(_HAS_TASK_INSTANCE, {"schema": schema}))
@@ -134,8 +154,8 @@ def require_usable(connection: sa.engine.Connection, airflow_schema: str | None 
         InsufficientPrivilege: this role may not read ``dagbump.installation``.
     """
     on_path = pinned(connection, for_this_transaction=True)
-    _require_ours(connection, airflow_schema or on_path)
-    installed = _read(connection)
+    found = _require_ours(connection, airflow_schema or on_path)
+    installed = _read(connection, found)
     _require_in_range(installed)
     return installed
 
@@ -158,12 +178,13 @@ def find_ours(connection: sa.engine.Connection, airflow_schema: str | None) -> s
     findings = connection.scalars(sql_files.as_it_is(text)).all()
     if findings:
         raise NotInstalled(
-            f"in schema {SCHEMA} is what dagbump has not put there: {'; '.join(findings)}. Nothing in it was called."
+            f"in schema {SCHEMA} is what dagbump has not put there: {'; '.join(findings)}. Nothing in it was called. "
+            "Look who made it and why; give back, drop or rename it."
         )
     return found
 
 
-def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) -> None:
+def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) -> sa.engine.Row[Any]:
     found = find_ours(connection, airflow_schema)
     if found is None:
         raise NotInstalled("dagbump is not installed in this database: run `dagbump upgrade`.")
@@ -177,6 +198,7 @@ def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) 
             "which was named, or is where the search path leads. If you mean the former, name it with "
             "--airflow-schema; the latter needs a database of its own."
         )
+    return found
 
 
 def refuse_to_lend_rights(connection: sa.engine.Connection, *, repeatedly: bool = False) -> None:
@@ -196,13 +218,16 @@ def refuse_to_lend_rights(connection: sa.engine.Connection, *, repeatedly: bool 
         )
 
 
-def _read(connection: sa.engine.Connection) -> Installed:
+def _read(connection: sa.engine.Connection, found: sa.engine.Row[Any]) -> Installed:
     query = sa.text("SELECT airflow_schema, revision, works_with_packages_from, release FROM dagbump.installation")
     try:
         with translated():
             row = connection.execute(query).first()
     except UnsupportedAirflow:  # the table is not there
         row = None
+    except InsufficientPrivilege as error:
+        denied = f"{summary(error)}, as {found.asked_by}"
+        raise InsufficientPrivilege(f"{denied}\n{what_to_grant(found.belongs_to, found.asked_by)}") from error
     if row is None:
         raise NotInstalled("dagbump is installed in part in this database, as after a restore: run `dagbump upgrade`.")
     return Installed(*row)
