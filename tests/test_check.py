@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagbump
 import psycopg
 import pytest
 from conftest import Connect
+from dagbump import demo
 from dagbump.command_line.tables import WRONG
 from dagbump.database import create_engine
 from dagbump.installation import checking, installer
@@ -17,7 +19,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL
 from support.fleet import Fleet
 from support.processes import DAGBUMP, command, on_terminal, running
-from support.server import Server, dump_schema, libpq
+from support.server import Server, dump_schema, embedded, libpq, run_client
 from support.waits import until
 
 ITEMS = [
@@ -68,6 +70,26 @@ def test_it_runs_in_a_read_only_transaction(connection: psycopg.Connection[Any])
         "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'task_instance'::regclass"
     ).fetchone()
     assert locks == (0,)
+
+
+@pytest.mark.once
+def test_a_hot_standby() -> None:
+    """On a server of its own, which a file and a restart turn into one; for the owner and for an operator."""
+    with embedded() as postgres:
+        postgres.create_database("airflow")
+        url = postgres.url.set(database="airflow")
+        tables = Path(demo.__file__).with_name("airflow_tables.sql")
+        run_client("psql", url, "--no-psqlrc", "--quiet", f"--file={tables}")
+        installer.upgrade(create_engine(libpq(url)))
+        with psycopg.connect(libpq(url)) as connection:
+            connection.execute("CREATE ROLE operator; SELECT dagbump.grant_operator('operator')")
+        (postgres.data_directory / "standby.signal").touch()
+        postgres.restart()
+        for role in ("", "-crole=operator"):
+            url = url.update_query_dict({"options": role})
+            assert "a hot standby" in run(url, code=0)["server"].detail
+            with psycopg.connect(libpq(url)) as connection:
+                assert dagbump.preview(connection) == ()
 
 
 # What somebody does to the database, the item that is not ok then, and what its detail says.

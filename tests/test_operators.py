@@ -347,6 +347,12 @@ class TestWhereNobodyIsASuperuser:
         refused = self.may_upgrade(admin)
         assert "GRANT dagbump_test_airflow TO dagbump_test_admin;" in refused.detail
         self.do(admin, "GRANT dagbump_test_airflow TO dagbump_test_admin")
+        with psycopg.connect(libpq(admin)) as connection:
+            release = connection.info.server_version
+        if release >= 160000:
+            self.do(admin, "GRANT dagbump_test_airflow TO dagbump_test_admin WITH SET FALSE")
+            assert not self.may_upgrade(admin).ok
+            self.do(admin, "GRANT dagbump_test_airflow TO dagbump_test_admin WITH SET TRUE")
         assert self.may_upgrade(admin).ok
         installer.upgrade(create_engine(libpq(admin)))
         with pytest.raises(dagbump.InsufficientPrivilege) as refused_index:
