@@ -103,15 +103,23 @@ def test_a_callers_temporary_tables_change_nothing(fleet: Fleet, connect: Connec
     assert fleet.versions_of([stale]) == [new]
 
 
-TYPES = ("text", "varchar", "uuid", "integer", "bigint", "boolean", "timestamptz", "tid")
+TYPES = (
+    *("text", "varchar", "name", "uuid", "integer", "bigint", "boolean", "timestamptz", "tid", "xid", "xid8", "oid"),
+    *("bigint[]", "tid[]", "uuid[]"),
+)
+OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "%", "&")
 HOSTILE_FUNCTIONS = (
     "now()",
     "clock_timestamp()",
     "count(bigint)",
+    "max(integer)",
+    "age(xid)",
     "bool_or(boolean)",
     "sum(bigint)",
     "min(integer)",
     "array_agg(tid)",
+    "array_append(uuid[], uuid)",
+    "unnest(tid[])",
     "array_position(bigint[], bigint)",
     "array_position(text[], text)",
     "jsonb_object_agg(text, bigint)",
@@ -136,6 +144,13 @@ def test_foreign_functions_and_operators_on_the_path_change_nothing(
     caller = connect()
     caller.execute(sql.SQL("SET search_path = {}, pg_catalog, public").format(sql.Identifier(schema)))
 
+    holder = connect()
+    holder.execute("SELECT FROM public.task_instance FOR NO KEY UPDATE")
+    held = "SELECT held, pid, certain FROM dagbump.holders(ARRAY[%s]::pg_catalog.int8[], '{d}')"
+    assert caller.execute(held, (run,)).fetchall() == [("task_instance", holder.info.backend_pid, True)]
+    holder.rollback()
+    versions = "SELECT dag_id, versions, unreferenced, stale_only, running_runs_behind FROM dagbump.versions('{d}')"
+    assert caller.execute(versions).fetchall() == [("d", 2, 0, 1, 1)]
     assert dagbump.preview(caller, [run], ["d"], 5)[0].verdict == "bump"
     assert dagbump.bump(caller, [run], ["d"], 5).bumped == 1
     moved = caller.execute(
@@ -154,13 +169,12 @@ def set_traps(connection: Connection, schema: str) -> None:
         connection.execute(sql.SQL(trap).format(function=sql.SQL(function), type=sql.SQL("integer")))
     for left, right in product(map(sql.SQL, TYPES), repeat=2):
         signature = sql.SQL("trap({}, {})").format(left, right)
-        connection.execute(sql.SQL(trap).format(function=signature, type=sql.SQL("boolean")))
-        for operator in map(sql.SQL, ("=", "<>", "<", ">", "<=", ">=")):
-            connection.execute(
-                sql.SQL("CREATE OPERATOR {} (FUNCTION = trap, LEFTARG = {}, RIGHTARG = {})").format(
-                    operator, left, right
-                )
-            )
+        operators = [
+            sql.SQL("CREATE OPERATOR {} (FUNCTION = trap, LEFTARG = {}, RIGHTARG = {})").format(operator, left, right)
+            for operator in map(sql.SQL, OPERATORS)
+        ]
+        made = sql.SQL(trap).format(function=signature, type=sql.SQL("boolean"))
+        connection.execute(sql.SQL("; ").join([made, *operators]))
 
 
 def test_plpgsql_check_finds_nothing(connection: Connection) -> None:
