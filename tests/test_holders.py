@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
@@ -14,13 +16,17 @@ import dagbump
 import psycopg
 import pytest
 from conftest import Connect
+from dagbump import database as dagbump_database
 from dagbump.demo.fleet import TABLES
 from dagbump.demo.server import embedded_postgres
+from dagbump.held import age
 from dagbump.installation import installer
 from psycopg import sql
 from psycopg.rows import dict_row
 from sqlalchemy.engine import URL
+from sqlalchemy.orm import Session
 from support.fleet import Fleet, stale_run
+from support.processes import DAGBUMP, command
 from support.server import libpq
 from support.waits import until_waiting_for_lock
 
@@ -87,15 +93,7 @@ class TestTaskInstance:
 
     @pytest.fixture
     def ti(self, fleet: Fleet, run: int) -> UUID:
-        (ti,) = (
-            fleet.execute(
-                "SELECT ti.id FROM {schema}.task_instance AS ti JOIN {schema}.dag_run AS run USING (dag_id, run_id) "
-                "WHERE ti.state = 'scheduled' AND run.id = %s",
-                run,
-            ).fetchone()
-            or ()
-        )
-        return UUID(str(ti))
+        return stale_ti(fleet, run)
 
     def test_nobody_holds_it(self, connection: Connection) -> None:
         assert look(connection) == []
@@ -430,7 +428,9 @@ class TestNumbers:
 
     def test_a_multixact_whose_number_is_that_of_a_transaction_elsewhere(self, meeting: Meeting, ti: UUID) -> None:
         """The last of the three, since it gives out the numbers that the others meet."""
-        last = meeting.xmax("rows", SESSIONS)
+        for _ in range(2):
+            meeting.connect().execute("SELECT FROM rows WHERE id = 92 FOR SHARE")
+        last = meeting.xmax("rows", 92)
         meeting.fleet.execute(
             "DO $$ BEGIN WHILE pg_current_xact_id()::text::int < {last} + 5 LOOP COMMIT; END LOOP; END $$".replace(
                 "{last}", str(last)
@@ -511,3 +511,72 @@ def test_details_of_other_roles_are_for_those_that_may_know(
         (row,) = look(connection)
         assert row["state"] == "idle in transaction"
         assert row["xact_start"] is not None
+
+
+@pytest.mark.parametrize("kind", ["psycopg", "Connection", "Session"])
+def test_in_python(fleet: Fleet, database: URL, connect: Connect, kind: str) -> None:
+    run, other_run = stale_run(fleet), stale_run(fleet, "other")
+    holder = connect()
+    holder.execute("SELECT FROM task_instance FOR UPDATE")
+    engine = dagbump_database.create_engine(libpq(database))
+    with ExitStack() as stack:
+        connection: Any = (
+            connect()
+            if kind == "psycopg"
+            else stack.enter_context(engine.connect() if kind == "Connection" else Session(engine))
+        )
+        rows = dagbump.holders(connection)
+        assert sorted(row.dag_run_id for row in rows) == [run, other_run]
+        (row,) = dagbump.holders(connection, [run], ["d"])
+        assert isinstance(row, dagbump.Holder)
+        assert (row.dag_id, row.held, row.pid, row.gid, row.certain) == ("d", "task_instance", pid(holder), None, True)
+        assert row.xact_start is not None
+        assert dagbump.holders(connection, []) == dagbump.holders(connection, dag_ids=[]) == ()
+
+
+@pytest.mark.once
+class TestCommandLine:
+    def test_a_line_per_holder_and_run(self, fleet: Fleet, database: URL, connect: Connect) -> None:
+        old, new = fleet.dag("d", versions=2)
+        run = fleet.run("d")
+        fleet.ti(run, new, "success")
+        fleet.tis(run, old, ["scheduled"] * 3)
+        holder = connect(application_name="a long report")
+        holder.execute("SELECT FROM task_instance WHERE state = 'scheduled' FOR UPDATE")
+        url = libpq(database)
+
+        header, line = command(*DAGBUMP, "holders", "--url", url).stdout.splitlines()
+        assert "one of several" not in header
+        assert line.split()[2:4] == [str(pid(holder)), "idle"]
+        assert "a long report" in line
+        assert line.split()[-5:] == [str(run), "d", "run_1", "task_instance", "3"]
+        rows = json.loads(command(*DAGBUMP, "holders", "--json", "--url", url).stdout)
+        assert [(row["pid"], row["map_index"]) for row in rows] == [(pid(holder), -1)] * 3
+        assert "one_of_several" in command(*DAGBUMP, "holders", "--wide", "--url", url).stdout
+
+        *_, last = command(*DAGBUMP, "bump", "--url", url).stdout.splitlines()
+        assert "left 3 task instances that other transactions hold. The oldest holder is pid" in last
+        assert f"pid {pid(holder)} (application 'a long report', role {holder.info.user}," in last
+        assert last.endswith("; all: dagbump holders")
+
+    def test_nothing_held(self, fleet: Fleet, database: URL) -> None:
+        stale_run(fleet)
+        done = command(*DAGBUMP, "holders", "--dag-id", "d", "--url", libpq(database))
+        assert (done.returncode, done.stdout) == (0, "Nothing is held in DAG d: no lock is in the way of bump.\n")
+
+    def test_a_bump_does_its_work_where_nobody_may_ask(self, fleet: Fleet, database: URL, connect: Connect) -> None:
+        stale_run(fleet)
+        fleet.execute("DROP FUNCTION dagbump.holders")
+        connect().execute("SELECT FROM task_instance FOR UPDATE")
+
+        done = command(*DAGBUMP, "bump", "--url", libpq(database))
+        assert done.returncode == 0
+        assert done.stdout.endswith("left 1 task instance that other transactions hold\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(-1, "0 s"), (0, "0 s"), (119.9, "119 s"), (120, "2 min"), (7200, "2 h"), (172800, "2 d")]
+)
+def test_an_age_in_words(seconds: float, said: str) -> None:
+    began = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    assert age(began, began + timedelta(seconds=seconds)) == said

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import dagbump
@@ -10,7 +12,11 @@ import psycopg
 import pytest
 from conftest import Connect
 from psycopg.rows import dict_row
+from sqlalchemy.engine import URL
 from support.fleet import Fleet
+from support.processes import DAGBUMP, command
+from support.releases import environments
+from support.server import libpq
 
 Connection = psycopg.Connection[Any]
 NOW = datetime.now(timezone.utc)
@@ -140,3 +146,56 @@ def test_in_a_read_only_transaction(fleet: Fleet, connect: Connect) -> None:
     fleet.dag("d", versions=1)
     connection = connect(options="-c default_transaction_read_only=on")
     assert look(connection).keys() == {"d"}
+
+
+@pytest.mark.once
+def test_a_version_that_airflow_db_clean_could_not_delete_it_can_after_a_bump(
+    fleet: Fleet, connection: Connection, database: URL, tmp_path: Path
+) -> None:
+    fleet.dag("d")
+    old, new = (fleet.version("d", number, created_at=LONG_AGO) for number in (1, 2))
+    run = fleet.run("d")
+    fleet.ti(run, old, "scheduled")
+    fleet.past_try(fleet.ti(run, new, "running"), old)
+
+    def left_by_db_clean() -> list[int]:
+        words = ("--tables", "dag_version", "--clean-before-timestamp", NOW.isoformat(), "--skip-archive", "--yes")
+        environments.airflow(environments.release(), database, tmp_path, "db", "clean", *words)
+        return [number for (number,) in fleet.execute("SELECT version_number FROM dag_version ORDER BY 1")]
+
+    assert left_by_db_clean() == [1, 2]
+    assert look(connection)["d"]["stale_only"] == 1
+    dagbump.bump(connection)
+    assert look(connection)["d"]["unreferenced"] == 1
+    connection.commit()
+    assert left_by_db_clean() == [2]
+
+
+def test_in_python(fleet: Fleet, connection: Connection) -> None:
+    for dag in ("a", "b"):
+        fleet.dag(dag, versions=2)
+
+    (row,) = dagbump.versions(connection, ["b"])
+    assert isinstance(row, dagbump.DagVersions)
+    assert (row.dag_id, row.versions, row.versions_last_day, row.version_number) == ("b", 2, 2, 2)
+    assert len(dagbump.versions(connection)) == 2
+    assert dagbump.versions(connection, dag_ids=[]) == ()
+
+
+@pytest.mark.once
+def test_on_the_command_line(fleet: Fleet, database: URL) -> None:
+    old, _ = fleet.dag("d", versions=3)[:2]
+    fleet.ti(fleet.run("d"), old, "scheduled")
+    fleet.dag("other", versions=1)
+    url = libpq(database)
+
+    header, first, second = command(*DAGBUMP, "versions", "--url", url).stdout.splitlines()
+    assert header.split("  ")[0] == "dag_id"
+    assert (first.split()[:5], second.split()[:5]) == (["d", "1", "3", "3", "3"], ["other", "0", "1", "1", "1"])
+    (row,) = json.loads(command(*DAGBUMP, "versions", "--json", "--dag-id", "d", "--url", url).stdout)
+    assert (row["stale_only"], row["unreferenced"]) == (1, 1)
+    assert datetime.fromisoformat(row["created_at"]) > LONG_AGO
+    fleet.dag("without")
+    done = command(*DAGBUMP, "versions", "--dag-id", "without", "--url", url)
+    assert (done.returncode, done.stdout) == (0, "There is no version of DAG without.\n")
+    assert command(*DAGBUMP, "versions", "--dag-id", "nowhere", "--url", url).returncode == 1

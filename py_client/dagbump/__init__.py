@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dagbump.client import abump, bump, preview
+    from dagbump.client import abump, bump, holders, preview, versions
     from dagbump.errors import (
         DagbumpError,
         InsufficientPrivilege,
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
         UnsupportedAirflow,
         VersionMismatch,
     )
-    from dagbump.results import BumpResult, RunBump, RunPreview
+    from dagbump.results import BumpResult, DagVersions, Holder, RunBump, RunPreview
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BumpResult",
+    "DagVersions",
     "DagbumpError",
+    "Holder",
     "InsufficientPrivilege",
     "NotInstalled",
     "RunBump",
@@ -34,7 +36,9 @@ __all__ = [
     "VersionMismatch",
     "abump",
     "bump",
+    "holders",
     "preview",
+    "versions",
 ]
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, scoped_session
 from dagbump.call import Call
 from dagbump.errors import translated
 from dagbump.identity_map import expire_bumped
-from dagbump.results import BumpResult, RowT, RunBump, RunPreview, from_rows
+from dagbump.results import BumpResult, DagVersions, Holder, RowT, RunBump, RunPreview, from_rows
 
 if TYPE_CHECKING:
     import psycopg
@@ -112,8 +112,30 @@ def preview(
     return _answer(connection, call, RunPreview)
 
 
+def holders(
+    connection: SyncConnection,
+    dag_run_ids: Iterable[int] | None = None,
+    dag_ids: Iterable[str] | None = None,
+) -> tuple[Holder, ...]:
+    """Show who holds the task instances that `bump` counts in ``locked``, the oldest transaction first.
+
+    Waits for no row lock and writes nothing; not in a read-only transaction, since it tries locks and gives them back.
+    Takes the ids and raises the errors of `bump`.
+    """
+    return _answer(connection, Call.to("holders", dag_run_ids=dag_run_ids, dag_ids=dag_ids), Holder)
+
+
+def versions(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> tuple[DagVersions, ...]:
+    """Show how many versions each DAG has, and what keeps the old ones from ``airflow db clean``.
+
+    Reads all of task_instance once, which takes seconds on a big database; of the DAGs named, their part of it.
+    Raises the errors of `bump`.
+    """
+    return _answer(connection, Call.to("versions", dag_ids=dag_ids), DagVersions)
+
+
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:
-    """Call a function that only reads; an object per row."""
+    """Call a function that changes nothing; an object per row."""
     _refuse_connection(call.function, connection, _SYNC)
     return from_rows(kind, _rows(connection, call))
 

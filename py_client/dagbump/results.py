@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -66,6 +67,68 @@ class RunPreview:
     stale: int
     stale_by_state: Mapping[str, int]
     verdict: str
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One row of ``dagbump.holders``: a thing that a bump would leave, and a transaction that holds it.
+
+    Attributes:
+        dag_run_id: ``dag_run.id`` of the run that has to wait.
+        dag_id: ``dag_run.dag_id``.
+        run_id: ``dag_run.run_id``.
+        held: ``task_instance``, or ``dag_version``: the latest version, for which all stale task instances wait.
+        task_id: of the task instance; None for a ``dag_version``.
+        map_index: of the task instance.
+        pid: the backend; None for a prepared transaction, and where none is found.
+        usename: its role, or the owner of the prepared transaction.
+        application_name: as in ``pg_stat_activity``.
+        client_addr: the same, as text; None for a socket, and where this is not for dagbump to know.
+        state: the same; ``prepared`` for a prepared transaction.
+        xact_start: when the transaction began; for a prepared one, when it was prepared.
+        gid: of a prepared transaction.
+        certain: False: it is one of the transactions that are shown for this thing.
+    """
+
+    dag_run_id: int
+    dag_id: str
+    run_id: str
+    held: str
+    task_id: str | None
+    map_index: int | None
+    pid: int | None
+    usename: str | None
+    application_name: str | None
+    client_addr: str | None
+    state: str | None
+    xact_start: datetime | None
+    gid: str | None
+    certain: bool
+
+
+@dataclass(frozen=True)
+class DagVersions:
+    """One row of ``dagbump.versions``: the versions of a DAG, and what keeps the old ones.
+
+    Attributes:
+        dag_id: the DAG.
+        versions: how many there are.
+        versions_last_day: those created in the last 24 hours.
+        version_number: of the latest.
+        created_at: of the latest.
+        unreferenced: versions before the latest that no task instance refers to.
+        stale_only: versions before the latest that only stale task instances of examined runs refer to.
+        running_runs_behind: examined runs that hold stale task instances.
+    """
+
+    dag_id: str
+    versions: int
+    versions_last_day: int
+    version_number: int
+    created_at: datetime
+    unreferenced: int
+    stale_only: int
+    running_runs_behind: int
 
 
 @dataclass(frozen=True)

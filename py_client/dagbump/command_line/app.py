@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dagbump import __version__
-from dagbump.command_line import bump, demo, install, run
+from dagbump.command_line import bump, demo, holders, install, run, versions
 from dagbump.command_line.output import printing
 from dagbump.errors import ExitCode
 
@@ -88,6 +88,18 @@ _add(
     "Bump once per interval, until SIGTERM or Ctrl-C.",
     "dagbump run",
     "dagbump run --interval 5 --json >> dagbump.jsonl",
+)
+_add(
+    holders.holders,
+    "Show who holds the task instances that bump leaves for a lock.",
+    "dagbump holders",
+    "dagbump holders --dag-run-id 17 --json   a row per task instance",
+)
+_add(
+    versions.versions,
+    "Show how many versions each DAG has, and what keeps the old ones.",
+    "dagbump versions",
+    "dagbump versions --dag-id etl --wide",
 )
 _add(
     demo.demo,

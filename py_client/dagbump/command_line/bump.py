@@ -11,6 +11,7 @@ from dagbump import client
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
+from dagbump.command_line.holders import oldest_holder
 from dagbump.command_line.options import CallerVerifies, DagIds, DagRunIds, Json, MaxRuns, OfAirflow, Url, Wide
 from dagbump.command_line.output import note, print_json, printing, sentence
 from dagbump.command_line.tables import GOOD, IDLE, WAITING, Column, if_any, one_of, print_table
@@ -84,12 +85,14 @@ def bump(
         state.refuse_to_lend_rights(connection)
         result = client.bump(connection, dag_run_id, dag_id, max_runs, caller_verifies)
         connection.commit()
+        held = [row.dag_run_id for row in result.runs if row.locked]
+        holder = oldest_holder(connection, held) if held and not as_json else ""
     with printing(committed=True):
         if as_json:
             print_json(result.runs)
         elif result.runs:
             print_table(_BUMP, result.runs, wide=wide)
-            print(sentence(result))
+            print(sentence(result) + (f". {holder}" if holder else ""))
         else:
             told = _nothing("Nothing to do", "task instance that may be bumped", chosen)
             print(f"{told} What bump leaves alone, and why: dagbump preview")
