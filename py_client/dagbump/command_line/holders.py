@@ -14,7 +14,7 @@ from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import DagIds, DagRunIds, Json, OfAirflow, Url, Wide
-from dagbump.command_line.output import print_json, printing
+from dagbump.command_line.output import print_json, print_text, printing
 from dagbump.command_line.tables import WAITING, Column, if_any, print_table
 from dagbump.errors import DagbumpError
 from dagbump.held import age, describe
@@ -82,9 +82,9 @@ def holders(
         elif rows:
             print_table(_HOLDS, _grouped(rows, now), wide=wide)
         elif chosen.obstacle:
-            print(f"Nothing is held. {chosen.obstacle}")
+            print_text(f"Nothing is held. {chosen.obstacle}")
         else:
-            print(f"Nothing is held{' in ' if chosen.name else ''}{chosen.name}: no lock is in the way of bump.")
+            print_text(f"Nothing is held{' in ' if chosen.name else ''}{chosen.name}: no lock is in the way of bump.")
 
 
 def oldest_holder(connection: sa.engine.Connection, dag_run_ids: Iterable[int]) -> str:

@@ -7,7 +7,7 @@ from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import DagIds, Json, OfAirflow, Url, Wide
-from dagbump.command_line.output import print_json, printing
+from dagbump.command_line.output import print_json, print_text, printing
 from dagbump.command_line.tables import GOOD, WAITING, Column, if_any, print_table
 
 _VERSIONS = (
@@ -43,4 +43,4 @@ def versions(
         elif rows:
             print_table(_VERSIONS, rows, wide=wide)
         else:
-            print(f"There is no version{' of ' if chosen.name else ''}{chosen.name}.")
+            print_text(f"There is no version{' of ' if chosen.name else ''}{chosen.name}.")
