@@ -138,8 +138,8 @@ versions:
   stale_only           versions before the latest that no TI refers to but stale ones of examined runs:
                        once bump has moved those, airflow db clean may delete them
   running_runs_behind  examined runs that hold stale TIs: SELECT dagbump.help(''bump'');
-What keeps the others: finished TIs, until they are cleaned themselves, and those of pinned, queued or
-paused runs.
+What keeps the others: finished TIs, until they are cleaned themselves, and those of runs that bump does
+not examine.
 
 Reads all of task_instance once, by its index on dag_version_id where there is one and it suits (Airflow
 3.3), the TIs of those DAGs where dag_ids names some. On a big database that takes seconds: not for a

@@ -153,7 +153,7 @@ def test_a_version_that_airflow_db_clean_could_not_delete_it_can_after_a_bump(
     fleet: Fleet, connection: Connection, database: URL, tmp_path: Path
 ) -> None:
     fleet.dag("d")
-    old, new = (fleet.version("d", number, created_at=LONG_AGO) for number in (1, 2))
+    old, new = (fleet.version("d", number, created_at=LONG_AGO + timedelta(days=number)) for number in (1, 2))
     run = fleet.run("d")
     fleet.ti(run, old, "scheduled")
     fleet.past_try(fleet.ti(run, new, "running"), old)
