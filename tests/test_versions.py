@@ -148,6 +148,24 @@ def test_in_a_read_only_transaction(fleet: Fleet, connect: Connect) -> None:
     assert look(connection).keys() == {"d"}
 
 
+def test_no_version_is_looked_up(fleet: Fleet, connection: Connection) -> None:
+    """Up to Airflow 3.2 a look-up would read all of task_instance: there is no index on dag_version_id."""
+    for dag in ("a", "b"):
+        versions = fleet.dag(dag, versions=30)
+        fleet.ti(fleet.run(dag), versions[0], "scheduled")
+        for version in versions:
+            fleet.ti(fleet.run(dag, state="success"), version, "success")
+    fleet.execute("ANALYZE")
+
+    dagbump.versions(connection)
+
+    scans = connection.execute(
+        "SELECT seq_scan + idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'task_instance'"
+    ).fetchone()
+    assert scans is not None
+    assert scans[0] <= 3  # all of it once, and the TIs of each of the two runs
+
+
 @pytest.mark.once
 def test_a_version_that_airflow_db_clean_could_not_delete_it_can_after_a_bump(
     fleet: Fleet, connection: Connection, database: URL, tmp_path: Path

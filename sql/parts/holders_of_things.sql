@@ -15,7 +15,7 @@ transaction AS MATERIALIZED (
     SELECT
         lock.virtualtransaction,
         lock.pid,
-        pg_catalog.array_agg(lock.transactionid) AS numbers,
+        pg_catalog.array_agg(lock.transactionid::text) AS numbers,
         pg_catalog.max(pg_catalog.age(lock.transactionid)) AS age
     FROM lock
     WHERE lock.locktype = 'transactionid' AND lock.mode = 'ExclusiveLock'
@@ -48,12 +48,12 @@ suspect AS MATERIALIZED (
         pg_catalog.count(*) OVER (PARTITION BY reading.held, reading.number) AS all_readings
     FROM reading
     JOIN transaction ON (
-        reading.transaction = ANY (transaction.numbers)
+        reading.transaction::text = ANY (transaction.numbers)
         OR (
             transaction.age > pg_catalog.age(reading.transaction)
             AND NOT EXISTS (
                 SELECT FROM transaction AS listed
-                WHERE reading.transaction = ANY (listed.numbers)
+                WHERE reading.transaction::text = ANY (listed.numbers)
             )
         )
     )
@@ -96,4 +96,4 @@ FROM (
 ) AS suspect
 LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = suspect.pid
 LEFT JOIN pg_catalog.pg_prepared_xacts AS prepared
-    ON suspect.pid IS NULL AND prepared.transaction = ANY (suspect.numbers)
+    ON suspect.pid IS NULL AND prepared.transaction::text = ANY (suspect.numbers)
