@@ -54,7 +54,7 @@ CHANGES = {
             "            ELSE 'needs_verify'\n        END,\n        NULL::text\n",
         ),
     ],
-    "installation": [("    installed_by text NOT NULL\n", "    installed_by text NOT NULL,\n    more text\n")],
+    "installation": [("    functions jsonb NOT NULL\n", "    functions jsonb NOT NULL,\n    more text\n")],
 }
 # And a new function.
 ADDED = """

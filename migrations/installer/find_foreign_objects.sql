@@ -84,5 +84,5 @@ WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid
 UNION ALL
 SELECT function.called || ' does not run as its owner'
 FROM function
-WHERE function.proname::text IN ('bump', 'holders', 'preview', 'versions') AND NOT function.prosecdef
+WHERE function.proname::text IN ('bump', 'check', 'holders', 'preview', 'versions') AND NOT function.prosecdef
 ORDER BY 1

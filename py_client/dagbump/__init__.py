@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dagbump.client import abump, bump, holders, preview, versions
+    from dagbump.client import abump, bump, check, holders, preview, versions
     from dagbump.errors import (
         DagbumpError,
         InsufficientPrivilege,
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
         UnsupportedAirflow,
         VersionMismatch,
     )
-    from dagbump.results import BumpResult, DagVersions, Holder, RunBump, RunPreview
+    from dagbump.results import BumpResult, CheckItem, DagVersions, Holder, RunBump, RunPreview
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BumpResult",
+    "CheckItem",
     "DagVersions",
     "DagbumpError",
     "Holder",
@@ -36,6 +37,7 @@ __all__ = [
     "VersionMismatch",
     "abump",
     "bump",
+    "check",
     "holders",
     "preview",
     "versions",

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, scoped_session
 from dagbump.call import Call
 from dagbump.errors import translated
 from dagbump.identity_map import expire_bumped
-from dagbump.results import BumpResult, DagVersions, Holder, RowT, RunBump, RunPreview, from_rows
+from dagbump.results import BumpResult, CheckItem, DagVersions, Holder, RowT, RunBump, RunPreview, from_rows
 
 if TYPE_CHECKING:
     import psycopg
@@ -132,6 +132,21 @@ def versions(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -
     Raises the errors of `bump`.
     """
     return _answer(connection, Call.to("versions", dag_ids=dag_ids), DagVersions)
+
+
+def check(connection: SyncConnection) -> tuple[CheckItem, ...]:
+    """Check that everything is as dagbump needs it; what is not ok says what to do.
+
+    Reads only. The command line's ``dagbump check`` looks first whether what is installed can be believed, and answers
+    where this raises, too.
+
+    Raises:
+        TypeError: the connection is none.
+        NotInstalled: schema ``dagbump`` is not there.
+        VersionMismatch: another revision of it is.
+        InsufficientPrivilege: this role has not been granted the function.
+    """
+    return _answer(connection, Call.to("check"), CheckItem)
 
 
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:

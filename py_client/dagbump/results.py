@@ -132,6 +132,21 @@ class DagVersions:
 
 
 @dataclass(frozen=True)
+class CheckItem:
+    """One row of ``dagbump.check``.
+
+    Attributes:
+        item: what was looked at.
+        ok: whether there is nothing to do about it.
+        detail: what was found; where it is not ok, what to do.
+    """
+
+    item: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
 class BumpResult:
     """All rows of one call of ``dagbump.bump``; empty where nothing changed."""
 

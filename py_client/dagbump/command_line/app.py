@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dagbump import __version__
-from dagbump.command_line import bump, demo, holders, install, run, versions
+from dagbump.command_line import bump, check, demo, holders, install, run, versions
 from dagbump.command_line.output import printing
 from dagbump.errors import ExitCode
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"""Keeps task_instance.dag_version_id right inside Airflow's PostgreSQL database.
 
-    First time on a database: dagbump upgrade, then dagbump preview, then dagbump bump.
+    First time on a database: dagbump check, then dagbump upgrade, then dagbump preview, then dagbump bump.
 
     Exit codes: {_EXIT_CODES}.
     """,
@@ -68,6 +68,12 @@ _add(
     "dagbump downgrade                all of it",
     "dagbump downgrade index@base     the optional index alone",
     "dagbump downgrade --sql 0001:base",
+)
+_add(
+    check.check,
+    "Check that all is as dagbump needs it; say what to do where it is not.",
+    "dagbump check",
+    "dagbump check --json | jq '.[] | select(.ok | not)'",
 )
 _add(
     bump.preview,
