@@ -15,7 +15,8 @@ DECLARE
         "backfill_dag_run": ["backfill_id", "dag_run_id", "sort_ordinal"],
         "dag": ["dag_id", "is_paused", "is_stale"],
         "dag_run": [
-            "id", "dag_id", "run_id", "state", "bundle_version", "run_after", "last_scheduling_decision", "backfill_id"
+            "id", "dag_id", "run_id", "state", "bundle_version", "created_dag_version_id", "run_after",
+            "last_scheduling_decision", "backfill_id"
         ],
         "dag_version": ["id", "dag_id", "version_number"],
         "serialized_dag": ["dag_version_id"],
