@@ -25,7 +25,7 @@ class TestCommands:
         run = stale_run(fleet)
         preview = command(*DAGBUMP, "preview", "--url", libpq(database))
         assert (preview.returncode, preview.stderr) == (0, "")
-        assert re.search(rf"\b{run}\b.*scheduled 1.*bump", preview.stdout)
+        assert re.search(rf"^bump +{run} .*scheduled 1$", preview.stdout, re.MULTILINE)
 
         bump = command(*DAGBUMP, "bump", "--url", libpq(database))
         assert (bump.returncode, bump.stderr) == (0, "")

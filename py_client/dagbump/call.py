@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-# The casts let every driver send an empty list.
-_TYPES = {"dag_run_ids": "bigint[]", "dag_ids": "text[]", "max_runs": "integer", "caller_verifies": "boolean"}
-
 
 @dataclass(frozen=True)
 class Call:
@@ -22,63 +19,102 @@ class Call:
     arguments: dict[str, Any]
 
     @classmethod
-    def to(cls, function: str, dag_run_ids: object, dag_ids: object, max_runs: object, caller_verifies: object) -> Call:
+    def to(cls, function: str, /, **arguments: object) -> Call:
         """Take the arguments as they were given.
 
         Raises:
             TypeError: one is not of the kind that is meant; the message holds the right call.
         """
         given: dict[str, Any] = {}
-        if dag_run_ids is not None:
-            given["dag_run_ids"] = _list(function, "dag_run_ids", dag_run_ids, "integers", "[17, 18]", _integer)
-        if dag_ids is not None:
-            given["dag_ids"] = _list(function, "dag_ids", dag_ids, "str", "['etl']", _text)
-        if max_runs is not None:
+        for name, value in arguments.items():
+            takes = _ARGUMENTS[name]
+            if value is takes.default:
+                continue
             try:
-                given["max_runs"] = _integer(max_runs)
-            except TypeError:
-                raise _misused(function, "max_runs", "an integer or None", max_runs, "20") from None
-        if not isinstance(caller_verifies, bool):
-            raise _misused(function, "caller_verifies", "True or False", caller_verifies, "False")
-        if caller_verifies:
-            given["caller_verifies"] = True
+                given[name] = takes.convert(value)
+            except _Misfit as misfit:
+                raise TypeError(
+                    f"{name} takes {takes.kind}{misfit.more}, not {type(misfit.value).__name__}: "
+                    f"dagbump.{function}(connection, {name}={takes.example})"
+                ) from None
         return cls(function, given)
 
     def sql(self, placeholder: str) -> str:
         """Return the statement; ``placeholder`` is a driver's way to write a parameter, with ``{}`` for its name."""
-        arguments = (f"{name} => CAST({placeholder.format(name)} AS {_TYPES[name]})" for name in self.arguments)
+        arguments = (
+            # The casts let every driver send an empty list.
+            f"{name} => CAST({placeholder.format(name)} AS {_ARGUMENTS[name].sql_type})"
+            for name in self.arguments
+        )
         return f"SELECT * FROM dagbump.{self.function}({', '.join(arguments)})"  # noqa: S608  (constants only)
 
 
-def _list(
-    function: str, name: str, value: object, kind: str, example: str, convert: Callable[[object], Any]
-) -> list[Any]:
-    """Return what an argument that takes several ids holds; a text is one thing here, not its letters."""
-    if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Iterable):
-        raise _misused(function, name, f"an iterable of {kind}", value, example)
-    converted = []
-    for item in value:
-        try:
-            converted.append(convert(item))
-        except TypeError:
-            raise _misused(function, name, f"an iterable of {kind}, and nothing else in it", item, example) from None
-    return converted
+class _Misfit(Exception):  # noqa: N818  (it never leaves this module)
+    """A value that is not of the kind that is meant, and what to add to the name of that kind."""
+
+    def __init__(self, value: object, more: str = "") -> None:
+        self.value = value
+        self.more = more
 
 
-def _integer(value: object) -> int | None:
-    """Return whatever counts as an integer, numpy's for one, as an int; None is the server's to refuse."""
+def _integer(value: object) -> int:
+    """Return whatever counts as an integer, numpy's for one, as an int."""
     if isinstance(value, bool):
-        raise TypeError
-    return None if value is None else operator.index(value)  # type: ignore[arg-type]
+        raise _Misfit(value)
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise _Misfit(value) from None
 
 
-def _text(value: object) -> str | None:
-    if not isinstance(value, str | None):
-        raise TypeError
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _Misfit(value)
     return value
 
 
-def _misused(function: str, name: str, wanted: str, given: object, example: str) -> TypeError:
-    return TypeError(
-        f"{name} takes {wanted}, not {type(given).__name__}: dagbump.{function}(connection, {name}={example})"
-    )
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _Misfit(value)
+    return value
+
+
+def _several(convert: Callable[[object], Any]) -> Callable[[object], list[Any]]:
+    """Take several ids; a text is one thing here, not its letters, and None among them is the server's to refuse."""
+
+    def convert_all(value: object) -> list[Any]:
+        if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Iterable):
+            raise _Misfit(value)
+        try:
+            return [None if item is None else convert(item) for item in value]
+        except _Misfit as misfit:
+            raise _Misfit(misfit.value, ", and nothing else in it") from None
+
+    return convert_all
+
+
+@dataclass(frozen=True)
+class _Argument:
+    """What the functions' arguments of one name take.
+
+    Attributes:
+        sql_type: PostgreSQL's type.
+        kind: what is meant, in words.
+        example: a right one, in Python.
+        convert: makes the value that is sent; raises `_Misfit`.
+        default: what is not sent.
+    """
+
+    sql_type: str
+    kind: str
+    example: str
+    convert: Callable[[object], Any]
+    default: object = None
+
+
+_ARGUMENTS = {
+    "dag_run_ids": _Argument("bigint[]", "an iterable of integers", "[17, 18]", _several(_integer)),
+    "dag_ids": _Argument("text[]", "an iterable of str", "['etl']", _several(_text)),
+    "max_runs": _Argument("integer", "an integer or None", "20", _integer),
+    "caller_verifies": _Argument("boolean", "True or False", "False", _boolean, default=False),
+}

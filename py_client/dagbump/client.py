@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, scoped_session
 from dagbump.call import Call
 from dagbump.errors import translated
 from dagbump.identity_map import expire_bumped
-from dagbump.results import BumpResult, RunBump, RunPreview, from_rows
+from dagbump.results import BumpResult, RowT, RunBump, RunPreview, from_rows
 
 if TYPE_CHECKING:
     import psycopg
@@ -59,7 +59,7 @@ def bump(
         InsufficientPrivilege: this role has not been granted the function.
     """
     _refuse_connection("bump", connection, _SYNC)
-    call = Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies)
+    call = Call.to("bump", dag_run_ids=dag_run_ids, dag_ids=dag_ids, max_runs=max_runs, caller_verifies=caller_verifies)
     session = _session(connection)
     if session is not None and session.autoflush:
         session.flush()
@@ -78,7 +78,7 @@ async def abump(
 ) -> BumpResult:
     """Do what `bump` does, on a `psycopg.AsyncConnection` or a SQLAlchemy `AsyncConnection` or `AsyncSession`."""
     _refuse_connection("abump", connection, _ASYNC)
-    call = Call.to("bump", dag_run_ids, dag_ids, max_runs, caller_verifies)
+    call = Call.to("bump", dag_run_ids=dag_run_ids, dag_ids=dag_ids, max_runs=max_runs, caller_verifies=caller_verifies)
     if not _is_one_of(connection, {"psycopg": ("AsyncConnection",)}):
         return await connection.run_sync(bump, **call.arguments)  # type: ignore[union-attr]
 
@@ -106,9 +106,16 @@ def preview(
 
     Reads only. Takes the same arguments and raises the same errors as `bump`.
     """
-    _refuse_connection("preview", connection, _SYNC)
-    call = Call.to("preview", dag_run_ids, dag_ids, max_runs, caller_verifies)
-    return from_rows(RunPreview, _rows(connection, call))
+    call = Call.to(
+        "preview", dag_run_ids=dag_run_ids, dag_ids=dag_ids, max_runs=max_runs, caller_verifies=caller_verifies
+    )
+    return _answer(connection, call, RunPreview)
+
+
+def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:
+    """Call a function that only reads; an object per row."""
+    _refuse_connection(call.function, connection, _SYNC)
+    return from_rows(kind, _rows(connection, call))
 
 
 # By name, because whoever holds one has imported it: psycopg cannot be imported where there is no libpq, and async code

@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from dagbump.errors import VersionMismatch
 
-RowT = TypeVar("RowT", bound="RunBump | RunPreview")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+RowT = TypeVar("RowT", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -95,22 +98,25 @@ def from_rows(kind: type[RowT], rows: Iterable[Mapping[str, Any]]) -> tuple[RowT
     Raises:
         VersionMismatch: a column is missing.
     """
-    names = [field.name for field in fields(kind)]
+    columns = {field.name: str(field.type) for field in fields(kind)}
     try:
-        return tuple(kind(**{name: _python_value(name, row[name]) for name in names}) for row in rows)
+        return tuple(
+            kind(**{name: _python_value(annotation, row[name]) for name, annotation in columns.items()}) for row in rows
+        )
     except KeyError as missing:
         raise VersionMismatch(
             f"the installed dagbump does not answer the column {missing}: run `dagbump upgrade`."
         ) from None
 
 
-def _python_value(name: str, value: Any) -> Any:
-    # Drivers differ: psycopg2 answers a uuid as text, asyncpg a jsonb as text.
+def _python_value(annotation: str, value: Any) -> Any:
+    """Make of a driver's value what a field of that type holds. psycopg2 answers a uuid as text, asyncpg a jsonb."""
     if isinstance(value, bytes):  # psycopg's text where the encoding is SQL_ASCII
         value = value.decode("utf-8", "backslashreplace")
-    if isinstance(value, str):
-        if name == "dag_version_id":
-            return UUID(value)
-        if name == "stale_by_state":
-            return json.loads(value)
+    if isinstance(value, str) and annotation.startswith("UUID"):
+        return UUID(value)
+    if isinstance(value, str) and annotation.startswith("Mapping"):
+        return json.loads(value)
+    if isinstance(value, list) and annotation.startswith("tuple"):
+        return tuple(_python_value("str", item) for item in value)
     return value

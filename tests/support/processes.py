@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from support.waits import until
@@ -36,6 +40,27 @@ def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
         check=False,
         timeout=120,
     )
+
+
+def on_terminal(
+    *words: str, columns: int = 80, typed: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end on a terminal of that width; what it prints on both streams is in stdout."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    os.write(ours, typed.encode())
+    environment = {"TERM": "xterm-256color", **environment}
+    with subprocess.Popen(
+        words, env=clean_environment(**environment), cwd=CHECKOUT, stdin=its, stdout=its, stderr=its
+    ) as process:
+        os.close(its)
+        printed = b""
+        with suppress(OSError):  # EIO: its end is closed
+            while part := os.read(ours, 65536):
+                printed += part
+        os.close(ours)
+        code = process.wait(timeout=120)
+    return subprocess.CompletedProcess(words, code, printed.decode().replace("\r\n", "\n"), "")
 
 
 class Running:

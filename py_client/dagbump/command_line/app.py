@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -22,11 +23,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"""Keeps task_instance.dag_version_id right inside Airflow's PostgreSQL database.
 
-    First time on a database: [bold]dagbump upgrade[/], then [bold]dagbump preview[/], then [bold]dagbump bump[/].
+    First time on a database: dagbump upgrade, then dagbump preview, then dagbump bump.
 
     Exit codes: {_EXIT_CODES}.
     """,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain help is wrapped as it should be, in any terminal and in a pipe
 )
 
 
@@ -49,5 +50,47 @@ def before_every_command(
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (install.upgrade, install.downgrade, bump.preview, bump.bump, run.run, demo.demo):
-    app.command()(command)
+def _add(command: Callable[..., None], summary: str, *examples: str) -> None:
+    lines = "\n".join(f"  {example}" for example in examples)
+    app.command(short_help=summary, epilog=f"\b\nExamples:\n{lines}")(command)
+
+
+_add(
+    install.upgrade,
+    "Install dagbump in Airflow's database, or mend what is there.",
+    "dagbump upgrade",
+    "dagbump upgrade --with-index     and the optional index",
+    "dagbump upgrade --sql > up.sql   for a DBA who reviews before running",
+)
+_add(
+    install.downgrade,
+    "Remove dagbump from the database.",
+    "dagbump downgrade                all of it",
+    "dagbump downgrade index@base     the optional index alone",
+    "dagbump downgrade --sql 0001:base",
+)
+_add(
+    bump.preview,
+    "Show what is stale, and what bump would do about it.",
+    "dagbump preview",
+    "dagbump preview --dag-id etl --wide",
+    "dagbump preview --json | jq '.[] | select(.verdict == \"bump\")'",
+)
+_add(
+    bump.bump,
+    "Move stale task instances to the latest version of their DAG.",
+    "dagbump bump",
+    "dagbump bump --dag-id etl --dag-id reports",
+    "dagbump bump --dag-run-id 17 --json",
+)
+_add(
+    run.run,
+    "Bump once per interval, until SIGTERM or Ctrl-C.",
+    "dagbump run",
+    "dagbump run --interval 5 --json >> dagbump.jsonl",
+)
+_add(
+    demo.demo,
+    "Show it all on an embedded PostgreSQL, with nothing to install.",
+    "dagbump demo",
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -12,11 +11,31 @@ from dagbump import client
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
-from dagbump.command_line.options import CallerVerifies, DagIds, DagRunIds, Json, MaxRuns, OfAirflow, Url
-from dagbump.command_line.output import note, print_json, print_table, printing, sentence
+from dagbump.command_line.options import CallerVerifies, DagIds, DagRunIds, Json, MaxRuns, OfAirflow, Url, Wide
+from dagbump.command_line.output import note, print_json, printing, sentence
+from dagbump.command_line.tables import GOOD, IDLE, WAITING, Column, if_any, one_of, print_table
 from dagbump.errors import ExitCode
 from dagbump.installation import state
-from dagbump.results import RunBump, RunPreview
+
+_VERDICTS = {"bump": GOOD, "needs_verify": WAITING}
+_PREVIEW = (
+    Column("verdict", style=lambda verdict: _VERDICTS.get(verdict, IDLE)),
+    Column("dag_run_id", "id"),
+    Column("dag_id"),
+    Column("run_id"),
+    Column("version_number", "latest"),
+    Column("stale"),
+    Column("stale_by_state", "by state"),
+)
+_BUMP = (
+    Column("dag_run_id", "id"),
+    Column("dag_id"),
+    Column("run_id"),
+    Column("version_number", "to version"),
+    Column("bumped", style=if_any(GOOD)),
+    Column("locked", style=if_any(WAITING)),
+    Column("needs_verify", style=one_of({True: WAITING})),
+)
 
 
 def preview(
@@ -26,6 +45,7 @@ def preview(
     dag_id: DagIds = None,
     max_runs: MaxRuns = None,
     caller_verifies: CallerVerifies = False,
+    wide: Wide = False,
     as_json: Json = False,
 ) -> None:
     """Show what bump would do, and why it leaves other stale task instances alone. Reads only."""
@@ -34,9 +54,9 @@ def preview(
         rows = client.preview(connection, dag_run_id, dag_id, max_runs, caller_verifies)
     with printing():
         if as_json:
-            print_json([asdict(row) for row in rows])
+            print_json(rows)
         elif rows:
-            print_table(RunPreview, rows)
+            print_table(_PREVIEW, rows, wide=wide)
         else:
             print(_nothing("Nothing is stale", "unfinished task instance", chosen))
 
@@ -49,6 +69,7 @@ def bump(
     max_runs: MaxRuns = None,
     caller_verifies: CallerVerifies = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, with --caller-verifies.")] = False,
+    wide: Wide = False,
     as_json: Json = False,
 ) -> None:
     """Move stale task instances to the latest version of their DAG, once.
@@ -65,9 +86,9 @@ def bump(
         connection.commit()
     with printing(committed=True):
         if as_json:
-            print_json([asdict(row) for row in result.runs])
+            print_json(result.runs)
         elif result.runs:
-            print_table(RunBump, result.runs)
+            print_table(_BUMP, result.runs, wide=wide)
             print(sentence(result))
         else:
             told = _nothing("Nothing to do", "task instance that may be bumped", chosen)

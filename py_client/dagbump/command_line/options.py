@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+
+# The largest values of PostgreSQL's types.
+INTEGER, BIGINT = 2**31 - 1, 2**63 - 1
+# The pauses that a loop may make, in seconds.
+SHORTEST, LONGEST = 0.1, 24 * 60 * 60
 
 
 def text(value: str | None) -> str | None:
@@ -23,10 +29,22 @@ def texts(values: list[str] | None) -> list[str] | None:
     return values and [value for value in values if text(value)]
 
 
+def integer(largest: int, smallest: int = 0) -> Callable[[Any], Any]:
+    """Refuse a number, or one of several, that PostgreSQL's type does not hold, or that means nothing here."""
+
+    def check(value: int | list[int] | None) -> int | list[int] | None:
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and not smallest <= number <= largest:
+                raise typer.BadParameter(f"{number} is not a number from {smallest} to {largest}")
+        return value
+
+    return check
+
+
 def seconds(value: float) -> float:
     """Refuse what Python takes for a float, and no clock does."""
-    if value != value:  # noqa: PLR0124  (not a number, which is neither too small nor too large)
-        raise typer.BadParameter("it is not a number")
+    if not SHORTEST <= value <= LONGEST:  # nor is "nan"
+        raise typer.BadParameter(f"{value} is not a number from {SHORTEST} to {LONGEST}")
     return value
 
 
@@ -59,17 +77,22 @@ OfAirflow = Annotated[
     ),
 ]
 PrintSql = Annotated[bool, typer.Option("--sql", help="Print the script for review; touch no database.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Show every column, a row a line, however long.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DagRunIds = Annotated[
     list[int] | None,
-    typer.Option("--dag-run-id", min=0, max=2**63 - 1, metavar="ID", help="Only this run (dag_run.id); repeatable."),
+    typer.Option(
+        "--dag-run-id", callback=integer(BIGINT), metavar="ID", help="Only this run (dag_run.id); repeatable."
+    ),
 ]
 DagIds = Annotated[
     list[str] | None, typer.Option("--dag-id", metavar="ID", callback=texts, help="Only this DAG; repeatable.")
 ]
 MaxRuns = Annotated[
     int | None,
-    typer.Option("--max-runs", min=0, max=2**31 - 1, metavar="N", help="At most N runs, in the scheduler's order."),
+    typer.Option(
+        "--max-runs", callback=integer(INTEGER), metavar="N", help="At most N runs, in the scheduler's order."
+    ),
 ]
 CallerVerifies = Annotated[
     bool,

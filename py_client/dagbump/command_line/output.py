@@ -1,22 +1,23 @@
-"""What a command prints: tables, JSON, sentences, and what becomes of it where nobody reads."""
+"""What a command prints: JSON, sentences, notes, and what becomes of it where nobody reads. Tables are in `tables`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields
-from typing import Any
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dagbump.errors import ExitCode
-from dagbump.results import BumpResult, RunBump, RunPreview
+from dagbump.results import BumpResult
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @contextmanager
@@ -53,32 +54,14 @@ def note(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-def print_json(value: object) -> None:
-    """Print rows for programs."""
-    print(json.dumps(value, indent=2, default=str))
+def print_json(rows: Sequence[DataclassInstance]) -> None:
+    """Print rows for programs: their fields by name, times as ISO 8601 has them."""
+    print(json.dumps([asdict(row) for row in rows], indent=2, default=as_json))
 
 
-def print_table(kind: type[RunBump | RunPreview], rows: Iterable[RunBump | RunPreview]) -> None:
-    """Print rows for people."""
-    # Nothing that comes from a database is markup.
-    console = Console(markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:  # a pipe has no width to fit into
-        console.width = 1_000_000
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for field in fields(kind):
-        numeric = field.type in {"int", "int | None"}
-        table.add_column(field.name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(getattr(row, field.name))) for field in fields(kind)))
-    with console.capture() as text:  # rich would end the process over a closed pipe
-        console.print(table)
-    print(text.get(), end="")
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {count}" for key, count in sorted(value.items()))
-    return "" if value is None else str(value)
+def as_json(value: object) -> str:
+    """Return what JSON has no word for."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def sentence(result: BumpResult) -> str:
@@ -86,17 +69,18 @@ def sentence(result: BumpResult) -> str:
     changed = sum(1 for row in result.runs if row.bumped)
     parts = []
     if result.bumped:
-        parts.append(f"bumped {_counted(result.bumped, 'task instance')} in {_counted(changed, 'run')}")
+        parts.append(f"bumped {counted(result.bumped, 'task instance')} in {counted(changed, 'run')}")
     if result.locked:
-        parts.append(f"left {_counted(result.locked, 'task instance')} that other transactions hold")
+        parts.append(f"left {counted(result.locked, 'task instance')} that other transactions hold")
     if result.needs_verify:
-        waiting = _counted(len(result.needs_verify), "run")
+        waiting = counted(len(result.needs_verify), "run")
         parts.append(f"left {waiting} to the scheduler, whose verify_integrity is due")
     return "; ".join(parts)
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str) -> str:
+    """Say how many of something there are."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def flush() -> None:

@@ -16,7 +16,7 @@ from dagbump import database
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import OfAirflow, Url, seconds
-from dagbump.command_line.output import flush, note, printing, sentence
+from dagbump.command_line.output import as_json, flush, note, printing, sentence
 from dagbump.command_line.periodic_bump import PeriodicBump
 from dagbump.errors import DagbumpError, summary
 from dagbump.installation import state
@@ -28,7 +28,7 @@ def run(
     airflow_schema: OfAirflow = None,
     interval: Annotated[
         float,
-        typer.Option("--interval", min=0.1, max=86400, metavar="SECONDS", callback=seconds, help="Between two bumps."),
+        typer.Option("--interval", metavar="SECONDS", callback=seconds, help="Between two bumps: from 0.1 to a day."),
     ] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
@@ -82,7 +82,7 @@ class _Report:
         if not result.bumped and (not waiting or self._seen == before):
             return
         if self._as_json:
-            line = json.dumps({"at": _now(), "runs": [asdict(row) for row in result.runs]}, default=str)
+            line = json.dumps({"at": _now(), "runs": [asdict(row) for row in result.runs]}, default=as_json)
         else:
             line = f"{_now()} {sentence(result)}"
         try:
