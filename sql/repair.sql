@@ -77,7 +77,7 @@ BEGIN
 END
 $repair$;
 
-COMMENT ON ROUTINE dagbump.repair(text[], integer) IS
+COMMENT ON PROCEDURE dagbump.repair IS
 'Moves every stale task instance that may be moved, in small transactions, on a live system.
 
   CALL dagbump.repair();

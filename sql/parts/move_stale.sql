@@ -27,7 +27,8 @@ IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
     WITH moved AS (
         UPDATE ONLY @airflow_schema@.task_instance AS ti
         SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
-        FROM ROWS FROM (pg_catalog.unnest(free), pg_catalog.unnest(left_behind)) AS locked (tid, dag_version_id)
+        -- Of two arrays it is syntax, which means that of pg_catalog.
+        FROM unnest(free, left_behind) AS locked (tid, dag_version_id)
         WHERE ti.ctid = locked.tid
         RETURNING locked.dag_version_id
     )
@@ -74,7 +75,7 @@ IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
 END IF;
 
 -- What is stale still, another transaction holds; or there was no room.
-IF bumped < stale AND bumped IS DISTINCT FROM room THEN
+IF bumped < stale AND (room IS NULL OR bumped < room) THEN
     SELECT pg_catalog.count(*)::integer INTO locked
     @include:movable@;
 END IF;

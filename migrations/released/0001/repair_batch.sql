@@ -350,7 +350,8 @@ BEGIN
                 WITH moved AS (
                     UPDATE ONLY @airflow_schema@.task_instance AS ti
                     SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
-                    FROM ROWS FROM (pg_catalog.unnest(free), pg_catalog.unnest(left_behind)) AS locked (tid, dag_version_id)
+                    -- Of two arrays it is syntax, which means that of pg_catalog.
+                    FROM unnest(free, left_behind) AS locked (tid, dag_version_id)
                     WHERE ti.ctid = locked.tid
                     RETURNING locked.dag_version_id
                 )
@@ -397,7 +398,7 @@ BEGIN
             END IF;
 
             -- What is stale still, another transaction holds; or there was no room.
-            IF bumped < stale AND bumped IS DISTINCT FROM room THEN
+            IF bumped < stale AND (room IS NULL OR bumped < room) THEN
                 SELECT pg_catalog.count(*)::integer INTO locked
                 FROM ONLY @airflow_schema@.task_instance AS ti
                 WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
