@@ -15,7 +15,7 @@ from support.fleet import Fleet
 Connection = psycopg.Connection[Any]
 
 FUNCTIONS = """
-    SELECT oid::regprocedure::text AS name, proconfig, prosecdef, proacl, proowner, pg_get_functiondef(oid) AS source,
+    SELECT oid::regprocedure::text AS name, prokind::text, proconfig, prosecdef, proacl, proowner, pg_get_functiondef(oid) AS source,
            obj_description(oid, 'pg_proc') AS comment
     FROM pg_proc WHERE pronamespace = 'dagbump'::regnamespace
 """
@@ -30,7 +30,10 @@ def functions(connection: Connection) -> list[dict[str, Any]]:
 def test_every_search_path_is_pinned_with_pg_temp_last(functions: list[dict[str, Any]]) -> None:
     assert functions
     for function in functions:
-        assert "search_path=public, pg_temp" in function["proconfig"], function["name"]
+        if function["prokind"] == "p":  # it commits, and so may carry no setting; it has traps of its own, in test_repair
+            assert (function["proconfig"], function["prosecdef"]) == (None, False), function["name"]
+        else:
+            assert "search_path=public, pg_temp" in function["proconfig"], function["name"]
 
 
 def test_everything_has_a_comment(connection: Connection, functions: list[dict[str, Any]]) -> None:

@@ -71,8 +71,8 @@ _WHAT_TO_GRANT = (
     "GRANT SELECT ON dagbump.installation TO role; "
     "GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview TO role;"
 )
-# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/installer/refuse_upgrade.sql, which
-# brings its own advice, as a hint.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/, which brings its own advice,
+# as a hint.
 _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     "3F000": (
         NotInstalled,
@@ -95,6 +95,7 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     "DBU02": (UnsupportedAirflow, ""),
     "DBU03": (NotInstalled, ""),
     "DBU04": (UnsupportedAirflow, ""),
+    "DBU05": (NotInstalled, ""),
 }
 
 

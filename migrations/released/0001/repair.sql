@@ -21,7 +21,6 @@ DECLARE
     next_run integer;
     batch record;
     moved bigint := 0;
-    runs bigint := 0;
     unverified bigint := 0;
     moved_in_pass bigint;
     locked bigint;
@@ -58,12 +57,13 @@ BEGIN
             next_run := next_run OPERATOR(pg_catalog.+) batch.looked_at;
             moved_in_pass := moved_in_pass OPERATOR(pg_catalog.+) batch.task_instances;
             moved := moved OPERATOR(pg_catalog.+) batch.task_instances;
-            runs := runs OPERATOR(pg_catalog.+) batch.runs;
             locked := locked OPERATOR(pg_catalog.+) batch.locked_task_instances;
             held := held OPERATOR(pg_catalog.||) batch.locked_runs;
             unverified := unverified OPERATOR(pg_catalog.+) batch.unverified_runs;
             IF batch.task_instances OPERATOR(pg_catalog.>) 0 THEN
-                RAISE NOTICE 'dagbump.repair: % task instances moved in % runs', moved, runs;
+                RAISE NOTICE
+                    'dagbump.repair: % task instances moved; % of % runs done with',
+                    moved, next_run OPERATOR(pg_catalog.-) 1, pg_catalog.cardinality(ids);
             END IF;
         END LOOP;
         EXIT WHEN moved_in_pass OPERATOR(pg_catalog.=) 0::bigint OR locked OPERATOR(pg_catalog.=) 0::bigint;
@@ -71,9 +71,9 @@ BEGIN
     END LOOP;
 
     RAISE NOTICE
-        'dagbump.repair: done: % task instances moved in % runs; % left that other transactions hold, % runs left to Airflow, '
+        'dagbump.repair: done: % task instances moved; % left that other transactions hold; % runs left to Airflow, '
         'whose verify_integrity is due',
-        moved, runs, locked, unverified;
+        moved, locked, unverified;
 END
 $repair$;
 

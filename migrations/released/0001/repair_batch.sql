@@ -9,7 +9,7 @@
 CREATE OR REPLACE FUNCTION dagbump.repair_batch(dag_run_ids bigint[], batch_size integer) RETURNS TABLE (
     looked_at integer,
     task_instances integer,
-    runs integer,
+    moved_runs bigint[],
     locked_task_instances integer,
     locked_runs bigint[],
     unverified_runs integer
@@ -51,7 +51,7 @@ BEGIN
     END IF;
     looked_at := 0;
     task_instances := 0;
-    runs := 0;
+    moved_runs := '{}';
     locked_task_instances := 0;
     locked_runs := '{}';
     unverified_runs := 0;
@@ -408,13 +408,13 @@ BEGIN
         END LOOP;
 
         task_instances := task_instances + bumped;
+        IF bumped > 0 THEN
+            moved_runs := moved_runs || id;
+        END IF;
         IF bumped = room AND bumped < stale THEN
             EXIT; -- the batch is full, and the run goes on in the next
         END IF;
         looked_at := looked_at + 1;
-        IF bumped > 0 THEN
-            runs := runs + 1;
-        END IF;
         IF locked > 0 THEN
             locked_task_instances := locked_task_instances + locked;
             locked_runs := locked_runs || id;
@@ -431,8 +431,9 @@ COMMENT ON FUNCTION dagbump.repair_batch(bigint[], integer) IS
 Goes through the runs in the order given, until batch_size task instances are moved. Moves what
 dagbump.repair would, whatever runs are named. Answers one row:
   looked_at              the first so many runs are done with; go on with the next
-  task_instances, runs   moved, and in how many of the runs that are done with
-  locked_task_instances  stale ones in them that another transaction holds
+  task_instances         moved
+  moved_runs             the runs that these are in; the last of them may go on in the next batch
+  locked_task_instances  stale ones, in runs that are done with, that another transaction holds
   locked_runs            the runs that these are in
   unverified_runs        left to Airflow, whose verify_integrity is due
 Locks and errors: as dagbump.bump; 22023 where batch_size is NULL or less than 1.';

@@ -1,0 +1,227 @@
+"""`dagbump.history`: what has moved is recorded, by the statement that moves it, and nothing else is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagbump
+import psycopg
+import pytest
+from conftest import Connect
+from dagbump import database as dagbump_database
+from dagbump.installation import installer
+from psycopg.rows import dict_row
+from sqlalchemy.engine import URL
+from support.fleet import Fleet, stale_run
+from support.server import libpq
+
+Connection = psycopg.Connection[Any]
+
+
+def recorded(fleet: Fleet) -> list[dict[str, Any]]:
+    with fleet.connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute("SELECT * FROM dagbump.history ORDER BY bumped_at").fetchall()
+
+
+class TestWhatIsRecorded:
+    @pytest.mark.usefixtures("either_way")
+    def test_a_row_per_run_with_all_that_there_is_to_know(self, fleet: Fleet, connect: Connect) -> None:
+        first, second, latest = fleet.dag("d", versions=3)
+        run = fleet.run("d", "manual")
+        fleet.ti(run, latest, "success")
+        fleet.ti(run, first, "failed")
+        fleet.tis(run, first, ["queued", "running", None])
+        fleet.tis(run, second, ["scheduled"] * 2)
+        fleet.tis(run, None, ["scheduled"])
+        other = stale_run(fleet, "other")
+        stale_run(fleet, "not asked for")
+        caller = connect(application_name="a scheduler")
+
+        dagbump.bump(caller, dag_ids=["d", "other"])
+        assert recorded(fleet) == []  # it is the caller's transaction
+        caller.commit()
+
+        row, of_other = recorded(fleet)
+        assert of_other["dag_run_id"] == other
+        (now,) = fleet.execute("SELECT now()").fetchone() or (None,)
+        (role,) = fleet.execute("SELECT session_user::text").fetchone() or (None,)
+        assert 0 <= (now - row.pop("bumped_at")).total_seconds() < 60
+        assert row == {
+            "bumped_by": role,
+            "application_name": "a scheduler",
+            "dag_run_id": run,
+            "dag_id": "d",
+            "run_id": "manual",
+            "from_versions": [
+                {"dag_version_id": None, "version_number": None, "task_instances": 1},
+                {"dag_version_id": str(first), "version_number": 1, "task_instances": 3},
+                {"dag_version_id": str(second), "version_number": 2, "task_instances": 2},
+            ],
+            "dag_version_id": latest,
+            "version_number": 3,
+            "bumped": 6,
+        }
+
+    def test_who_is_who_has_connected(self, fleet: Fleet, connect: Connect, role: str) -> None:
+        stale_run(fleet)
+        fleet.connection.execute(f"GRANT USAGE ON SCHEMA dagbump TO {role}".encode())
+        fleet.connection.execute(f"GRANT EXECUTE ON FUNCTION dagbump.bump TO {role}".encode())
+        caller = connect()
+        caller.execute(f"SET ROLE {role}".encode())
+        assert dagbump.bump(caller).bumped == 1
+        caller.commit()
+
+        (row,) = recorded(fleet)
+        assert row["bumped_by"] == caller.info.user
+
+    def test_a_loop_in_which_nothing_changes_records_nothing(self, fleet: Fleet, connection: Connection) -> None:
+        old, new = fleet.dag("d", versions=2)
+        unverified = fleet.run("d")
+        fleet.ti(unverified, old, "queued")
+        fleet.ti(fleet.run("d"), new, "queued")
+
+        assert dagbump.bump(connection).needs_verify
+        connection.commit()
+        assert recorded(fleet) == []
+
+    def test_what_is_held_or_does_not_move_is_not_counted(
+        self, fleet: Fleet, connection: Connection, connect: Connect
+    ) -> None:
+        old, new = fleet.dag("d", versions=2)
+        run = fleet.run("d")
+        fleet.ti(run, new, "success")
+        held, stubborn, *_ = fleet.tis(run, old, ["queued"] * 4)
+        connect().execute("SELECT FROM task_instance WHERE id = %s FOR UPDATE", (held,))
+        fleet.connection.execute(
+            f"""
+            CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN RETURN CASE WHEN NEW.id <> '{stubborn}' THEN NEW END; END $$;
+            CREATE TRIGGER stay BEFORE UPDATE ON task_instance FOR EACH ROW EXECUTE FUNCTION stay();
+            """.encode()
+        )
+
+        (row,) = dagbump.bump(connection).runs
+        connection.commit()
+        assert (row.bumped, row.locked) == (2, 2)
+        (past,) = recorded(fleet)
+        assert past["bumped"] == sum(version["task_instances"] for version in past["from_versions"]) == 2
+
+    def test_a_bump_that_is_rolled_back_was_none(self, fleet: Fleet, connection: Connection) -> None:
+        stale_run(fleet)
+        assert dagbump.bump(connection).bumped == 1
+        connection.rollback()
+        assert recorded(fleet) == []
+
+    def test_it_outlives_what_it_tells_of(self, fleet: Fleet, connection: Connection) -> None:
+        run = stale_run(fleet)
+        dagbump.bump(connection)
+        connection.commit()
+        fleet.execute("DELETE FROM task_instance")
+        fleet.execute("DELETE FROM dag_run")
+        fleet.execute("DELETE FROM dag_version")
+        (row,) = recorded(fleet)
+        assert row["dag_run_id"] == run
+
+
+# What can become of the table; each is mended by an upgrade.
+DAMAGE = {
+    "dropped": "DROP TABLE dagbump.history",
+    "a column dropped": "ALTER TABLE dagbump.history DROP COLUMN application_name",
+    "a column renamed": "ALTER TABLE dagbump.history RENAME from_versions TO versions",
+    "a column of another type": "ALTER TABLE dagbump.history ALTER dag_run_id TYPE integer",
+    "a column shortened": "ALTER TABLE dagbump.history ALTER dag_id TYPE varchar(1)",
+    "a column that wants a value": "ALTER TABLE dagbump.history ADD COLUMN more text NOT NULL",
+    "a primary key": "ALTER TABLE dagbump.history ADD PRIMARY KEY (dag_run_id)",
+}
+
+
+class TestDamage:
+    @pytest.mark.parametrize("damage", DAMAGE)
+    def test_moves_nothing_and_says_what_to_do_which_helps(
+        self, fleet: Fleet, connection: Connection, database: URL, damage: str
+    ) -> None:
+        stale_run(fleet)
+        fleet.connection.execute(DAMAGE[damage].encode())
+
+        with pytest.raises(psycopg.DatabaseError, match=r"dagbump\.history is missing, or has been altered") as raised:
+            connection.execute("SELECT * FROM dagbump.bump()")
+        assert "dagbump upgrade" in (raised.value.diag.message_hint or "")
+        connection.rollback()
+        with pytest.raises(dagbump.NotInstalled, match="dagbump upgrade"):
+            dagbump.bump(connection)
+        connection.rollback()
+        with pytest.raises(psycopg.DatabaseError, match=r"dagbump\.history is missing, or has been altered"):
+            fleet.connection.execute("CALL dagbump.repair()")
+
+        installer.upgrade(dagbump_database.create_engine(libpq(database)))
+        assert dagbump.bump(connection).bumped == 1
+        connection.commit()
+        assert [row["bumped"] for row in recorded(fleet)] == [1]
+
+    def test_nothing_to_move_asks_for_no_history(self, fleet: Fleet, connection: Connection) -> None:
+        _, new = fleet.dag("d", versions=2)
+        fleet.ti(fleet.run("d"), new, "queued")
+        fleet.connection.execute("DROP TABLE dagbump.history")
+        assert dagbump.bump(connection).runs == ()
+
+    def test_a_column_more_and_what_is_recorded_already_stay(
+        self, fleet: Fleet, connection: Connection, database: URL
+    ) -> None:
+        stale_run(fleet)
+        dagbump.bump(connection)
+        connection.commit()
+        fleet.connection.execute("ALTER TABLE dagbump.history ADD COLUMN ticket text")
+        fleet.connection.execute("UPDATE dagbump.history SET ticket = 'T-1'")
+        fleet.connection.execute("ALTER TABLE dagbump.history DROP COLUMN application_name")
+
+        installer.upgrade(dagbump_database.create_engine(libpq(database)))
+        (row,) = recorded(fleet)
+        assert (row["bumped"], row["ticket"], row["application_name"]) == (1, "T-1", None)
+
+    def test_an_upgrade_waits_for_nobody_who_bumps(self, fleet: Fleet, connection: Connection, database: URL) -> None:
+        stale_run(fleet)
+        dagbump.bump(connection)  # not committed
+        engine = dagbump_database.create_engine(f"{libpq(database)}?options=-clock_timeout%3D50ms")
+        installer.upgrade(engine)
+        connection.commit()
+        assert len(recorded(fleet)) == 1
+
+
+class TestPrune:
+    @pytest.fixture
+    def _past(self, fleet: Fleet) -> None:
+        fleet.execute("INSERT INTO dagbump.history (bumped_at) SELECT now() - n * interval '1 day' FROM generate_series(0, 9) n")
+
+    @pytest.mark.usefixtures("_past")
+    def test_removes_what_is_older_and_says_how_much(self, fleet: Fleet) -> None:
+        assert fleet.execute("SELECT dagbump.prune_history('100 days')").fetchone() == (0,)
+        assert fleet.execute("SELECT dagbump.prune_history(keep => '4 days 12 hours')").fetchone() == (5,)
+        assert len(recorded(fleet)) == 5
+        assert fleet.execute("SELECT dagbump.prune_history('0')").fetchone() == (5,)
+
+    @pytest.mark.parametrize("keep", [None, "-1 day"])
+    def test_refuses_what_means_nothing(self, fleet: Fleet, keep: str | None) -> None:
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="keep must be"):
+            fleet.execute("SELECT dagbump.prune_history(%s::interval)", keep)
+
+    @pytest.mark.usefixtures("_past")
+    def test_waits_for_no_other_prune(self, fleet: Fleet, connect: Connect) -> None:
+        first, second = connect(), connect()
+        second.execute("SET lock_timeout = '50ms'")
+        assert first.execute("SELECT dagbump.prune_history('5 days 12 hours')").fetchone() == (4,)
+        assert second.execute("SELECT dagbump.prune_history('2 days 12 hours')").fetchone() == (3,)
+        first.commit()
+        second.commit()
+        assert len(recorded(fleet)) == 3
+
+    @pytest.mark.usefixtures("_past")
+    def test_lends_nobody_the_right(self, fleet: Fleet, connection: Connection, role: str) -> None:
+        """Not even where it has been granted by mistake."""
+        fleet.connection.execute(f"GRANT USAGE ON SCHEMA dagbump TO {role}".encode())
+        fleet.connection.execute(f"GRANT SELECT ON dagbump.history TO {role}".encode())
+        fleet.connection.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA dagbump TO {role}".encode())
+        connection.execute(f"SET ROLE {role}".encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT dagbump.prune_history('0')")
+        connection.rollback()
+        assert len(recorded(fleet)) == 10
