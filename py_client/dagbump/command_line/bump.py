@@ -12,7 +12,7 @@ from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import CallerVerifies, DagIds, DagRunIds, Json, MaxRuns, OfAirflow, Url, Wide
-from dagbump.command_line.output import note, print_json, printing, sentence
+from dagbump.command_line.output import note, print_json, print_text, printing, sentence
 from dagbump.command_line.tables import GOOD, IDLE, WAITING, Column, if_any, one_of, print_table
 from dagbump.errors import ExitCode
 from dagbump.installation import state
@@ -58,7 +58,7 @@ def preview(
         elif rows:
             print_table(_PREVIEW, rows, wide=wide)
         else:
-            print(_nothing("Nothing is stale", "unfinished task instance", chosen))
+            print_text(_nothing("Nothing is stale", "unfinished task instance", chosen))
 
 
 def bump(
@@ -89,10 +89,10 @@ def bump(
             print_json(result.runs)
         elif result.runs:
             print_table(_BUMP, result.runs, wide=wide)
-            print(sentence(result))
+            print_text(sentence(result))
         else:
             told = _nothing("Nothing to do", "task instance that may be bumped", chosen)
-            print(f"{told} What bump leaves alone, and why: dagbump preview")
+            print_text(f"{told} What bump leaves alone, and why: dagbump preview")
 
 
 def _nothing(what: str, which: str, chosen: filters.Filter) -> str:
