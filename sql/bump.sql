@@ -49,7 +49,7 @@ DECLARE
     run record;
     stale integer;
     older uuid[];
-    room CONSTANT bigint := NULL;
+    room CONSTANT integer := NULL;
     free tid[];
     left_behind uuid[];
     history_is_whole boolean := FALSE;

@@ -20,8 +20,8 @@ DECLARE
     held bigint[];
     next_run integer;
     batch record;
-    moved bigint := 0;
-    unverified bigint := 0;
+    moved bigint := 0::bigint;
+    unverified bigint := 0::bigint;
     moved_in_pass bigint;
     locked bigint;
 BEGIN
@@ -44,8 +44,8 @@ BEGIN
 
     -- A pass over the runs, then one over those in which others held something; until a pass moves nothing.
     LOOP
-        moved_in_pass := 0;
-        locked := 0;
+        moved_in_pass := 0::bigint;
+        locked := 0::bigint;
         held := '{}';
         next_run := 1;
         WHILE next_run OPERATOR(pg_catalog.<=) pg_catalog.cardinality(ids) LOOP

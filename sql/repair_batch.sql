@@ -26,7 +26,7 @@ DECLARE
     id bigint;
     ids bigint[];
     run record;
-    room bigint;
+    room integer;
     stale integer;
     bumped integer;
     locked integer;

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import signal
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagbump
@@ -13,6 +17,7 @@ from dagbump.installation import installer
 from psycopg.rows import dict_row
 from sqlalchemy.engine import URL
 from support.fleet import Fleet, stale_run
+from support.processes import DAGBUMP, command, running
 from support.server import libpq
 
 Connection = psycopg.Connection[Any]
@@ -190,7 +195,9 @@ class TestDamage:
 class TestPrune:
     @pytest.fixture
     def _past(self, fleet: Fleet) -> None:
-        fleet.execute("INSERT INTO dagbump.history (bumped_at) SELECT now() - n * interval '1 day' FROM generate_series(0, 9) n")
+        fleet.execute(
+            "INSERT INTO dagbump.history (bumped_at) SELECT now() - n * interval '1 day' FROM generate_series(0, 9) n"
+        )
 
     @pytest.mark.usefixtures("_past")
     def test_removes_what_is_older_and_says_how_much(self, fleet: Fleet) -> None:
@@ -225,3 +232,80 @@ class TestPrune:
             connection.execute("SELECT dagbump.prune_history('0')")
         connection.rollback()
         assert len(recorded(fleet)) == 10
+
+
+@pytest.mark.once
+class TestLookUps:
+    @pytest.fixture
+    def url(self, fleet: Fleet, connection: Connection, database: URL) -> str:
+        """A database in which three runs have been moved: two and one day ago, and now."""
+        for number, dag_id in enumerate(("oldest", "older", "new")):
+            stale_run(fleet, dag_id)
+            dagbump.bump(connection)
+            connection.commit()
+            age = 2 - number
+            fleet.execute(
+                "UPDATE dagbump.history SET bumped_at = now() - %s * interval '1 day' WHERE dag_id = %s", age, dag_id
+            )
+        return libpq(database)
+
+    def asked(self, url: str, *words: str) -> list[str]:
+        done = command(*DAGBUMP, "history", "--json", *words, DAGBUMP_URL=url)
+        assert (done.returncode, done.stderr) == (0, "")
+        return [row["dag_id"] for row in json.loads(done.stdout)]
+
+    def test_the_newest_is_last(self, url: str) -> None:
+        assert self.asked(url) == ["oldest", "older", "new"]
+        assert self.asked(url, "--limit", "2") == ["older", "new"]
+        assert self.asked(url, "--limit", "0") == []
+
+    def test_times_and_ages(self, url: str) -> None:
+        assert self.asked(url, "--since", "36h") == ["older", "new"]
+        assert self.asked(url, "--since", "3d", "--until", "1h") == ["oldest", "older"]
+        yesterday = datetime.now(timezone.utc) - timedelta(days=1, hours=1)
+        assert self.asked(url, "--until", yesterday.isoformat()) == ["oldest"]
+        assert self.asked(url, "--since", "2000-01-01 10:00Z", "--until", "2000-01-02") == []
+        refused = command(*DAGBUMP, "history", "--since", "yesterday", DAGBUMP_URL=url)
+        assert (refused.returncode, "nor an age, as 2h" in refused.stderr) == (2, True)
+
+    def test_runs_and_dags(self, url: str, fleet: Fleet) -> None:
+        (run,) = fleet.execute("SELECT id FROM dag_run WHERE dag_id = 'older'").fetchone() or (None,)
+        assert self.asked(url, "--dag-run-id", str(run)) == ["older"]
+        assert self.asked(url, "--dag-id", "new", "--dag-id", "oldest") == ["oldest", "new"]
+
+    def test_a_table_says_it_all(self, url: str) -> None:
+        header, *rows = command(*DAGBUMP, "history", DAGBUMP_URL=url).stdout.splitlines()
+        assert "from version" in header
+        assert len(rows) == 3
+        assert re.search(r"new +run_\d+ +1 +1: 1 +2 ", rows[-1])
+
+    def test_an_empty_one(self, database: URL) -> None:
+        assert "Nothing has been moved" in command(*DAGBUMP, "history", DAGBUMP_URL=libpq(database)).stdout
+
+    def test_in_python(self, url: str, connection: Connection) -> None:
+        assert url
+        oldest, older, new = dagbump.history(connection)
+        assert dagbump.history(connection, [older.dag_run_id], ["older"], older.bumped_at, new.bumped_at, 5) == (older,)
+        assert dagbump.history(connection, limit=1) == (new,)
+        assert oldest.from_versions[0]["version_number"] == 1
+        assert oldest.came_from == "1: 1"
+        with pytest.raises(TypeError, match="since takes a datetime"):
+            dagbump.history(connection, since="yesterday")  # type: ignore[arg-type]
+
+    def test_follow(self, url: str, fleet: Fleet, connect: Connect) -> None:
+        """What is committed late is told too, and everything once."""
+        late = connect()
+        stale_run(fleet, "late")
+        dagbump.bump(late)
+        with running(*DAGBUMP, "history", "--follow", "--limit", "1", DAGBUMP_URL=url) as following:
+            following.until_printed(" new ")
+            stale_run(fleet, "prompt")
+            caller = connect(autocommit=True)
+            dagbump.bump(caller)
+            following.until_printed(" prompt ")
+            late.commit()
+            following.until_printed(" late run_")
+            following.process.send_signal(signal.SIGTERM)
+            assert following.finish(timeout=10) == 0
+        assert len(following.lines) == 3
+        assert following.count("1 task instance to version 2 (from 1: 1), by") == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -11,7 +13,6 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
-import dagbump
 import psycopg
 import pytest
 from conftest import Connect
@@ -21,7 +22,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL
 from support import server
 from support.fleet import Fleet, stale_run
-from support.processes import clean_environment
+from support.processes import DAGBUMP, clean_environment, command, on_terminal, running
 from support.server import CLIENT_PROGRAMS, libpq
 from support.waits import until, until_waiting_for_lock
 from test_rights import set_traps
@@ -101,7 +102,7 @@ def caller(connect: Connect) -> Connection:
 class TestBatches:
     @pytest.mark.usefixtures("either_way")
     def test_at_most_so_many_within_a_run_and_over_several(self, fleet: Fleet, caller: Connection) -> None:
-        tis = {}
+        tis: dict[UUID, UUID] = {}
         for dag_id, count in (("big", 10), ("a", 1), ("b", 1), ("c", 2), ("d", 5)):
             version, made = verified_run(fleet, count, dag_id)
             tis |= dict.fromkeys(made, version)
@@ -188,7 +189,9 @@ class TestWhatIsMoved:
         assert "done: 2 task instances moved" in call(caller)[-1]
         assert fleet.versions_of(versionless) == [own, own]
         assert fleet.versions_of(others) == [None, first, latest]
-        row = fleet.execute("SELECT dag_version_id, version_number, bumped, from_versions FROM dagbump.history").fetchone()
+        row = fleet.execute(
+            "SELECT dag_version_id, version_number, bumped, from_versions FROM dagbump.history"
+        ).fetchone()
         versions = [{"dag_version_id": None, "version_number": None, "task_instances": 2}]
         assert row == (own, 2, 2, versions)
 
@@ -288,7 +291,9 @@ class TestOthers:
         """After each COMMIT nothing is locked any more: while the second batch waits, what the first moved is free."""
         new, _ = verified_run(fleet, 3)
         with gated_repair(fleet, libpq(database), batch_size=1, moved=1):
-            caller.execute("UPDATE task_instance SET state = 'running' WHERE dag_version_id = %s AND state = 'queued'", (new,))
+            caller.execute(
+                "UPDATE task_instance SET state = 'running' WHERE dag_version_id = %s AND state = 'queued'", (new,)
+            )
             skipped = caller.execute("SELECT id FROM task_instance FOR UPDATE SKIP LOCKED").fetchall()
             assert len(skipped) == 3  # of four: one is in the batch
 
@@ -306,15 +311,15 @@ class TestCancelled:
     def test_by_the_server(self, fleet: Fleet, caller: Connection, database: URL, function: str) -> None:
         new, tis = verified_run(fleet, 12)
         with gated_repair(fleet, libpq(database), batch_size=2, moved=6) as told:
-            backends = "SELECT pid FROM pg_stat_activity WHERE application_name = 'gated' AND datname = current_database()"
+            backends = (
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'gated' AND datname = current_database()"
+            )
             fleet.connection.execute(f"SELECT {function}(pid) FROM ({backends}) AS gated".encode())
             until(lambda: told, lambda: "the repair fails")
         assert told[0].startswith("failed:")
         self.resumed(fleet, caller, new, tis, done=6)
 
-    def test_by_the_end_of_the_client(
-        self, fleet: Fleet, caller: Connection, connect: Connect, database: URL
-    ) -> None:
+    def test_by_the_end_of_the_client(self, fleet: Fleet, caller: Connection, connect: Connect, database: URL) -> None:
         """The server notices when it next tells the client something: after a whole batch."""
         new, tis = verified_run(fleet, 12)
         fleet.connection.execute(GATE.format(moved=6).encode())
@@ -371,27 +376,122 @@ class TestRights:
     def test_whatever_is_on_the_callers_path_changes_nothing(
         self, fleet: Fleet, caller: Connection, connect: Connect, schema: str
     ) -> None:
-        new, tis = verified_run(fleet, 3)
+        new, _ = verified_run(fleet, 3)
         pinned = fleet.run("d", bundle_version="abc", created_dag_version_id=new)
-        versionless = fleet.ti(pinned, None, "queued")
-        traps = connect(autocommit=True)
-        set_traps(traps, schema)
-        trap = "CREATE OPERATOR {} (FUNCTION = trap, LEFTARG = {}, RIGHTARG = {})"
-        traps.execute("CREATE FUNCTION trap(bigint[], bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$")
-        traps.execute(trap.format("||", "bigint[]", "bigint[]").encode())
-        for operator, left, right in (("+", "integer", "integer"), ("-", "integer", "integer"), ("+", "bigint", "integer")):
-            traps.execute(trap.format(operator, left, right).encode())
-        for function in ("cardinality(bigint[])", "array_agg(bigint)", "generate_series(integer, integer)"):
-            traps.execute(
-                f"CREATE FUNCTION {function} RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$".encode()
-            )
+        fleet.ti(pinned, None, "queued")
+        set_traps(connect(autocommit=True), schema)
+        set_more_traps(connect(autocommit=True), schema)
         caller.execute(sql.SQL("SET search_path = {}, pg_catalog, public").format(sql.Identifier(schema)))
         caller.execute("CREATE TEMPORARY TABLE task_instance ()")
 
         call(caller, "CALL dagbump.repair(batch_size => 2)")
-        assert sum(batches(Fleet(connect(autocommit=True)))) == 4
         plain = Fleet(connect(autocommit=True))
-        assert plain.execute(
-            "SELECT pg_catalog.count(*) FROM public.task_instance WHERE dag_version_id OPERATOR(pg_catalog.=) %s", new
-        ).fetchone() == (5,)
-        assert (versionless, tis) != (None, None)
+        on_new = "SELECT pg_catalog.count(*) FROM public.task_instance WHERE dag_version_id OPERATOR(pg_catalog.=) %s"
+        assert plain.execute(on_new, new).fetchone() == (5,)
+
+
+def set_more_traps(connection: Connection, schema: str) -> None:
+    """Make those into which the loop of the procedure could fall."""
+    connection.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)))
+    trap = "CREATE FUNCTION {} RETURNS {} LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$"
+    for function in ("cardinality(bigint[])", "array_agg(bigint)"):
+        connection.execute(trap.format(function, "integer").encode())
+    for operator, left, right in (
+        ("+", "integer", "integer"),
+        ("-", "integer", "integer"),
+        ("+", "bigint", "integer"),
+        ("||", "bigint[]", "bigint[]"),
+    ):
+        connection.execute(
+            trap.format(f"trap_of({left}, {right})", left).replace("CREATE", "CREATE OR REPLACE").encode()
+        )
+        connection.execute(
+            f"CREATE OPERATOR {operator} (FUNCTION = trap_of, LEFTARG = {left}, RIGHTARG = {right})".encode()
+        )
+
+
+@pytest.mark.once
+class TestCommand:
+    def test_dry_run_says_what_there_is_to_do_and_writes_nothing(self, fleet: Fleet, database: URL) -> None:
+        new, tis = verified_run(fleet, 3)
+        old, _ = fleet.dag("paused", versions=2, is_paused=True)
+        fleet.ti(fleet.run("paused"), old, "queued")
+        done = command(*DAGBUMP, "repair", "--dry-run", DAGBUMP_URL=libpq(database))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "There is to move: 3 task instances in 1 run." in done.stdout
+        assert "paused: unpause the DAG" in done.stdout
+        assert new not in fleet.versions_of(tis)
+
+    def test_without_a_terminal_it_wants_a_yes(self, fleet: Fleet, database: URL) -> None:
+        new, tis = verified_run(fleet, 3)
+        refused = command(*DAGBUMP, "repair", DAGBUMP_URL=libpq(database))
+        assert (refused.returncode, "--yes" in refused.stderr) == (2, True)
+        done = command(*DAGBUMP, "repair", "--yes", "--batch-size", "2", DAGBUMP_URL=libpq(database))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "Done: 3 task instances moved in 1 run.\n", "")
+        assert fleet.versions_of(tis) == [new] * 3
+        assert batches(fleet) == [2, 1]
+
+    @pytest.mark.parametrize(("answer", "moved"), [("n", 0), ("y", 3)])
+    def test_on_a_terminal_it_asks_and_shows_how_far_it_is(
+        self, fleet: Fleet, database: URL, answer: str, moved: int
+    ) -> None:
+        new, tis = verified_run(fleet, 3)
+        done = on_terminal(*DAGBUMP, "repair", typed=f"{answer}\n", DAGBUMP_URL=libpq(database))
+        assert "Move 3 task instances in 1 run, at most 1,000 in a transaction?" in done.stdout
+        assert fleet.versions_of(tis).count(new) == moved
+        assert (done.returncode, "3/3" in done.stdout) == (0 if moved else 1, moved == 3)
+
+    def test_what_is_left_has_its_reason(self, fleet: Fleet, database: URL, connect: Connect) -> None:
+        _, tis = verified_run(fleet, 2)
+        old, _ = fleet.dag("unverified", versions=2)
+        fleet.ti(fleet.run("unverified"), old, "queued")
+        connect().execute("SELECT FROM task_instance WHERE id = %s FOR UPDATE", (tis[0],))
+        words = (*DAGBUMP, "repair", "--yes")
+        done = command(*words, DAGBUMP_URL=libpq(database))
+        assert re.search(r"^bump: other transactions hold", done.stdout, re.MULTILINE)
+        assert re.search(r"^needs_verify: Airflow's scheduler", done.stdout, re.MULTILINE)
+
+        answer = json.loads(command(*words, "--json", DAGBUMP_URL=libpq(database)).stdout)
+        assert (answer["moved"], answer["runs"]) == (0, 0)
+        assert {row["verdict"]: row["stale"] for row in answer["left"]} == {"bump": 1, "needs_verify": 1}
+
+    def test_no_question_where_there_is_nothing_to_do(self, database: URL) -> None:
+        done = on_terminal(*DAGBUMP, "repair", DAGBUMP_URL=libpq(database))
+        assert (done.returncode, done.stdout) == (0, "Done: 0 task instances moved in 0 runs.\n")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_lets_the_batch_end_and_the_same_command_goes_on(
+        self, fleet: Fleet, database: URL, connect: Connect, number: int
+    ) -> None:
+        new, tis = verified_run(fleet, 12)
+        fleet.connection.execute(GATE.format(moved=4).encode())
+        gate = connect()
+        gate.execute("SELECT pg_advisory_lock(1)")
+        words = (*DAGBUMP, "repair", "--yes", "--batch-size", "2")
+        with running(*words, DAGBUMP_URL=libpq(database), PGAPPNAME="gated") as repair:
+            waiting = "SELECT FROM pg_stat_activity WHERE application_name = 'gated' AND wait_event_type = 'Lock'"
+            until(lambda: fleet.execute(waiting).fetchall(), lambda: "a batch waits at the gate")
+            repair.process.send_signal(number)
+            gate.execute("SELECT pg_advisory_unlock(1)")
+            assert repair.finish(timeout=30) == 1
+        assert repair.count("Interrupted: 6 task instances moved in 1 run; the same command goes on.") == 1
+        assert fleet.versions_of(tis).count(new) == 6
+        assert "Done: 6 task instances" in command(*words, DAGBUMP_URL=libpq(database)).stdout
+        assert fleet.versions_of(tis) == [new] * 12
+
+    def test_what_is_free_at_last_is_moved_by_another_pass(self, fleet: Fleet, database: URL, connect: Connect) -> None:
+        new, tis = verified_run(fleet, 2, "first")
+        verified_run(fleet, 2, "last")
+        fleet.connection.execute(GATE.format(moved=2).encode())
+        gate, holder = connect(), connect()
+        gate.execute("SELECT pg_advisory_lock(1)")
+        holder.execute("SELECT FROM task_instance WHERE id = %s FOR UPDATE", (tis[0],))
+        words = (*DAGBUMP, "repair", "--yes", "--batch-size", "2")
+        with running(*words, DAGBUMP_URL=libpq(database), PGAPPNAME="gated") as repair:
+            waiting = "SELECT FROM pg_stat_activity WHERE application_name = 'gated' AND wait_event_type = 'Lock'"
+            until(lambda: fleet.execute(waiting).fetchall(), lambda: "a batch waits at the gate")
+            holder.rollback()
+            gate.execute("SELECT pg_advisory_unlock(1)")
+            assert repair.finish(timeout=30) == 0
+        assert fleet.versions_of(tis) == [new, new]
+        assert repair.count("Done: 4 task instances moved in 2 runs.") == 1

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dagbump.client import abump, bump, preview
+    from dagbump.client import abump, bump, history, preview
     from dagbump.errors import (
         DagbumpError,
         InsufficientPrivilege,
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
         UnsupportedAirflow,
         VersionMismatch,
     )
-    from dagbump.results import BumpResult, RunBump, RunPreview
+    from dagbump.results import BumpResult, HistoryEntry, RunBump, RunPreview
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BumpResult",
     "DagbumpError",
+    "HistoryEntry",
     "InsufficientPrivilege",
     "NotInstalled",
     "RunBump",
@@ -34,6 +35,7 @@ __all__ = [
     "VersionMismatch",
     "abump",
     "bump",
+    "history",
     "preview",
 ]
 
