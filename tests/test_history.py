@@ -192,6 +192,33 @@ class TestDamage:
         assert len(recorded(fleet)) == 1
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("tampering", "said"),
+    [
+        ("ALTER TABLE dagbump.history ALTER run_id SET DEFAULT random()::text", "dagbump.history has a default"),
+        ("ALTER TABLE dagbump.history ADD CHECK (bumped > 0)", "dagbump.history has a check"),
+        ("ALTER TABLE dagbump.history ENABLE ROW LEVEL SECURITY", "dagbump.history has row-level security"),
+        ("CREATE RULE r AS ON INSERT TO dagbump.history DO ALSO SELECT 1", "dagbump.history has a rule"),
+        ("CREATE INDEX i ON dagbump.history ((upper(run_id)))", "dagbump.history has an index on an expression"),
+        (
+            "ALTER TABLE dagbump.history ADD FOREIGN KEY (dag_run_id) REFERENCES public.dag_run (id)",
+            "dagbump.history has a trigger",
+        ),
+        ("ALTER TABLE dagbump.history OWNER TO {role}", "dagbump.history belongs to"),
+    ],
+)
+def test_what_somebody_has_built_into_it_is_refused_by_name(
+    fleet: Fleet, database: URL, role: str, tampering: str, said: str
+) -> None:
+    stale_run(fleet)
+    fleet.connection.execute(tampering.format(role=role).encode())
+    for words in (["bump"], ["repair", "--yes"], ["history"], ["upgrade"]):
+        done = command(*DAGBUMP, *words, DAGBUMP_URL=libpq(database))
+        assert (done.returncode, said in done.stderr) == (4, True), done.stderr
+    assert recorded(fleet) == []
+
+
 class TestPrune:
     @pytest.fixture
     def _past(self, fleet: Fleet) -> None:
@@ -277,7 +304,7 @@ class TestLookUps:
         header, *rows = command(*DAGBUMP, "history", DAGBUMP_URL=url).stdout.splitlines()
         assert "from version" in header
         assert len(rows) == 3
-        assert re.search(r"new +run_\d+ +1 +1: 1 +2 ", rows[-1])
+        assert re.search(r"new +run_\d+ +1 +1 \(1\) +2 ", rows[-1])
 
     def test_an_empty_one(self, database: URL) -> None:
         assert "Nothing has been moved" in command(*DAGBUMP, "history", DAGBUMP_URL=libpq(database)).stdout
@@ -288,7 +315,7 @@ class TestLookUps:
         assert dagbump.history(connection, [older.dag_run_id], ["older"], older.bumped_at, new.bumped_at, 5) == (older,)
         assert dagbump.history(connection, limit=1) == (new,)
         assert oldest.from_versions[0]["version_number"] == 1
-        assert oldest.came_from == "1: 1"
+        assert oldest.came_from == "1 (1)"
         with pytest.raises(TypeError, match="since takes a datetime"):
             dagbump.history(connection, since="yesterday")  # type: ignore[arg-type]
 
@@ -308,4 +335,4 @@ class TestLookUps:
             following.process.send_signal(signal.SIGTERM)
             assert following.finish(timeout=10) == 0
         assert len(following.lines) == 3
-        assert following.count("1 task instance to version 2 (from 1: 1), by") == 3
+        assert following.count("1 task instance to version 2 from 1 (1), by") == 3

@@ -418,8 +418,9 @@ class TestCommand:
         fleet.ti(fleet.run("paused"), old, "queued")
         done = command(*DAGBUMP, "repair", "--dry-run", DAGBUMP_URL=libpq(database))
         assert (done.returncode, done.stderr) == (0, "")
-        assert "There is to move: 3 task instances in 1 run." in done.stdout
+        assert "To move: 3 task instances in 1 run." in done.stdout
         assert "paused: unpause the DAG" in done.stdout
+        assert "bump:" not in done.stdout  # what it would move is not left
         assert new not in fleet.versions_of(tis)
 
     def test_without_a_terminal_it_wants_a_yes(self, fleet: Fleet, database: URL) -> None:

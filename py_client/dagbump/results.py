@@ -100,11 +100,9 @@ class HistoryEntry:
 
     @cached_property
     def came_from(self) -> str:
-        """``from_versions`` in words: ``none: 1, 3: 12``."""
-        return ", ".join(
-            f"{'none' if version['version_number'] is None else version['version_number']}: {version['task_instances']}"
-            for version in self.from_versions
-        )
+        """``from_versions`` in words: ``none (1), 3 (12)``."""
+        counts = ((version["version_number"], version["task_instances"]) for version in self.from_versions)
+        return ", ".join(f"{'none' if number is None else number} ({count})" for number, count in counts)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _print_line(row: HistoryEntry, *, as_json: bool) -> None:
         print(json.dumps(asdict(row), default=to_json), flush=True)
         return
     at = row.bumped_at.astimezone().isoformat(" ", "seconds")
-    moved = f"{counted(row.bumped, 'task instance')} to version {row.version_number} (from {row.came_from})"
+    moved = f"{counted(row.bumped, 'task instance')} to version {row.version_number} from {row.came_from}"
     who = f"{row.bumped_by}{f' ({row.application_name})' if row.application_name else ''}"
     print(f"{at} {row.dag_id} {row.run_id}: {moved}, by {who}", flush=True)
 

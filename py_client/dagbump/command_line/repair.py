@@ -105,8 +105,9 @@ def repair(
             to_move = {"to_move": _task_instances(runs)} if dry_run else {}
             print(json.dumps({**numbers, **to_move, "left": [asdict(row) for row in left]}, indent=2, default=to_json))
         else:
-            print(f"There is to move: {_to_do(runs)}." if dry_run else done.sentence())
-            _print_what_is_left([row for row in left if not (dry_run and row.verdict == "bump")], wide=wide)
+            print(f"To move: {_to_do(runs)}." if dry_run else done.sentence())
+            to_move_yet = {run.dag_run_id for run in runs if dry_run and not run.needs_verify}
+            _print_what_is_left([row for row in left if row.dag_run_id not in to_move_yet], wide=wide)
     if done.interrupted:
         raise typer.Exit(ExitCode.THE_WORK_FAILED)
 
