@@ -237,6 +237,15 @@ class TestArguments:
         assert fleet.versions_of(tis) == before
 
 
+    def test_the_manual_shows_how_to_call_it(self, caller: Connection) -> None:
+        lines = [line for (line,) in caller.execute("SELECT dagbump.help('repair')")]
+        assert lines[0] == "CALL dagbump.repair("
+        assert lines[1:4] == ["    dag_ids text[] DEFAULT NULL::text[],", "    batch_size integer DEFAULT 1000", ")"]
+        listed = {line for (line,) in caller.execute("SELECT dagbump.help()")}
+        assert "SELECT dagbump.help('repair');" in listed
+        assert "SELECT dagbump.help('repair_batch');" not in listed
+
+
 class TestOthers:
     """Whoever holds something is not waited for, and holds up nothing else."""
 
