@@ -15,8 +15,8 @@ from support.fleet import Fleet
 Connection = psycopg.Connection[Any]
 
 FUNCTIONS = """
-    SELECT oid::regprocedure::text AS name, proconfig, prosecdef, proacl, proowner, pg_get_functiondef(oid) AS source,
-           obj_description(oid, 'pg_proc') AS comment
+    SELECT oid::regprocedure::text AS name, prokind::text, proconfig, prosecdef, proacl, proowner,
+           pg_get_functiondef(oid) AS source, obj_description(oid, 'pg_proc') AS comment
     FROM pg_proc WHERE pronamespace = 'dagbump'::regnamespace
 """
 
@@ -30,7 +30,12 @@ def functions(connection: Connection) -> list[dict[str, Any]]:
 def test_every_search_path_is_pinned_with_pg_temp_last(functions: list[dict[str, Any]]) -> None:
     assert functions
     for function in functions:
-        assert "search_path=public, pg_temp" in function["proconfig"], function["name"]
+        if (
+            function["prokind"] == "p"
+        ):  # it commits, and so may carry no setting; it has traps of its own, in test_repair
+            assert (function["proconfig"], function["prosecdef"]) == (None, False), function["name"]
+        else:
+            assert "search_path=public, pg_temp" in function["proconfig"], function["name"]
 
 
 def test_everything_has_a_comment(connection: Connection, functions: list[dict[str, Any]]) -> None:
@@ -191,4 +196,6 @@ def test_plpgsql_check_finds_nothing(connection: Connection) -> None:
         WHERE function.pronamespace = 'dagbump'::regnamespace AND language.lanname = 'plpgsql'
         """
     ).fetchall()
-    assert findings == []
+    # That it does not work is what the procedure finds out with it: whether it is called in a transaction block.
+    expected = "COMMIT:cannot commit while a subtransaction is active"
+    assert [finding for finding in findings if "repair(" not in finding[0] or expected not in finding[1]] == []

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dagbump.client import abump, bump, check, holders, preview, versions
+    from dagbump.client import abump, bump, check, history, holders, preview, versions
     from dagbump.errors import (
         DagbumpError,
         InsufficientPrivilege,
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         UnsupportedAirflow,
         VersionMismatch,
     )
-    from dagbump.results import BumpResult, CheckItem, DagVersions, Holder, RunBump, RunPreview
+    from dagbump.results import BumpResult, CheckItem, DagVersions, HistoryEntry, Holder, RunBump, RunPreview
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     "CheckItem",
     "DagVersions",
     "DagbumpError",
+    "HistoryEntry",
     "Holder",
     "InsufficientPrivilege",
     "NotInstalled",
@@ -38,6 +39,7 @@ __all__ = [
     "abump",
     "bump",
     "check",
+    "history",
     "holders",
     "preview",
     "versions",

@@ -147,6 +147,78 @@ class CheckItem:
 
 
 @dataclass(frozen=True)
+class HistoryEntry:
+    """One row of ``dagbump.history``: a DAG run in which one call has moved something.
+
+    Attributes:
+        bumped_at: when, by the database's clock.
+        bumped_by: the role that had connected.
+        application_name: that of its session.
+        dag_run_id: ``dag_run.id``; the run may be gone by now, as may the versions.
+        dag_id: ``dag_run.dag_id``.
+        run_id: ``dag_run.run_id``.
+        from_versions: the versions that the task instances were on, the lowest first: ``dag_version_id``,
+            ``version_number`` (both None: on none) and ``task_instances``, how many.
+        dag_version_id: the version that they are on since.
+        version_number: its number.
+        bumped: how many task instances, over all versions.
+    """
+
+    bumped_at: datetime
+    bumped_by: str
+    application_name: str
+    dag_run_id: int
+    dag_id: str
+    run_id: str
+    from_versions: tuple[Mapping[str, Any], ...]
+    dag_version_id: UUID
+    version_number: int
+    bumped: int
+
+    @cached_property
+    def came_from(self) -> str:
+        """``from_versions`` in words: ``none (1), 3 (12)``."""
+        counts = ((version["version_number"], version["task_instances"]) for version in self.from_versions)
+        return ", ".join(f"{'none' if number is None else number} ({count})" for number, count in counts)
+
+
+@dataclass(frozen=True)
+class RepairableRun:
+    """One row of ``dagbump.repairable``: a DAG run that a repair goes through.
+
+    Attributes:
+        dag_run_id: ``dag_run.id``.
+        task_instances: those that it has to move.
+        needs_verify: ``verify_integrity`` is due: the repair leaves the run to Airflow.
+    """
+
+    dag_run_id: int
+    task_instances: int
+    needs_verify: bool
+
+
+@dataclass(frozen=True)
+class RepairBatch:
+    """The row of ``dagbump.repair_batch``: what one batch of a repair has done.
+
+    Attributes:
+        looked_at: the first so many of its runs are done with.
+        task_instances: moved.
+        moved_runs: the runs that these are in.
+        locked_task_instances: stale ones that other transactions hold.
+        locked_runs: the runs that these are in.
+        unverified_runs: left to Airflow.
+    """
+
+    looked_at: int
+    task_instances: int
+    moved_runs: tuple[int, ...]
+    locked_task_instances: int
+    locked_runs: tuple[int, ...]
+    unverified_runs: int
+
+
+@dataclass(frozen=True)
 class BumpResult:
     """All rows of one call of ``dagbump.bump``; empty where nothing changed."""
 
