@@ -146,7 +146,7 @@ BEGIN
         -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
         -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
         -- children, in all of which code could stand that runs as whoever reads or writes the table. What
-        -- is called from outside, bump and preview, has to run as its owner, and no argument may have an
+        -- is called from outside has to run as its owner, and no argument may have an
         -- expression for a default, which would run as the caller.
 
         WITH relation AS (
@@ -225,7 +225,7 @@ BEGIN
         UNION ALL
         SELECT function.called || ' does not run as its owner'
         FROM function
-        WHERE function.proname::text IN ('bump', 'preview') AND NOT function.prosecdef
+        WHERE function.proname::text IN ('bump', 'preview', 'verify_scope') AND NOT function.prosecdef
         ORDER BY 1
     ) AS foreign_object;
     IF findings IS NOT NULL THEN

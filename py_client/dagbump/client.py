@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, scoped_session
 from dagbump.call import Call
 from dagbump.errors import translated
 from dagbump.identity_map import expire_bumped
-from dagbump.results import BumpResult, RowT, RunBump, RunPreview, from_rows
+from dagbump.results import BumpResult, RowT, RunBump, RunPreview, RunScope, from_rows
 
 if TYPE_CHECKING:
     import psycopg
@@ -110,6 +110,14 @@ def preview(
         "preview", dag_run_ids=dag_run_ids, dag_ids=dag_ids, max_runs=max_runs, caller_verifies=caller_verifies
     )
     return _answer(connection, call, RunPreview)
+
+
+def verify_scope(connection: SyncConnection, dag_run_ids: Iterable[int]) -> tuple[RunScope, ...]:
+    """Show what Airflow's ``verify_integrity`` would find in running DAG runs, without running it.
+
+    Reads only. Raises the same errors as `bump`. For the Airflow plugin.
+    """
+    return _answer(connection, Call.to("verify_scope", dag_run_ids=dag_run_ids), RunScope)
 
 
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:

@@ -69,7 +69,7 @@ _LOOK_AGAIN = (
 _WHAT_TO_GRANT = (
     "connect as the role that owns Airflow's tables, or have it run: GRANT USAGE ON SCHEMA dagbump TO role; "
     "GRANT SELECT ON dagbump.installation TO role; "
-    "GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview TO role;"
+    "GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview, dagbump.verify_scope TO role;"
 )
 # https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/installer/refuse_upgrade.sql, which
 # brings its own advice, as a hint.

@@ -61,12 +61,14 @@ DECLARE
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
     -- Refuses those that mean nothing, by name.
+    -- Refuses a NULL inside.
+    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every run.';
+    END IF;
     IF max_runs < 0 THEN
         RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
-    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
     ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
@@ -91,12 +93,16 @@ BEGIN
                     SELECT running.*, backfill.sort_ordinal
                     FROM (
                         -- The running DAG runs among them.
-                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        SELECT
+                            run.id, run.dag_id, run.run_id, run.run_type, run.logical_date, run.bundle_version, run.created_dag_version_id,
+                            run.last_scheduling_decision, run.run_after, run.backfill_id
                         FROM @airflow_schema@.dag_run AS run
                         WHERE ids IS NULL AND run.state::text = 'running'
                         UNION ALL
                         -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        SELECT
+                            run.id, run.dag_id, run.run_id, run.run_type, run.logical_date, run.bundle_version, run.created_dag_version_id,
+                            run.last_scheduling_decision, run.run_after, run.backfill_id
                         FROM @airflow_schema@.dag_run AS run
                         WHERE run.id = ANY (ids) AND run.state::text = 'running'
                     ) AS running
@@ -142,12 +148,16 @@ BEGIN
         SELECT pg_catalog.array_agg(run.id::bigint)
         FROM (
             -- The running DAG runs among them.
-            SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+            SELECT
+                run.id, run.dag_id, run.run_id, run.run_type, run.logical_date, run.bundle_version, run.created_dag_version_id,
+                run.last_scheduling_decision, run.run_after, run.backfill_id
             FROM @airflow_schema@.dag_run AS run
             WHERE ids IS NULL AND run.state::text = 'running'
             UNION ALL
             -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-            SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+            SELECT
+                run.id, run.dag_id, run.run_id, run.run_type, run.logical_date, run.bundle_version, run.created_dag_version_id,
+                run.last_scheduling_decision, run.run_after, run.backfill_id
             FROM @airflow_schema@.dag_run AS run
             WHERE run.id = ANY (ids) AND run.state::text = 'running'
         ) AS run
@@ -206,6 +216,9 @@ BEGIN
                 run.id::bigint AS dag_run_id,
                 run.dag_id::text AS dag_id,
                 run.run_id::text AS run_id,
+                run.run_type::text AS run_type,
+                run.logical_date,
+                run.created_dag_version_id,
                 run.last_scheduling_decision,
                 run.run_after,
                 latest.id AS dag_version_id,
@@ -228,12 +241,16 @@ BEGIN
                     END AS obstacle
                 FROM (
                     -- The running DAG runs among them.
-                    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                    SELECT
+                        run.id, run.dag_id, run.run_id, run.run_type, run.logical_date, run.bundle_version, run.created_dag_version_id,
+                        run.last_scheduling_decision, run.run_after, run.backfill_id
                     FROM @airflow_schema@.dag_run AS run
                     WHERE ids IS NULL AND run.state::text = 'running'
                     UNION ALL
                     -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-                    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                    SELECT
+                        run.id, run.dag_id, run.run_id, run.run_type, run.logical_date, run.bundle_version, run.created_dag_version_id,
+                        run.last_scheduling_decision, run.run_after, run.backfill_id
                     FROM @airflow_schema@.dag_run AS run
                     WHERE run.id = ANY (ids) AND run.state::text = 'running'
                 ) AS running
@@ -315,6 +332,9 @@ BEGIN
                     run.id::bigint AS dag_run_id,
                     run.dag_id::text AS dag_id,
                     run.run_id::text AS run_id,
+                    run.run_type::text AS run_type,
+                    run.logical_date,
+                    run.created_dag_version_id,
                     run.last_scheduling_decision,
                     run.run_after,
                     latest.id AS dag_version_id,
@@ -337,12 +357,16 @@ BEGIN
                         END AS obstacle
                     FROM (
                         -- The running DAG runs among them.
-                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        SELECT
+                            run.id, run.dag_id, run.run_id, run.run_type, run.logical_date, run.bundle_version, run.created_dag_version_id,
+                            run.last_scheduling_decision, run.run_after, run.backfill_id
                         FROM @airflow_schema@.dag_run AS run
                         WHERE ids IS NULL AND run.state::text = 'running'
                         UNION ALL
                         -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        SELECT
+                            run.id, run.dag_id, run.run_id, run.run_type, run.logical_date, run.bundle_version, run.created_dag_version_id,
+                            run.last_scheduling_decision, run.run_after, run.backfill_id
                         FROM @airflow_schema@.dag_run AS run
                         WHERE run.id = ANY (ids) AND run.state::text = 'running'
                     ) AS running
