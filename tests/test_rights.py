@@ -9,8 +9,9 @@ import dagbump
 import psycopg
 import pytest
 from conftest import Connect
+from dagbump import client
 from psycopg import sql
-from support.fleet import Fleet
+from support.fleet import Fleet, serialized_dag
 
 Connection = psycopg.Connection[Any]
 
@@ -75,10 +76,13 @@ def test_a_role_with_execute_only_can_bump_and_cannot_write_the_table(fleet: Fle
     fleet.ti(run, old, "queued")
     connection.execute("CREATE ROLE operator_of_airflow")
     connection.execute("GRANT USAGE ON SCHEMA dagbump TO operator_of_airflow")
-    connection.execute("GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview TO operator_of_airflow")
+    connection.execute(
+        "GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview, dagbump.verify_scope TO operator_of_airflow"
+    )
     connection.execute("SET ROLE operator_of_airflow")
 
     assert dagbump.preview(connection)[0].stale == 1
+    assert [row.dag_run_id for row in client.verify_scope(connection, [run])] == [run]
     assert dagbump.bump(connection).bumped == 1
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute("UPDATE public.task_instance SET dag_version_id = NULL")
@@ -110,9 +114,9 @@ def test_a_callers_temporary_tables_change_nothing(fleet: Fleet, connect: Connec
 
 TYPES = (
     *("text", "varchar", "name", "uuid", "integer", "bigint", "boolean", "timestamptz", "tid", "xid", "xid8", "oid"),
-    *("bigint[]", "tid[]", "uuid[]"),
+    *("bigint[]", "text[]", "tid[]", "uuid[]", "json", "jsonb"),
 )
-OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "%", "&")
+OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "%", "&", "#>", "#>>", "->", "->>")
 HOSTILE_FUNCTIONS = (
     "now()",
     "clock_timestamp()",
@@ -128,6 +132,13 @@ HOSTILE_FUNCTIONS = (
     "array_position(bigint[], bigint)",
     "array_position(text[], text)",
     "jsonb_object_agg(text, bigint)",
+    "unnest(text[])",
+    "unnest(bigint[])",
+    "unnest(timestamptz[])",
+    "bit_or(integer)",
+    "cardinality(text[])",
+    "to_timestamp(double precision)",
+    "tasks_of_version(uuid)",
 )
 
 
@@ -141,8 +152,9 @@ def test_foreign_functions_and_operators_on_the_path_change_nothing(
     pg_catalog: (varchar, text) has none there.
     """
     old, new = fleet.dag("d", versions=2)
-    run = fleet.run("d", bundle_version="")
-    fleet.ti(run, new, "success")
+    fleet.serialize(new, serialized_dag(["finished", "missing"]))
+    run = fleet.run("d", bundle_version="", logical_date="2024-01-01T00:00:00Z")
+    fleet.ti(run, new, "success", task_id="finished")
     stale = fleet.ti(run, old, "queued")
     fleet.past_try(stale, old)
     set_traps(fleet.connection, schema)
@@ -156,7 +168,8 @@ def test_foreign_functions_and_operators_on_the_path_change_nothing(
     holder.rollback()
     versions = "SELECT dag_id, versions, unreferenced, stale_only, running_runs_behind FROM dagbump.versions('{d}')"
     assert caller.execute(versions).fetchall() == [("d", 2, 0, 1, 1)]
-    assert dagbump.preview(caller, [run], ["d"], 5)[0].verdict == "bump"
+    assert client.verify_scope(caller, [run])[0].missing_tasks == ("missing",)
+    assert dagbump.preview(caller, [run], ["d"], 5)[0].verdict == "missing_tasks"
     assert dagbump.bump(caller, [run], ["d"], 5).bumped == 1
     moved = caller.execute(
         "SELECT FROM public.task_instance WHERE (id, dag_version_id) OPERATOR(pg_catalog.=) (%s, %s)",

@@ -140,7 +140,9 @@ BEGIN
         UNION ALL
         SELECT function.called || ' does not run as its owner'
         FROM function
-        WHERE function.proname::text IN ('bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'versions')
+        WHERE function.proname::text IN (
+            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+        )
         AND NOT function.prosecdef
         ORDER BY 1
     ) AS foreign_object;

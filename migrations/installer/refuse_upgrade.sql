@@ -14,11 +14,12 @@ DECLARE
         "backfill_dag_run": {"backfill_id": "integer", "dag_run_id": "integer", "sort_ordinal": "integer"},
         "dag": {"dag_id": "text", "is_paused": "boolean", "is_stale": "boolean"},
         "dag_run": {
-            "id": "integer", "dag_id": "text", "run_id": "text", "state": "text", "bundle_version": "text",
-            "created_dag_version_id": "uuid", "run_after": "timestamptz", "last_scheduling_decision": "timestamptz", "backfill_id": "integer"
+            "id": "integer", "dag_id": "text", "run_id": "text", "run_type": "text", "logical_date": "timestamptz",
+            "state": "text", "bundle_version": "text", "created_dag_version_id": "uuid", "run_after": "timestamptz",
+            "last_scheduling_decision": "timestamptz", "backfill_id": "integer"
         },
         "dag_version": {"id": "uuid", "dag_id": "text", "version_number": "integer", "created_at": "timestamptz"},
-        "serialized_dag": {"dag_version_id": "uuid"},
+        "serialized_dag": {"dag_version_id": "uuid", "data": "json"},
         "task_instance": {
             "dag_id": "text", "run_id": "text", "task_id": "text", "map_index": "integer", "state": "text",
             "dag_version_id": "uuid", "updated_at": "timestamptz"
@@ -272,7 +273,9 @@ BEGIN
         UNION ALL
         SELECT function.called || ' does not run as its owner'
         FROM function
-        WHERE function.proname::text IN ('bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'versions')
+        WHERE function.proname::text IN (
+            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+        )
         AND NOT function.prosecdef
         ORDER BY 1
     ) AS foreign_object;

@@ -30,6 +30,7 @@ from dagbump.results import (
     RowT,
     RunBump,
     RunPreview,
+    RunScope,
     from_rows,
 )
 
@@ -199,6 +200,14 @@ def repair_batch(connection: SyncConnection, dag_run_ids: Iterable[int], batch_s
     call = Call.to("repair_batch", dag_run_ids=dag_run_ids, batch_size=batch_size)
     (batch,) = _answer(connection, call, RepairBatch)
     return batch
+
+
+def verify_scope(connection: SyncConnection, dag_run_ids: Iterable[int]) -> tuple[RunScope, ...]:
+    """Show what Airflow's ``verify_integrity`` would find in running DAG runs, without running it.
+
+    Reads only. Raises the same errors as `bump`. For the Airflow plugin.
+    """
+    return _answer(connection, Call.to("verify_scope", dag_run_ids=dag_run_ids), RunScope)
 
 
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:

@@ -45,7 +45,7 @@ class RunBump:
 
 @dataclass(frozen=True)
 class RunPreview:
-    """One row of ``dagbump.preview``: a running DAG run that holds stale task instances, or needs a verify.
+    """One row of ``dagbump.preview``: a running DAG run with stale task instances, or that lacks a task or a verify.
 
     Attributes:
         dag_run_id: ``dag_run.id``.
@@ -53,10 +53,14 @@ class RunPreview:
         run_id: ``dag_run.run_id``.
         dag_version_id: the latest version of the DAG, None where it has none.
         version_number: its number, None where it has none.
-        stale: unfinished task instances that are not on the latest version.
+        stale: unfinished task instances that are not on the latest version; in a pinned run, nor on its own.
         stale_by_state: the same by state; ``no_status`` stands for NULL, as in Airflow's UI.
-        verdict: ``bump``, ``needs_verify``, ``pinned``, ``paused``, ``stale_dag``, ``not_due``,
-            ``no_serialized_dag`` or ``no_version``.
+        verdict: ``bump``, ``needs_verify``, ``missing_tasks``, ``pinned``, ``versionless``, ``paused``, ``stale_dag``,
+            ``not_due``, ``no_serialized_dag`` or ``no_version``.
+        versionless: unfinished task instances that are on no version at all.
+        missing_tasks: tasks of the version that have no task instance, although Airflow would make one; None where its
+            tasks cannot be read.
+        vanished_tasks: tasks of unfinished task instances that the version no longer has; None as above.
     """
 
     dag_run_id: int
@@ -67,6 +71,30 @@ class RunPreview:
     stale: int
     stale_by_state: Mapping[str, int]
     verdict: str
+    versionless: int
+    missing_tasks: tuple[str, ...] | None
+    vanished_tasks: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class RunScope:
+    """One row of ``dagbump.verify_scope``: what Airflow's ``verify_integrity`` would find in a running DAG run.
+
+    All but the first are None where the tasks of the latest version cannot be read.
+
+    Attributes:
+        dag_run_id: ``dag_run.id``.
+        missing_tasks: tasks of the latest version that have no task instance, although Airflow would make one.
+        restored_tasks: tasks of removed task instances that the latest version has.
+        vanished_tasks: tasks of unfinished task instances that the latest version no longer has.
+        has_mapped: whether the latest version has a mapped task, or a mapped task group.
+    """
+
+    dag_run_id: int
+    missing_tasks: tuple[str, ...] | None
+    restored_tasks: tuple[str, ...] | None
+    vanished_tasks: tuple[str, ...] | None
+    has_mapped: bool | None
 
 
 @dataclass(frozen=True)

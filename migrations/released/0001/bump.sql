@@ -65,6 +65,11 @@ DECLARE
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
     -- Refuses those that mean nothing, by name.
+    -- Refuses a list that means nothing.
+    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+    END IF;
     IF max_runs < 0 THEN
         RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
@@ -75,7 +80,7 @@ BEGIN
     -- Refuses a list that means nothing.
     IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
     END IF;
     -- Refuses a list that means nothing.
     IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
@@ -103,6 +108,8 @@ BEGIN
                             run.id,
                             run.dag_id,
                             run.run_id,
+                            run.run_type,
+                            run.logical_date,
                             run.bundle_version,
                             run.created_dag_version_id,
                             run.last_scheduling_decision,
@@ -116,6 +123,8 @@ BEGIN
                             run.id,
                             run.dag_id,
                             run.run_id,
+                            run.run_type,
+                            run.logical_date,
                             run.bundle_version,
                             run.created_dag_version_id,
                             run.last_scheduling_decision,
@@ -170,6 +179,8 @@ BEGIN
                 run.id,
                 run.dag_id,
                 run.run_id,
+                run.run_type,
+                run.logical_date,
                 run.bundle_version,
                 run.created_dag_version_id,
                 run.last_scheduling_decision,
@@ -183,6 +194,8 @@ BEGIN
                 run.id,
                 run.dag_id,
                 run.run_id,
+                run.run_type,
+                run.logical_date,
                 run.bundle_version,
                 run.created_dag_version_id,
                 run.last_scheduling_decision,
@@ -246,6 +259,9 @@ BEGIN
                 run.id::bigint AS dag_run_id,
                 run.dag_id::text AS dag_id,
                 run.run_id::text AS run_id,
+                run.run_type::text AS run_type,
+                run.logical_date,
+                run.created_dag_version_id,
                 run.last_scheduling_decision,
                 run.run_after,
                 latest.id AS dag_version_id,
@@ -272,6 +288,8 @@ BEGIN
                         run.id,
                         run.dag_id,
                         run.run_id,
+                        run.run_type,
+                        run.logical_date,
                         run.bundle_version,
                         run.created_dag_version_id,
                         run.last_scheduling_decision,
@@ -285,6 +303,8 @@ BEGIN
                         run.id,
                         run.dag_id,
                         run.run_id,
+                        run.run_type,
+                        run.logical_date,
                         run.bundle_version,
                         run.created_dag_version_id,
                         run.last_scheduling_decision,
@@ -371,6 +391,9 @@ BEGIN
                     run.id::bigint AS dag_run_id,
                     run.dag_id::text AS dag_id,
                     run.run_id::text AS run_id,
+                    run.run_type::text AS run_type,
+                    run.logical_date,
+                    run.created_dag_version_id,
                     run.last_scheduling_decision,
                     run.run_after,
                     latest.id AS dag_version_id,
@@ -397,6 +420,8 @@ BEGIN
                             run.id,
                             run.dag_id,
                             run.run_id,
+                            run.run_type,
+                            run.logical_date,
                             run.bundle_version,
                             run.created_dag_version_id,
                             run.last_scheduling_decision,
@@ -410,6 +435,8 @@ BEGIN
                             run.id,
                             run.dag_id,
                             run.run_id,
+                            run.run_type,
+                            run.logical_date,
                             run.bundle_version,
                             run.created_dag_version_id,
                             run.last_scheduling_decision,

@@ -18,11 +18,12 @@ DECLARE
         "backfill_dag_run": {"backfill_id": "integer", "dag_run_id": "integer", "sort_ordinal": "integer"},
         "dag": {"dag_id": "text", "is_paused": "boolean", "is_stale": "boolean"},
         "dag_run": {
-            "id": "integer", "dag_id": "text", "run_id": "text", "state": "text", "bundle_version": "text",
-            "created_dag_version_id": "uuid", "run_after": "timestamptz", "last_scheduling_decision": "timestamptz", "backfill_id": "integer"
+            "id": "integer", "dag_id": "text", "run_id": "text", "run_type": "text", "logical_date": "timestamptz",
+            "state": "text", "bundle_version": "text", "created_dag_version_id": "uuid", "run_after": "timestamptz",
+            "last_scheduling_decision": "timestamptz", "backfill_id": "integer"
         },
         "dag_version": {"id": "uuid", "dag_id": "text", "version_number": "integer", "created_at": "timestamptz"},
-        "serialized_dag": {"dag_version_id": "uuid"},
+        "serialized_dag": {"dag_version_id": "uuid", "data": "json"},
         "task_instance": {
             "dag_id": "text", "run_id": "text", "task_id": "text", "map_index": "integer", "state": "text",
             "dag_version_id": "uuid", "updated_at": "timestamptz"
@@ -452,7 +453,9 @@ BEGIN
         UNION ALL
         SELECT function.called || ' does not run as its owner'
         FROM function
-        WHERE function.proname::text IN ('bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'versions')
+        WHERE function.proname::text IN (
+            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+        )
         AND NOT function.prosecdef
         ORDER BY 1
     ) AS foreign_object;
@@ -536,7 +539,10 @@ BEGIN
                 CASE WHEN operator.oid IS NOT NULL THEN 'operator' END,
                 pg_catalog.string_agg(acl.privilege_type || ' on ' || object.name, ', ' ORDER BY object.name, acl.privilege_type)
                 FILTER (
-                    WHERE operator.oid IS NULL OR acl.privilege_type <> object.privilege OR object.name IN ('alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version')
+                    WHERE operator.oid IS NULL OR acl.privilege_type <> object.privilege OR object.name IN (
+                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+                        'transactions_behind'
+                    )
                 )
             ) AS rights
         FROM (
@@ -621,7 +627,10 @@ BEGIN
                         JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
                         WHERE namespace.nspname::text = 'dagbump'
                     ) AS object
-                    WHERE NOT object.name IN ('alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version')
+                    WHERE NOT object.name IN (
+                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+                        'transactions_behind'
+                    )
                 ) AS wanted
                 WHERE NOT EXISTS (
                     SELECT FROM pg_catalog.aclexplode(wanted.acl) AS acl

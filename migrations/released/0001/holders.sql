@@ -56,7 +56,7 @@ BEGIN
     -- Refuses a list that means nothing.
     IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
     END IF;
     -- Refuses a list that means nothing.
     IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
@@ -84,6 +84,9 @@ BEGIN
             run.id::bigint AS dag_run_id,
             run.dag_id::text AS dag_id,
             run.run_id::text AS run_id,
+            run.run_type::text AS run_type,
+            run.logical_date,
+            run.created_dag_version_id,
             run.last_scheduling_decision,
             run.run_after,
             latest.id AS dag_version_id,
@@ -110,6 +113,8 @@ BEGIN
                     run.id,
                     run.dag_id,
                     run.run_id,
+                    run.run_type,
+                    run.logical_date,
                     run.bundle_version,
                     run.created_dag_version_id,
                     run.last_scheduling_decision,
@@ -123,6 +128,8 @@ BEGIN
                     run.id,
                     run.dag_id,
                     run.run_id,
+                    run.run_type,
+                    run.logical_date,
                     run.bundle_version,
                     run.created_dag_version_id,
                     run.last_scheduling_decision,
