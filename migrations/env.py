@@ -107,7 +107,7 @@ def remove_index(connection: sa.engine.Connection) -> None:
 def remove_everything() -> None:
     """Leave no trace after a downgrade to base; refuses where somebody has put something of theirs in the schema."""
     in_migration.run_objects(None, MIGRATIONS)
-    for table in ("installation", "alembic_version"):
+    for table in ("history", "installation", "alembic_version"):
         context.execute(f"DROP TABLE IF EXISTS {SCHEMA}.{table}")
     context.execute(f"DROP SCHEMA {SCHEMA}")
 

@@ -14,13 +14,15 @@ DECLARE
         "backfill_dag_run": {"backfill_id": "integer", "dag_run_id": "integer", "sort_ordinal": "integer"},
         "dag": {"dag_id": "text", "is_paused": "boolean", "is_stale": "boolean"},
         "dag_run": {
-            "id": "integer", "dag_id": "text", "run_id": "text", "state": "text", "bundle_version": "text",
-            "run_after": "timestamptz", "last_scheduling_decision": "timestamptz", "backfill_id": "integer"
+            "id": "integer", "dag_id": "text", "run_id": "text", "run_type": "text", "logical_date": "timestamptz",
+            "state": "text", "bundle_version": "text", "created_dag_version_id": "uuid", "run_after": "timestamptz",
+            "last_scheduling_decision": "timestamptz", "backfill_id": "integer"
         },
-        "dag_version": {"id": "uuid", "dag_id": "text", "version_number": "integer"},
-        "serialized_dag": {"dag_version_id": "uuid"},
+        "dag_version": {"id": "uuid", "dag_id": "text", "version_number": "integer", "created_at": "timestamptz"},
+        "serialized_dag": {"dag_version_id": "uuid", "data": "json"},
         "task_instance": {
-            "dag_id": "text", "run_id": "text", "state": "text", "dag_version_id": "uuid", "updated_at": "timestamptz"
+            "dag_id": "text", "run_id": "text", "task_id": "text", "map_index": "integer", "state": "text",
+            "dag_version_id": "uuid", "updated_at": "timestamptz"
         },
         "task_instance_history": {"dag_id": "text", "run_id": "text", "dag_version_id": "uuid"}
     }'::jsonb;
@@ -180,7 +182,7 @@ BEGIN
             )
             USING ERRCODE = 'DBU03',
             HINT = 'Nothing in it was read. Look who made it and why; if it is a dagbump that changed hands, give it back with '
-            'ALTER SCHEMA, ALTER TABLE and ALTER FUNCTION, each with OWNER TO; else rename or drop it.';
+            'ALTER SCHEMA, ALTER TABLE and ALTER ROUTINE, each with OWNER TO; else rename or drop it.';
     END IF;
 
     SELECT pg_catalog.string_agg(foreign_object.finding, '; ') INTO findings
@@ -191,8 +193,9 @@ BEGIN
         -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
         -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
         -- children, in all of which code could stand that runs as whoever reads or writes the table. What
-        -- is called from outside, has to run as its owner, and no argument may have an
-        -- expression for a default, which would run as the caller.
+        -- is called from outside has to run as its owner, and no argument may have an expression for a
+        -- default, which would run as the caller. (The procedure repair cannot: PostgreSQL lets none commit
+        -- that runs as its owner. prune_history does not, so that it lends nobody its rights.)
 
         WITH relation AS (
             SELECT class.*, pg_catalog.format('dagbump.%I', class.relname) AS called, namespace.nspowner
@@ -258,7 +261,7 @@ BEGIN
         SELECT function.called || ' has an argument whose default is an expression'
         FROM function
         WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
-            !~ '^(NULL::["a-z ]+(\[\])?|true|false)(, (NULL::["a-z ]+(\[\])?|true|false))*$'
+            !~ '^(NULL::["a-z ]+(\[\])?|true|false|[0-9]+)(, (NULL::["a-z ]+(\[\])?|true|false|[0-9]+))*$'
         UNION ALL
         SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
         FROM function
@@ -270,7 +273,10 @@ BEGIN
         UNION ALL
         SELECT function.called || ' does not run as its owner'
         FROM function
-        WHERE function.proname::text IN ('bump', 'check', 'preview') AND NOT function.prosecdef
+        WHERE function.proname::text IN (
+            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+        )
+        AND NOT function.prosecdef
         ORDER BY 1
     ) AS foreign_object;
     IF findings IS NOT NULL THEN

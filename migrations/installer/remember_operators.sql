@@ -54,7 +54,10 @@ BEGIN
                             JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
                             WHERE namespace.nspname::text = 'dagbump'
                         ) AS object
-                        WHERE NOT object.name IN ('alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version')
+                        WHERE NOT object.name IN (
+                            'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+                            'transactions_behind'
+                        )
                     ) AS wanted
                     WHERE NOT EXISTS (
                         SELECT FROM pg_catalog.aclexplode(wanted.acl) AS acl

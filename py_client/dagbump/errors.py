@@ -74,8 +74,8 @@ def what_to_grant(owner: str = "the role that owns Airflow's tables", role: str 
     return f"connect as {owner}, or have that role run: SELECT dagbump.grant_operator('{quoted}');"
 
 
-# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/installer/refuse_upgrade.sql, which
-# brings its own advice, as a hint.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/, which brings its own advice,
+# as a hint.
 _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     "3F000": (
         NotInstalled,
@@ -98,6 +98,7 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     "DBU02": (UnsupportedAirflow, ""),
     "DBU03": (NotInstalled, ""),
     "DBU04": (UnsupportedAirflow, ""),
+    "DBU05": (NotInstalled, ""),
 }
 
 

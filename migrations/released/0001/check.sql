@@ -18,13 +18,15 @@ DECLARE
         "backfill_dag_run": {"backfill_id": "integer", "dag_run_id": "integer", "sort_ordinal": "integer"},
         "dag": {"dag_id": "text", "is_paused": "boolean", "is_stale": "boolean"},
         "dag_run": {
-            "id": "integer", "dag_id": "text", "run_id": "text", "state": "text", "bundle_version": "text",
-            "run_after": "timestamptz", "last_scheduling_decision": "timestamptz", "backfill_id": "integer"
+            "id": "integer", "dag_id": "text", "run_id": "text", "run_type": "text", "logical_date": "timestamptz",
+            "state": "text", "bundle_version": "text", "created_dag_version_id": "uuid", "run_after": "timestamptz",
+            "last_scheduling_decision": "timestamptz", "backfill_id": "integer"
         },
-        "dag_version": {"id": "uuid", "dag_id": "text", "version_number": "integer"},
-        "serialized_dag": {"dag_version_id": "uuid"},
+        "dag_version": {"id": "uuid", "dag_id": "text", "version_number": "integer", "created_at": "timestamptz"},
+        "serialized_dag": {"dag_version_id": "uuid", "data": "json"},
         "task_instance": {
-            "dag_id": "text", "run_id": "text", "state": "text", "dag_version_id": "uuid", "updated_at": "timestamptz"
+            "dag_id": "text", "run_id": "text", "task_id": "text", "map_index": "integer", "state": "text",
+            "dag_version_id": "uuid", "updated_at": "timestamptz"
         },
         "task_instance_history": {"dag_id": "text", "run_id": "text", "dag_version_id": "uuid"}
     }'::jsonb;
@@ -371,8 +373,9 @@ BEGIN
         -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
         -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
         -- children, in all of which code could stand that runs as whoever reads or writes the table. What
-        -- is called from outside, has to run as its owner, and no argument may have an
-        -- expression for a default, which would run as the caller.
+        -- is called from outside has to run as its owner, and no argument may have an expression for a
+        -- default, which would run as the caller. (The procedure repair cannot: PostgreSQL lets none commit
+        -- that runs as its owner. prune_history does not, so that it lends nobody its rights.)
 
         WITH relation AS (
             SELECT class.*, pg_catalog.format('dagbump.%I', class.relname) AS called, namespace.nspowner
@@ -438,7 +441,7 @@ BEGIN
         SELECT function.called || ' has an argument whose default is an expression'
         FROM function
         WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
-            !~ '^(NULL::["a-z ]+(\[\])?|true|false)(, (NULL::["a-z ]+(\[\])?|true|false))*$'
+            !~ '^(NULL::["a-z ]+(\[\])?|true|false|[0-9]+)(, (NULL::["a-z ]+(\[\])?|true|false|[0-9]+))*$'
         UNION ALL
         SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
         FROM function
@@ -450,7 +453,10 @@ BEGIN
         UNION ALL
         SELECT function.called || ' does not run as its owner'
         FROM function
-        WHERE function.proname::text IN ('bump', 'check', 'preview') AND NOT function.prosecdef
+        WHERE function.proname::text IN (
+            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+        )
+        AND NOT function.prosecdef
         ORDER BY 1
     ) AS foreign_object;
     ok := findings IS NULL AND (airflow_owner <> owner) IS NOT TRUE;
@@ -533,7 +539,10 @@ BEGIN
                 CASE WHEN operator.oid IS NOT NULL THEN 'operator' END,
                 pg_catalog.string_agg(acl.privilege_type || ' on ' || object.name, ', ' ORDER BY object.name, acl.privilege_type)
                 FILTER (
-                    WHERE operator.oid IS NULL OR acl.privilege_type <> object.privilege OR object.name IN ('alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version')
+                    WHERE operator.oid IS NULL OR acl.privilege_type <> object.privilege OR object.name IN (
+                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+                        'transactions_behind'
+                    )
                 )
             ) AS rights
         FROM (
@@ -618,7 +627,10 @@ BEGIN
                         JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
                         WHERE namespace.nspname::text = 'dagbump'
                     ) AS object
-                    WHERE NOT object.name IN ('alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version')
+                    WHERE NOT object.name IN (
+                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+                        'transactions_behind'
+                    )
                 ) AS wanted
                 WHERE NOT EXISTS (
                     SELECT FROM pg_catalog.aclexplode(wanted.acl) AS acl

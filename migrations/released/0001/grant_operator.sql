@@ -77,7 +77,10 @@ BEGIN
             JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
             WHERE namespace.nspname::text = 'dagbump'
         ) AS object
-        WHERE NOT object.name IN ('alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version')
+        WHERE NOT object.name IN (
+            'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+            'transactions_behind'
+        )
     LOOP
         CASE object.object_type
             WHEN 'SCHEMA' THEN
