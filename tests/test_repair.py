@@ -236,7 +236,6 @@ class TestArguments:
         connection.rollback()
         assert fleet.versions_of(tis) == before
 
-
     def test_the_manual_shows_how_to_call_it(self, caller: Connection) -> None:
         lines = [line for (line,) in caller.execute("SELECT dagbump.help('repair')")]
         assert lines[0] == "CALL dagbump.repair("

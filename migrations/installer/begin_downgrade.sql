@@ -7,9 +7,7 @@
 
 DO $begin_downgrade$
 DECLARE
-    schema_owner CONSTANT oid := (
-        SELECT namespace.nspowner FROM pg_catalog.pg_namespace AS namespace WHERE namespace.nspname::text = 'dagbump'
-    );
+    schema_owner CONSTANT oid := (SELECT namespace.nspowner FROM pg_catalog.pg_namespace AS namespace WHERE namespace.nspname::text = 'dagbump');
     owner CONSTANT oid := coalesce((
         SELECT class.relowner
         FROM pg_catalog.pg_class AS class
@@ -142,7 +140,10 @@ BEGIN
         UNION ALL
         SELECT function.called || ' does not run as its owner'
         FROM function
-        WHERE function.proname::text IN ('bump', 'preview', 'repair_batch', 'repairable') AND NOT function.prosecdef
+        WHERE function.proname::text IN (
+            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+        )
+        AND NOT function.prosecdef
         ORDER BY 1
     ) AS foreign_object;
     IF findings IS NOT NULL THEN

@@ -21,12 +21,16 @@ from dagbump.errors import translated
 from dagbump.identity_map import expire_bumped
 from dagbump.results import (
     BumpResult,
+    CheckItem,
+    DagVersions,
     HistoryEntry,
+    Holder,
     RepairableRun,
     RepairBatch,
     RowT,
     RunBump,
     RunPreview,
+    RunScope,
     from_rows,
 )
 
@@ -122,6 +126,43 @@ def preview(
     return _answer(connection, call, RunPreview)
 
 
+def holders(
+    connection: SyncConnection,
+    dag_run_ids: Iterable[int] | None = None,
+    dag_ids: Iterable[str] | None = None,
+) -> tuple[Holder, ...]:
+    """Show who holds the task instances that `bump` counts in ``locked``, the oldest transaction first.
+
+    Waits for no row lock and writes nothing; not in a read-only transaction, since it tries locks and gives them back.
+    Takes the ids and raises the errors of `bump`.
+    """
+    return _answer(connection, Call.to("holders", dag_run_ids=dag_run_ids, dag_ids=dag_ids), Holder)
+
+
+def versions(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> tuple[DagVersions, ...]:
+    """Show how many versions each DAG has, and what keeps the old ones from ``airflow db clean``.
+
+    Reads all of task_instance once, which takes seconds on a big database; of the DAGs named, their part of it.
+    Raises the errors of `bump`.
+    """
+    return _answer(connection, Call.to("versions", dag_ids=dag_ids), DagVersions)
+
+
+def check(connection: SyncConnection) -> tuple[CheckItem, ...]:
+    """Check that everything is as dagbump needs it; what is not ok says what to do.
+
+    Reads only. The command line's ``dagbump check`` looks first whether what is installed can be believed, and answers
+    where this raises, too.
+
+    Raises:
+        TypeError: the connection is none.
+        NotInstalled: schema ``dagbump`` is not there.
+        VersionMismatch: another revision of it is.
+        InsufficientPrivilege: this role has not been granted the function.
+    """
+    return _answer(connection, Call.to("check"), CheckItem)
+
+
 def history(
     connection: SyncConnection,
     dag_run_ids: Iterable[int] | None = None,
@@ -159,6 +200,14 @@ def repair_batch(connection: SyncConnection, dag_run_ids: Iterable[int], batch_s
     call = Call.to("repair_batch", dag_run_ids=dag_run_ids, batch_size=batch_size)
     (batch,) = _answer(connection, call, RepairBatch)
     return batch
+
+
+def verify_scope(connection: SyncConnection, dag_run_ids: Iterable[int]) -> tuple[RunScope, ...]:
+    """Show what Airflow's ``verify_integrity`` would find in running DAG runs, without running it.
+
+    Reads only. Raises the same errors as `bump`. For the Airflow plugin.
+    """
+    return _answer(connection, Call.to("verify_scope", dag_run_ids=dag_run_ids), RunScope)
 
 
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:

@@ -85,5 +85,8 @@ WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid
 UNION ALL
 SELECT function.called || ' does not run as its owner'
 FROM function
-WHERE function.proname::text IN ('bump', 'preview', 'repair_batch', 'repairable') AND NOT function.prosecdef
+WHERE function.proname::text IN (
+    'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+)
+AND NOT function.prosecdef
 ORDER BY 1

@@ -65,18 +65,27 @@ DECLARE
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
     -- Refuses those that mean nothing, by name.
+    -- Refuses a list that means nothing.
+    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+    END IF;
     IF max_runs < 0 THEN
         RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
-    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
-    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'dag_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     ELSIF caller_verifies IS NULL THEN
         RAISE EXCEPTION 'caller_verifies must be true or false, and is NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
+    END IF;
+    -- Refuses a list that means nothing.
+    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+    END IF;
+    -- Refuses a list that means nothing.
+    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;
 
     -- 1. A limit: which runs it leaves.
@@ -99,6 +108,8 @@ BEGIN
                             run.id,
                             run.dag_id,
                             run.run_id,
+                            run.run_type,
+                            run.logical_date,
                             run.bundle_version,
                             run.created_dag_version_id,
                             run.last_scheduling_decision,
@@ -112,6 +123,8 @@ BEGIN
                             run.id,
                             run.dag_id,
                             run.run_id,
+                            run.run_type,
+                            run.logical_date,
                             run.bundle_version,
                             run.created_dag_version_id,
                             run.last_scheduling_decision,
@@ -166,6 +179,8 @@ BEGIN
                 run.id,
                 run.dag_id,
                 run.run_id,
+                run.run_type,
+                run.logical_date,
                 run.bundle_version,
                 run.created_dag_version_id,
                 run.last_scheduling_decision,
@@ -179,6 +194,8 @@ BEGIN
                 run.id,
                 run.dag_id,
                 run.run_id,
+                run.run_type,
+                run.logical_date,
                 run.bundle_version,
                 run.created_dag_version_id,
                 run.last_scheduling_decision,
@@ -242,6 +259,9 @@ BEGIN
                 run.id::bigint AS dag_run_id,
                 run.dag_id::text AS dag_id,
                 run.run_id::text AS run_id,
+                run.run_type::text AS run_type,
+                run.logical_date,
+                run.created_dag_version_id,
                 run.last_scheduling_decision,
                 run.run_after,
                 latest.id AS dag_version_id,
@@ -268,6 +288,8 @@ BEGIN
                         run.id,
                         run.dag_id,
                         run.run_id,
+                        run.run_type,
+                        run.logical_date,
                         run.bundle_version,
                         run.created_dag_version_id,
                         run.last_scheduling_decision,
@@ -281,6 +303,8 @@ BEGIN
                         run.id,
                         run.dag_id,
                         run.run_id,
+                        run.run_type,
+                        run.logical_date,
                         run.bundle_version,
                         run.created_dag_version_id,
                         run.last_scheduling_decision,
@@ -367,6 +391,9 @@ BEGIN
                     run.id::bigint AS dag_run_id,
                     run.dag_id::text AS dag_id,
                     run.run_id::text AS run_id,
+                    run.run_type::text AS run_type,
+                    run.logical_date,
+                    run.created_dag_version_id,
                     run.last_scheduling_decision,
                     run.run_after,
                     latest.id AS dag_version_id,
@@ -393,6 +420,8 @@ BEGIN
                             run.id,
                             run.dag_id,
                             run.run_id,
+                            run.run_type,
+                            run.logical_date,
                             run.bundle_version,
                             run.created_dag_version_id,
                             run.last_scheduling_decision,
@@ -406,6 +435,8 @@ BEGIN
                             run.id,
                             run.dag_id,
                             run.run_id,
+                            run.run_type,
+                            run.logical_date,
                             run.bundle_version,
                             run.created_dag_version_id,
                             run.last_scheduling_decision,
@@ -464,12 +495,12 @@ BEGIN
         -- be moved. Not to be had: the run waits for a later call, whole.
         IF stale > 0 OR needs_verify THEN
             -- Puts the version of the run into one of the two, or, where nothing can be moved, into neither.
-            IF NOT run.dag_version_id = ANY (versions_taken || versions_held) THEN
+            IF NOT run.dag_version_id = ANY (versions_taken) AND NOT run.dag_version_id = ANY (versions_held) THEN
                 CASE dagbump.take_version(run.dag_version_id, run.dag_id, run.run_id, older, needs_verify)
                     WHEN TRUE THEN
-                        versions_taken := versions_taken || run.dag_version_id;
+                        versions_taken := pg_catalog.array_append(versions_taken, run.dag_version_id);
                     WHEN FALSE THEN
-                        versions_held := versions_held || run.dag_version_id;
+                        versions_held := pg_catalog.array_append(versions_held, run.dag_version_id);
                     ELSE
                         NULL;
                 END CASE;

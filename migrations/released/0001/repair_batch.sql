@@ -90,6 +90,9 @@ BEGIN
                         run.id::bigint AS dag_run_id,
                         run.dag_id::text AS dag_id,
                         run.run_id::text AS run_id,
+                        run.run_type::text AS run_type,
+                        run.logical_date,
+                        run.created_dag_version_id,
                         run.last_scheduling_decision,
                         run.run_after,
                         latest.id AS dag_version_id,
@@ -116,6 +119,8 @@ BEGIN
                                 run.id,
                                 run.dag_id,
                                 run.run_id,
+                                run.run_type,
+                                run.logical_date,
                                 run.bundle_version,
                                 run.created_dag_version_id,
                                 run.last_scheduling_decision,
@@ -129,6 +134,8 @@ BEGIN
                                 run.id,
                                 run.dag_id,
                                 run.run_id,
+                                run.run_type,
+                                run.logical_date,
                                 run.bundle_version,
                                 run.created_dag_version_id,
                                 run.last_scheduling_decision,
@@ -206,6 +213,8 @@ BEGIN
                         run.id,
                         run.dag_id,
                         run.run_id,
+                        run.run_type,
+                        run.logical_date,
                         run.bundle_version,
                         run.created_dag_version_id,
                         run.last_scheduling_decision,
@@ -219,6 +228,8 @@ BEGIN
                         run.id,
                         run.dag_id,
                         run.run_id,
+                        run.run_type,
+                        run.logical_date,
                         run.bundle_version,
                         run.created_dag_version_id,
                         run.last_scheduling_decision,
@@ -277,12 +288,12 @@ BEGIN
             -- be moved. Not to be had: the run waits for a later call, whole.
             IF stale > 0 OR needs_verify THEN
                 -- Puts the version of the run into one of the two, or, where nothing can be moved, into neither.
-                IF NOT run.dag_version_id = ANY (versions_taken || versions_held) THEN
+                IF NOT run.dag_version_id = ANY (versions_taken) AND NOT run.dag_version_id = ANY (versions_held) THEN
                     CASE dagbump.take_version(run.dag_version_id, run.dag_id, run.run_id, older, needs_verify)
                         WHEN TRUE THEN
-                            versions_taken := versions_taken || run.dag_version_id;
+                            versions_taken := pg_catalog.array_append(versions_taken, run.dag_version_id);
                         WHEN FALSE THEN
-                            versions_held := versions_held || run.dag_version_id;
+                            versions_held := pg_catalog.array_append(versions_held, run.dag_version_id);
                         ELSE
                             NULL;
                     END CASE;

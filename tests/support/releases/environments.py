@@ -104,12 +104,18 @@ def environment_for(url: URL, home: Path) -> dict[str, str]:
 
 def migrate(version: str, url: URL, home: Path) -> None:
     """Run `airflow db migrate` of that release against the database."""
+    airflow(version, url, home, "db", "migrate")
+
+
+def airflow(version: str, url: URL, home: Path, *words: str) -> str:
+    """Run a command of that release's `airflow` to its end, and return what it prints."""
     done = subprocess.run(
-        [python_of(version), "-m", "airflow", "db", "migrate"],
+        [python_of(version), "-m", "airflow", *words],
         env=environment_for(url, home),
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"airflow {version} db migrate failed:\n{done.stdout}\n{done.stderr}")
+        raise RuntimeError(f"airflow {version} {' '.join(words)} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
