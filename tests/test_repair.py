@@ -458,6 +458,7 @@ class TestCommand:
         words = (*DAGBUMP, "repair", "--yes")
         done = command(*words, DAGBUMP_URL=libpq(database))
         assert re.search(r"^bump: other transactions hold", done.stdout, re.MULTILINE)
+        assert "The oldest holder is" in done.stdout
         assert re.search(r"^needs_verify: Airflow's scheduler", done.stdout, re.MULTILINE)
 
         answer = json.loads(command(*words, "--json", DAGBUMP_URL=libpq(database)).stdout)

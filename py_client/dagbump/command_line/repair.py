@@ -21,9 +21,10 @@ from dagbump import client
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
+from dagbump.command_line.holders import oldest_holder
 from dagbump.command_line.options import INTEGER, DagIds, Json, OfAirflow, Url, Wide, integer
 from dagbump.command_line.output import as_json as to_json
-from dagbump.command_line.output import counted, note, printing
+from dagbump.command_line.output import counted, note, print_text, printing
 from dagbump.command_line.tables import IDLE, WAITING, Column, print_table
 from dagbump.errors import ExitCode
 from dagbump.installation import state
@@ -40,6 +41,7 @@ _LEFT = (
     Column("run_id"),
     Column("version_number", "latest"),
     Column("stale"),
+    Column("versionless"),
 )
 # Why a repair leaves a run, and what to do about it, by the verdict of dagbump.preview.
 _WHAT_TO_DO = {
@@ -47,13 +49,15 @@ _WHAT_TO_DO = {
     "needs_verify": "Airflow's scheduler verifies and moves these within a loop; see that one is running.",
     "missing_tasks": "these lack task instances: Airflow's verify_integrity has to make them.",
     "pinned": "these runs keep the version that they were created with; nothing has to be done.",
-    "versionless": "the version of the run is gone: clear these task instances, or fail the run, in Airflow.",
+    "versionless": "others hold these; or the version of their run is gone: then clear them, or fail the run.",
     "paused": "unpause the DAG, and the scheduler gets to these.",
     "stale_dag": "the DAG is in no DAG file any more: bring it back, or fail these runs in Airflow.",
     "not_due": "the scheduler gets to these when their run_after is reached.",
     "no_version": "the DAG has no version: have Airflow parse its file.",
     "no_serialized_dag": "the latest version has no serialized DAG: have Airflow parse its file.",
 }
+
+_MAY_BE_HELD = {"bump", "missing_tasks", "versionless"}
 
 
 def repair(
@@ -98,6 +102,8 @@ def repair(
             with _telling_how_far(to_do) as show, _stopping_on_signals() as stop:
                 _repair(connection, [run.dag_run_id for run in runs], batch_size, done, show, stop)
         left = client.preview(connection, None, dag_id)
+        held = [row.dag_run_id for row in left if row.verdict in _MAY_BE_HELD]
+        holder = oldest_holder(connection, held) if held and not (dry_run or as_json) else ""
         connection.rollback()
     with printing(committed=not dry_run):
         if as_json:
@@ -108,6 +114,8 @@ def repair(
             print(f"To move: {_to_do(runs)}." if dry_run else done.sentence())
             to_move_yet = {run.dag_run_id for run in runs if dry_run and not run.needs_verify}
             _print_what_is_left([row for row in left if row.dag_run_id not in to_move_yet], wide=wide)
+            if holder:
+                print_text(holder)
     if done.interrupted:
         raise typer.Exit(ExitCode.THE_WORK_FAILED)
 
@@ -247,4 +255,4 @@ def _print_what_is_left(left: Sequence[RunPreview], *, wide: bool) -> None:
     print_table(_LEFT, left, wide=wide)
     print()
     for verdict in dict.fromkeys(row.verdict for row in left):
-        print(f"{verdict}: {_WHAT_TO_DO.get(verdict, 'SELECT dagbump.help(), or a newer package, explains it.')}")
+        print_text(f"{verdict}: {_WHAT_TO_DO.get(verdict, 'SELECT dagbump.help(), or a newer package, explains it.')}")
