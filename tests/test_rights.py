@@ -137,6 +137,8 @@ HOSTILE_FUNCTIONS = (
     "unnest(timestamptz[])",
     "bit_or(integer)",
     "cardinality(text[])",
+    "cardinality(bigint[])",
+    "array_agg(bigint)",
     "to_timestamp(double precision)",
     "tasks_of_version(uuid)",
 )
