@@ -46,11 +46,10 @@ def given_airflow_schema() -> str | None:
 
 
 def find_airflow_schema(connection: sa.engine.Connection) -> str:
-    """Return the schema that was named, else the one on the search path, else the one that dagbump serves already."""
-    on_path = state.pinned(connection, for_this_transaction=False)
+    """Return where Airflow's tables are, and leave the search path pinned."""
+    found = state.find_airflow_schema(connection, given_airflow_schema(), for_this_transaction=False)
     connection.commit()  # what follows is Alembic's transaction
-    # Where there is none at all, the check says so.
-    return given_airflow_schema() or on_path or state.served_schema(connection) or "public"
+    return found
 
 
 def of_main_branch(revision: str | None) -> bool:
@@ -108,7 +107,7 @@ def remove_index(connection: sa.engine.Connection) -> None:
 def remove_everything() -> None:
     """Leave no trace after a downgrade to base; refuses where somebody has put something of theirs in the schema."""
     in_migration.run_objects(None, MIGRATIONS)
-    for table in ("installation", "alembic_version"):
+    for table in ("history", "installation", "alembic_version"):
         context.execute(f"DROP TABLE IF EXISTS {SCHEMA}.{table}")
     context.execute(f"DROP SCHEMA {SCHEMA}")
 

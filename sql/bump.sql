@@ -6,8 +6,9 @@
 -- Locks, and waits for none: NO KEY UPDATE on the TIs it moves; KEY SHARE on
 -- the latest dag_version row, the lock that the foreign-key check of the update
 -- takes. What another transaction holds is skipped and counted.
--- Writes task_instance.dag_version_id and updated_at, nothing else; where no TI
--- is stale it writes nothing at all, not even a row lock.
+-- Writes task_instance.dag_version_id and updated_at, and a row per run in which
+-- it moved something into dagbump.history, nothing else; where no TI is stale it
+-- writes nothing at all, not even a row lock.
 --
 -- Operands are cast to text because PostgreSQL has no operator of its own for
 -- varchar: for an exact match it would also take one that somebody put into
@@ -48,7 +49,10 @@ DECLARE
     run record;
     stale integer;
     older uuid[];
+    room CONSTANT integer := NULL;
     free tid[];
+    left_behind uuid[];
+    history_is_whole boolean := FALSE;
     versions_taken uuid[] := ARRAY[]::uuid[];
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
@@ -114,35 +118,8 @@ BEGIN
             @include:count_stale@
         END IF;
 
-        -- 7. Take the lock that the foreign-key check would wait for, here or in verify_integrity; but not where nothing can
-        -- be moved. Not to be had: the run waits for a later call, whole.
-        IF stale > 0 OR needs_verify THEN
-            @include:take_version@
-            needs_verify := needs_verify AND run.dag_version_id = ANY (versions_taken);
-        END IF;
-
-        IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
-            -- 8. Lock what is free. A TI that has changed since it was counted is judged anew, as it is now: one that has
-            -- finished, or is on a version that was not seen, stays where it is.
-            SELECT pg_catalog.array_agg(ti.ctid) INTO free
-            FROM (
-                SELECT ti.ctid
-                @include:movable@
-                FOR NO KEY UPDATE SKIP LOCKED
-            ) AS ti;
-
-            -- 9. Move. Locked rows stay where they are, so their address is good; in one physical table it is unique.
-            UPDATE ONLY @airflow_schema@.task_instance AS ti
-            SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
-            WHERE ti.ctid = ANY (free);
-            GET DIAGNOSTICS bumped = ROW_COUNT;
-        END IF;
-
-        -- 10. What is stale still, another transaction holds.
-        IF bumped < stale THEN
-            SELECT pg_catalog.count(*)::integer INTO locked
-            @include:movable@;
-        END IF;
+        -- 7. Lock what is free, move it, record it.
+        @include:move_stale@
 
         IF bumped > 0 OR locked > 0 OR needs_verify THEN
             RETURN NEXT;
@@ -190,8 +167,10 @@ to a lower version_number.
 
 Locks: NO KEY UPDATE on the TIs moved, KEY SHARE on their dag_version, both SKIP LOCKED: it waits for no
 row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.help(''take_version''); )
-Nothing to move or to verify: no lock, and nothing written. Commits nothing.
+Nothing to move or to verify: no lock, and nothing written. Commits nothing. What it moves, it records
+in dagbump.history.
 Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies NULL;
+DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
 40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) FROM PUBLIC;

@@ -20,8 +20,13 @@ BEGIN
                 WHEN topic IS NULL THEN
                     E'\nSELECT dagbump.help(''' || proc.proname::text || E''');\n    '
                     || pg_catalog.split_part(pg_catalog.obj_description(proc.oid, 'pg_proc'), E'\n', 1)
-                ELSE 'dagbump.' || proc.proname::text || E'(\n    '
-                    || pg_catalog.replace(pg_catalog.pg_get_function_arguments(proc.oid), ', ', E',\n    ') || E'\n)\n\n'
+                ELSE CASE WHEN proc.prokind::text = 'p' THEN 'CALL ' ELSE '' END
+                    || 'dagbump.' || proc.proname::text || E'(\n    '
+                    -- Of a procedure's, PostgreSQL says IN since 14.
+                    || pg_catalog.regexp_replace(
+                        pg_catalog.replace(pg_catalog.pg_get_function_arguments(proc.oid), ', ', E',\n    '),
+                        '(^|\n +)IN ', '\1', 'g'
+                    ) || E'\n)\n\n'
                     || pg_catalog.obj_description(proc.oid, 'pg_proc')
             END
         FROM pg_catalog.pg_proc AS proc

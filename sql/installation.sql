@@ -10,7 +10,8 @@ CREATE TABLE IF NOT EXISTS dagbump.installation (
     works_with_packages_from text NOT NULL,
     release text NOT NULL,
     installed_at timestamptz NOT NULL,
-    installed_by text NOT NULL
+    installed_by text NOT NULL,
+    functions jsonb NOT NULL
 );
 
 COMMENT ON TABLE dagbump.installation IS
@@ -24,5 +25,7 @@ COMMENT ON COLUMN dagbump.installation.works_with_packages_from IS
 COMMENT ON COLUMN dagbump.installation.release IS 'The release of the package that ran the upgrade.';
 COMMENT ON COLUMN dagbump.installation.installed_at IS 'When the upgrade last wrote this row.';
 COMMENT ON COLUMN dagbump.installation.installed_by IS 'The role that ran it (session_user).';
+COMMENT ON COLUMN dagbump.installation.functions IS
+'A digest of each function as the upgrade has made it: what dagbump.check() compares with what it finds.';
 
 REVOKE ALL ON TABLE dagbump.installation FROM PUBLIC;

@@ -43,7 +43,7 @@ class Database:
     has_dagbump: bool
 
     def airflow_db(self, release: str, *words: str) -> None:
-        environments.airflow_db(release, self.url, self.home, *words)
+        environments.airflow(release, self.url, self.home, "db", *words)
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(libpq(self.url)) as connection:

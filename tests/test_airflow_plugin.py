@@ -412,6 +412,78 @@ class TestSilence:
         assert landed.tis() == LANDED_TWICE
 
 
+class TestHeldForLong:
+    """[dagbump] warn_held_after; here so short that a held run has been held for long when the next loop comes."""
+
+    @pytest.fixture
+    def scheduler(self, stock: Worker) -> Worker:
+        assert stock("start_scheduler_with", misfit="warn_held_after: next loop") == [IS_ON]
+        return stock
+
+    @pytest.fixture
+    def holder(self, landed: LiveDag, airflow_url: URL) -> Iterator[psycopg.Connection[Any]]:
+        with psycopg.connect(server.libpq(airflow_url), application_name="a long report") as holder:
+            holder.execute("SELECT FROM task_instance WHERE dag_id = %s AND task_id = 'C' FOR UPDATE", (landed.dag_id,))
+            yield holder
+
+    def logged(self, dag: LiveDag, *faults: str | None) -> list[str]:
+        """Do a loop for each fault, and return what is logged."""
+        logged: list[str] = []
+        for fault in faults:
+            loop = dag.worker("loop", fault=fault)
+            assert loop["error"] is None
+            logged += loop["logged"]
+        return logged
+
+    def test_is_said_once_with_the_holder(self, landed: LiveDag, holder: psycopg.Connection[Any]) -> None:
+        (warning,) = self.logged(landed, None, None, "holders are not asked")
+
+        assert warning.startswith(f"WARNING: Task instances of DAG {landed.dag_id}, run manual__")
+        assert f"held by pid {holder.info.backend_pid} (application 'a long report', role" in warning
+        assert "idle in transaction, for " in warning
+
+    def test_is_said_again_when_it_was_free_in_between(self, landed: LiveDag, holder: psycopg.Connection[Any]) -> None:
+        assert len(self.logged(landed, None, None)) == 1
+        holder.rollback()
+        assert self.logged(landed, None) == []
+        landed.write(V3)
+        holder.execute("SELECT FROM task_instance WHERE dag_id = %s AND task_id = 'C' FOR UPDATE", (landed.dag_id,))
+
+        assert len(self.logged(landed, None, None)) == 1
+
+    def test_not_to_find_out_who_is_no_error(self, landed: LiveDag, holder: psycopg.Connection[Any]) -> None:
+        (line,) = self.logged(landed, None, "holders are gone", None)
+
+        assert line.startswith("INFO: dagbump cannot find out who holds task instances: ")
+        holder.rollback()
+        assert self.logged(landed, None) == []
+        assert landed.tis() == DONE
+
+    def test_nobody_is_asked_where_nothing_is_held(self, landed: LiveDag) -> None:
+        assert self.logged(landed, "holders are not asked", "holders are not asked") == []
+
+
+class TestWarnHeldAfter:
+    def test_zero_is_never(self, stock: Worker, connection: psycopg.Connection[Any], airflow_url: URL) -> None:
+        assert stock("start_scheduler_with", misfit="warn_held_after: 0") == [IS_ON]
+        dag = LiveDag(stock, connection)
+        dag.start(V1, {"A": "success", "B": "running"})
+        dag.write(V2)
+        with psycopg.connect(server.libpq(airflow_url)) as holder:
+            holder.execute("SELECT FROM task_instance WHERE dag_id = %s FOR UPDATE", (dag.dag_id,))
+            loops = [stock("loop", fault="holders are not asked") for _ in range(3)]
+            assert [(loop["error"], loop["logged"]) for loop in loops] == [(None, [])] * 3
+        dag.finish()
+
+    @pytest.mark.parametrize("value", ["a while", "-1", "nan"])
+    def test_what_is_no_number_of_seconds_is_refused(self, stock: Worker, value: str) -> None:
+        (warning,) = stock("start_scheduler_with", misfit=f"warn_held_after: {value}")
+
+        assert warning.startswith(STAYS_OFF)
+        assert "may be a number of seconds" in warning
+        assert stock("is_stock")
+
+
 class TestHeldTis:
     """All stale TIs of a run are held by another transaction, and no task is new."""
 

@@ -144,7 +144,8 @@ def test_the_command_line_does_its_work_with_airflows_configuration(served: Inst
         served.dagbump("downgrade")
 
         row = {"dag_run_id": run, "dag_id": "d", "run_id": "r", "dag_version_id": str(new), "version_number": 2}
-        assert previewed == row | {"stale": 1, "stale_by_state": {"no_status": 1}, "verdict": "bump"}
+        stale_ones = {"stale": 1, "stale_by_state": {"no_status": 1}, "verdict": "bump", "versionless": 0}
+        assert previewed == row | stale_ones | {"missing_tasks": None, "vanished_tasks": None}
         assert bumped == row | {"bumped": 1, "locked": 0, "needs_verify": False}
         assert server.dump_schema(served.url) == before
 

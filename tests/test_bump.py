@@ -367,7 +367,8 @@ class TestPreview:
         fleet.tis(run, old, FINISHED)
 
         states = {"no_status": 2, "scheduled": 1}
-        assert dagbump.preview(connection) == (dagbump.RunPreview(run, "d", "r", new, 2, 3, states, "bump"),)
+        expected = dagbump.RunPreview(run, "d", "r", new, 2, 3, states, "bump", 0, None, None)
+        assert dagbump.preview(connection) == (expected,)
         assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
         assert fleet.versions_of(stale) == [old] * 3
 
@@ -391,6 +392,7 @@ class TestPreview:
         }
 
     def test_says_the_first_obstacle_of_several(self, fleet: Fleet, connection: Connection) -> None:
+        (other,) = fleet.dag("other", versions=1)
         fleet.dag("d", is_paused=True, is_stale=True)
         run = fleet.run("d", bundle_version="pin", run_after="2999-01-01T00:00:00Z")
         fleet.ti(run, None)
@@ -401,6 +403,8 @@ class TestPreview:
             "stale_dag": "UPDATE {schema}.dag SET is_stale = false",
             "not_due": "UPDATE {schema}.dag_run SET run_after = now() - interval '1 hour'",
         }
+        assert verdicts(dagbump.preview(connection)) == {run: "versionless"}
+        fleet.execute("UPDATE {schema}.task_instance SET dag_version_id = %s", other)
         for verdict, removal in removals.items():
             assert verdicts(dagbump.preview(connection)) == {run: verdict}
             fleet.execute(removal)
@@ -408,6 +412,83 @@ class TestPreview:
         assert verdicts(dagbump.preview(connection)) == {run: "no_version"}
         fleet.version("d", 1, serialized=False)
         assert verdicts(dagbump.preview(connection)) == {run: "no_serialized_dag"}
+
+    def test_a_run_that_lacks_a_task_although_it_bears_the_sign(self, fleet: Fleet, connection: Connection) -> None:
+        fleet.dag("d")
+        old, new = fleet.version("d", 1), fleet.version("d", 2, tasks=["a", "b", "c"])
+        run, complete, stale = fleet.run("d"), fleet.run("d"), fleet.run("d")
+        for one, tasks in ((run, "a"), (complete, "abc"), (stale, "ac")):
+            for task in tasks:
+                fleet.ti(one, new, "success", task_id=task)
+        fleet.ti(stale, old, "queued", task_id="x")
+
+        rows = [
+            (row.dag_run_id, row.verdict, row.stale, row.missing_tasks, row.vanished_tasks)
+            for row in dagbump.preview(connection)
+        ]
+        assert rows == [(run, "missing_tasks", 0, ("b", "c"), ()), (stale, "missing_tasks", 1, ("b",), ("x",))]
+        assert counts(dagbump.bump(connection)) == [(stale, 1, 0, False)]
+
+    def test_a_run_that_is_still_to_be_verified_does_not_count_as_lacking_a_task(
+        self, fleet: Fleet, connection: Connection
+    ) -> None:
+        (old,) = fleet.dag("d", versions=1)
+        fleet.version("d", 2, tasks=["a", "b"])
+        run = fleet.run("d")
+        fleet.ti(run, old, "queued", task_id="a")
+
+        for caller_verifies, verdict in ((False, "needs_verify"), (True, "bump")):
+            (row,) = dagbump.preview(connection, caller_verifies=caller_verifies)
+            assert (row.verdict, row.missing_tasks) == (verdict, ("b",))
+
+    def test_an_obstacle_comes_before_a_missing_task(self, fleet: Fleet, connection: Connection) -> None:
+        fleet.dag("d", is_paused=True)
+        new = fleet.version("d", 1, tasks=["a", "b"])
+        fleet.ti(fleet.run("d"), new, "success", task_id="a")
+
+        (row,) = dagbump.preview(connection)
+        assert (row.verdict, row.stale, row.missing_tasks) == ("paused", 0, ("b",))
+
+    def test_a_pinned_run_is_held_against_its_own_version(self, fleet: Fleet, connection: Connection) -> None:
+        fleet.dag("d")
+        own = fleet.version("d", 1, tasks=["a", "b"])
+        between, _ = fleet.version("d", 2, tasks=["a"]), fleet.version("d", 3, tasks=["a", "b", "c"])
+        complete, lacking, astray = (fleet.run("d", bundle_version="pin", created_dag_version_id=own) for _ in range(3))
+        for run, tasks in ((complete, "ab"), (lacking, "a"), (astray, "ab")):
+            for task in tasks:
+                fleet.ti(run, own, "scheduled", task_id=task)
+        fleet.ti(astray, between, "scheduled", task_id="x")
+
+        rows = [
+            (row.dag_run_id, row.verdict, row.stale, row.missing_tasks, row.vanished_tasks)
+            for row in dagbump.preview(connection)
+        ]
+        assert rows == [(lacking, "pinned", 0, ("b",), ()), (astray, "pinned", 1, (), ("x",))]
+
+    def test_a_pinned_run_whose_own_version_is_gone_is_held_against_the_latest(
+        self, fleet: Fleet, connection: Connection
+    ) -> None:
+        fleet.dag("d")
+        new = fleet.version("d", 1, tasks=["a", "b"])
+        fleet.ti(fleet.run("d", bundle_version="pin"), new, "scheduled", task_id="a")
+
+        (row,) = dagbump.preview(connection)
+        assert (row.verdict, row.stale, row.missing_tasks) == ("pinned", 0, ("b",))
+
+    def test_a_task_that_nothing_will_ever_start(self, fleet: Fleet, connection: Connection) -> None:
+        (version,) = fleet.dag("d", versions=1)
+        pinned, finished, unpinned = (
+            fleet.run("d", bundle_version="pin"),
+            fleet.run("d", bundle_version="pin"),
+            fleet.run("d"),
+        )
+        for run in (pinned, unpinned):
+            fleet.tis(run, version, ["success"])
+            fleet.tis(run, None, ["queued", None, "success"])
+        fleet.tis(finished, None, ["success"])
+
+        rows = {row.dag_run_id: (row.verdict, row.stale, row.versionless) for row in dagbump.preview(connection)}
+        assert rows == {pinned: ("versionless", 2, 2), unpinned: ("bump", 2, 2)}
 
     def test_max_runs_leaves_the_runs_that_are_not_examined(self, fleet: Fleet, connection: Connection) -> None:
         old, new = fleet.dag("d", versions=2)
@@ -423,6 +504,7 @@ class TestPreview:
         run = fleet.run("d")
         fleet.ti(run, new, "success")
         fleet.ti(run, old)
+        fleet.serialize(new, "broken")
         connection.execute("SET TRANSACTION READ ONLY")
 
         assert verdicts(dagbump.preview(connection)) == {run: "bump"}

@@ -12,6 +12,8 @@ import dagbump
 import psycopg
 import pytest
 import sqlalchemy as sa
+from dagbump import client
+from dagbump.results import RunScope
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import (
@@ -23,7 +25,7 @@ from sqlalchemy.orm import (
     scoped_session,
     sessionmaker,
 )
-from support.fleet import Fleet
+from support.fleet import Fleet, serialized_dag
 from support.server import libpq
 
 SYNC_DRIVERS = ("psycopg", "psycopg2")
@@ -34,8 +36,8 @@ def stale_run(fleet: Fleet) -> tuple[int, UUID, UUID]:
     """Make a verified run with one stale TI; return the run, the latest version and the stale TI."""
     old, new = fleet.dag("d", versions=2)
     run = fleet.run("d", "r")
-    fleet.ti(run, new, "success")
-    return run, new, fleet.ti(run, old, "scheduled")
+    fleet.ti(run, new, "success", task_id="finished")
+    return run, new, fleet.ti(run, old, "scheduled", task_id="unfinished")
 
 
 def expected(run: int, new: UUID) -> tuple[dagbump.RunBump, ...]:
@@ -71,10 +73,14 @@ SYNC = ["psycopg", *(f"{driver} {level}" for driver in SYNC_DRIVERS for level in
 @pytest.mark.parametrize("kind", SYNC)
 def test_bump_and_preview_on_every_connection(fleet: Fleet, database: URL, kind: str) -> None:
     run, new, stale = stale_run(fleet)
+    fleet.serialize(new, serialized_dag(["added", "finished"]))
     with open_sync(kind, database) as connection:
         assert dagbump.preview(connection) == (
-            dagbump.RunPreview(run, "d", "r", new, 2, 1, {"scheduled": 1}, verdict="bump"),
+            dagbump.RunPreview(
+                run, "d", "r", new, 2, 1, {"scheduled": 1}, "missing_tasks", 0, ("added",), ("unfinished",)
+            ),
         )
+        assert client.verify_scope(connection, [run]) == (RunScope(run, ("added",), (), ("unfinished",), False),)
         result = dagbump.bump(connection)
         assert (result.runs, result.bumped, result.locked) == (expected(run, new), 1, 0)
         assert fleet.versions_of([stale]) != [new], "it has committed"

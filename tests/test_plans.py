@@ -14,9 +14,11 @@ from typing import Any
 import dagbump
 import psycopg
 import pytest
+from dagbump import client
 from dagbump.installation import sql_files
+from dagbump.results import RunScope
 from sqlalchemy.engine import URL
-from support.fleet import Fleet
+from support.fleet import Fleet, serialized_dag
 from support.server import Server, libpq
 
 Connection = psycopg.Connection[Any]
@@ -26,6 +28,8 @@ TIS_PER_RUN = 100
 FINISHED_RUNS = 1_000
 TIS_PER_FINISHED_RUN = 1_000
 VERSIONS = 2_000
+DAGS = 2
+TASKS = 5  # of the latest version, none of which is in a run
 
 FORGET = """
     DELETE FROM pg_statistic WHERE starelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace);
@@ -97,6 +101,7 @@ def fill(fleet: Fleet, connection: Connection) -> None:
             "SELECT id FROM dag_version WHERE dag_id = %s ORDER BY version_number DESC LIMIT 1", (dag_id,)
         ).fetchone()
         assert latest is not None
+        fleet.serialize(latest[0], serialized_dag(f"missing_{number}" for number in range(TASKS)))
         fleet.tis(fleet.run(dag_id), latest[0], ["success", "running", "scheduled", None] * (TIS_PER_RUN // 4))
 
 
@@ -225,7 +230,21 @@ def test_preview_reads_the_running_runs_and_nothing_else(warm: Connection) -> No
     read = reads_of(warm, lambda: dagbump.preview(warm))
 
     assert read.sequentially == set()
+    assert read.by_index["task_instance"] <= 2 * EXAMINED_RUNS * TIS_PER_RUN  # their versions, and their tasks
+    assert read.by_index["serialized_dag"] <= 2 * EXAMINED_RUNS + DAGS  # there to be judged; and to be unpacked
+
+
+def test_verify_scope_reads_the_runs_and_nothing_else_and_each_version_once(warm: Connection) -> None:
+    ids = [id_ for (id_,) in warm.execute("SELECT id FROM dag_run WHERE state = 'running'")]
+    scopes: list[RunScope] = []
+
+    read = reads_of(warm, lambda: scopes.extend(client.verify_scope(warm, ids)))
+
+    assert [len(scope.missing_tasks or ()) for scope in scopes] == [TASKS] * EXAMINED_RUNS
+    assert read.sequentially == set()
     assert read.by_index["task_instance"] <= EXAMINED_RUNS * TIS_PER_RUN
+    assert read.by_index["dag_run"] <= 2 * EXAMINED_RUNS
+    assert read.by_index["serialized_dag"] == DAGS
 
 
 def test_a_limit_looks_at_no_more_runs_than_it_must(warm: Connection) -> None:

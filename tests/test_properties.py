@@ -1,4 +1,4 @@
-"""dagbump.bump and dagbump.preview on random fleets in a live database, against support/specification.py.
+"""dagbump.bump, preview and verify_scope on random fleets in a live database, against support/specification.py.
 
 50 fleets for each property by default; `DAGBUMP_EXAMPLES=5000 pytest tests/test_properties.py` tries more. A failure
 prints the smallest fleet that shows it, and .hypothesis remembers it for the next run. Where CI is set, Hypothesis
@@ -18,6 +18,7 @@ from uuid import UUID
 import dagbump
 import psycopg
 import pytest
+from dagbump import client
 from dagbump.installation import sql_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ from support import server, specification
 from support.fleet import FILLERS, TIMESTAMPS, as_stored, columns_of
 from support.releases import environments
 from support.server import Server
-from support.specification import Call, Dag, PastTry, Run, Ti, Version
+from support.specification import Call, Dag, PastTry, Run, Task, Ti, Version
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -53,7 +54,10 @@ UNFINISHED = [None, "scheduled", "queued", "running", "up_for_retry", "a_state_o
 STATES = st.sampled_from([*UNFINISHED, *specification.FINISHED])
 NOT_FALSE = [True, None] if environments.number() < (3, 2) else [True]  # NOT NULL from 3.2 on
 
+TASK_IDS = st.sampled_from(["a", "b", "B", "b'\"é", "a.b"])
+
 PAST_HOURS = st.integers(-2, 0)
+HOURS = st.none() | st.integers(-2, 2)
 
 
 def mostly(usual: st.SearchStrategy[T], other: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
@@ -76,10 +80,20 @@ def dags(draw: st.DrawFn, dag_id: str, ids: Iterator[int]) -> Dag:
         stale=draw(usual_unless(odd, [False], NOT_FALSE)),
         # Neither the ids nor created_at follow version_number.
         versions=[
-            Version(UUID(int=next(ids)), number, draw(PAST_HOURS), draw(usual_unless(odd, [True], [False])))
+            Version(
+                UUID(int=next(ids)),
+                number,
+                draw(PAST_HOURS),
+                draw(usual_unless(odd, [True], [False])),
+                draw(st.lists(tasks(), max_size=4, unique_by=lambda task: task.task_id) | st.none()),
+            )
             for number in numbers
         ],
     )
+
+
+def tasks() -> st.SearchStrategy[Task]:
+    return st.builds(Task, TASK_IDS, mostly(st.none(), HOURS), mostly(st.none(), HOURS), st.booleans())
 
 
 @st.composite
@@ -87,7 +101,7 @@ def tis(draw: st.DrawFn, dag: Dag, ids: Iterator[int]) -> Ti:
     versions = st.sampled_from([None, *(version.id for version in dag.versions)])
     return Ti(
         UUID(int=next(ids)),
-        mapped=draw(st.booleans()),
+        task_id=draw(TASK_IDS),
         state=draw(STATES),
         version=draw(versions),
         past_tries=draw(st.lists(st.builds(PastTry, version=versions, state=STATES), max_size=2)),
@@ -106,6 +120,9 @@ def runs(draw: st.DrawFn, dag: Dag, run_id: str, ids: Iterator[int]) -> Run:
         run_after=draw(usual_unless(odd, [0, -1, -2], [1])),
         last_scheduling_decision=draw(st.none() | PAST_HOURS),
         sort_ordinals=draw(st.lists(st.integers(1, 3), max_size=2)),
+        run_type=draw(st.sampled_from(["manual", "scheduled", "backfill"])),
+        logical_date=draw(HOURS),
+        own_version=draw(st.sampled_from([None, *(version.id for version in dag.versions)])),
         tis=[draw(tis(dag, ids)) for _ in range(draw(st.integers(0, 5)))],
     )
 
@@ -118,7 +135,10 @@ def fleets(draw: st.DrawFn) -> list[Run]:
     run_ids = mostly(RUN_IDS, TEXTS)
     # A coin for each of 12 runs makes fleets large enough to find something; what fails still shrinks to few.
     drawn = [draw(runs(draw(its_dags), draw(run_ids), ids)) for _ in range(12) if draw(st.booleans())]
-    return list({(run.dag.dag_id, run.run_id): run for run in drawn}.values())
+    distinct = {(run.dag.dag_id, run.run_id): run for run in drawn}.values()
+    # Airflow's tables hold a logical date once per DAG, but runs without one as they come.
+    by_date = {(run.dag.dag_id, run.run_id if run.logical_date is None else run.logical_date): run for run in distinct}
+    return list(by_date.values())
 
 
 @st.composite
@@ -192,7 +212,21 @@ def rows_of_dag(dag: Dag, now: datetime) -> Iterator[tuple[str, Row]]:
         key = {"id": version.id, "dag_id": dag.dag_id}
         yield row("dag_version", **key, version_number=version.number, created_at=at(now, version.created_at))
         if version.serialized:
-            yield row("serialized_dag", **key, dag_version_id=version.id)
+            yield row("serialized_dag", **key, dag_version_id=version.id, data=Json(serialized(version, now)))
+
+
+def serialized(version: Version, now: datetime) -> object:
+    """Return what of Airflow's serialized DAG says which tasks there are."""
+    if version.tasks is None:
+        return None  # as where Airflow compresses it
+    return {"__version": 3, "dag": {"tasks": [serialized_task(task, now) for task in version.tasks]}}
+
+
+def serialized_task(task: Task, now: datetime) -> object:
+    dates = {"start_date": at(now, task.start_date), "end_date": at(now, task.end_date)}
+    given = {name: date.timestamp() for name, date in dates.items() if date}
+    mapped = {"_is_mapped": True} if task.mapped else {}
+    return {"__type": "operator", "__var": {"task_id": task.task_id, **given, **mapped}}
 
 
 def backfills_of(run: Run) -> list[int]:
@@ -210,6 +244,9 @@ def rows_of_run(run: Run, now: datetime) -> Iterator[tuple[str, Row]]:
         bundle_version=run.bundle_version,
         run_after=at(now, run.run_after),
         last_scheduling_decision=at(now, run.last_scheduling_decision),
+        run_type=run.run_type,
+        logical_date=at(now, run.logical_date),
+        created_dag_version_id=run.own_version,
         backfill_id=backfills[-1] if backfills else None,  # as Airflow has it: the last that took the run up
     )
     for backfill, ordinal in zip(backfills, run.sort_ordinals, strict=True):
@@ -217,8 +254,7 @@ def rows_of_run(run: Run, now: datetime) -> Iterator[tuple[str, Row]]:
 
 
 def rows_of_ti(run: Run, position: int, ti: Ti, now: datetime) -> Iterator[tuple[str, Row]]:
-    task, map_index = ("mapped", position) if ti.mapped else (f"task_{position}", -1)
-    key = {"dag_id": run.dag.dag_id, "run_id": run.run_id, "task_id": task, "map_index": map_index}
+    key = {"dag_id": run.dag.dag_id, "run_id": run.run_id, "task_id": ti.task_id, "map_index": position}
     yield row("task_instance", **key, id=ti.id, state=ti.state, dag_version_id=ti.version, updated_at=at(now, -1))
     for number, past in enumerate(ti.past_tries, start=1):
         past_id = UUID(int=(ti.id.int << 64) + number)
@@ -338,7 +374,8 @@ def assert_moved_as_in(fleet: list[Run], before: Snapshot, after: Snapshot) -> N
 
 def in_promised_order(rows: Iterable[dagbump.RunPreview]) -> list[dagbump.RunPreview]:
     """Examined runs come in Airflow's order; nothing is said about that of the others."""
-    return sorted(rows, key=lambda row: 0 if row.verdict in {"bump", "needs_verify"} else row.dag_run_id)
+    examined = {"bump", "needs_verify", "missing_tasks"}
+    return sorted(rows, key=lambda row: 0 if row.verdict in examined else row.dag_run_id)
 
 
 @pytest.fixture(scope="module", params=["without the index", "with the index"])
@@ -376,8 +413,19 @@ def test_preview_predicts_the_bump_and_writes_nothing(live: LiveDatabase, case: 
         assert in_promised_order(preview) == in_promised_order(specification.preview(fleet, call))
 
         result = dagbump.bump(live.connection, *call)
-        predicted = {(row.dag_run_id, row.stale) for row in preview if row.verdict == "bump"}
+        moving = [row for row in preview if row.stale and row.verdict in {"bump", "missing_tasks"}]
+        predicted = {(row.dag_run_id, row.stale) for row in moving}
         assert predicted == {(row.dag_run_id, row.bumped) for row in result.runs if row.bumped}
+
+
+@properties
+@given(fleet=fleets())
+def test_verify_scope_finds_what_the_contract_says_and_writes_nothing(live: LiveDatabase, fleet: list[Run]) -> None:
+    ids = [run.id for run in fleet]
+    with live.uncommitted(fleet):
+        before = live.snapshot()
+        assert client.verify_scope(live.connection, ids) == specification.verify_scope(fleet, ids)
+        assert live.snapshot() == before
 
 
 @properties

@@ -48,13 +48,10 @@ def downgrade():
 CHANGES = {
     "bump": [("\nBEGIN\n", "\nBEGIN\n    -- Made up.\n")],
     "preview": [
-        ("    verdict text\n", "    verdict text,\n    more text\n"),
-        (
-            "            ELSE 'needs_verify'\n        END\n",
-            "            ELSE 'needs_verify'\n        END,\n        NULL::text\n",
-        ),
+        ("    vanished_tasks text[]\n", "    vanished_tasks text[],\n    more text\n"),
+        ("        scope.vanished_tasks\n    FROM", "        scope.vanished_tasks,\n        NULL::text\n    FROM"),
     ],
-    "installation": [("    installed_by text NOT NULL\n", "    installed_by text NOT NULL,\n    more text\n")],
+    "installation": [("    functions jsonb NOT NULL\n", "    functions jsonb NOT NULL,\n    more text\n")],
 }
 # And a new function.
 ADDED = """

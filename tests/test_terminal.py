@@ -69,6 +69,14 @@ class TestTables:
         assert "manual__[red]x[/red]" in command(*DAGBUMP, "preview", "--url", url).stdout
 
 
+class TestSentences:
+    def test_are_broken_between_words(self) -> None:
+        refused = on_terminal(*DAGBUMP, "preview", "--url", "nonsense", columns=60)
+        assert refused.returncode == 2
+        assert max(map(len, refused.stdout.splitlines())) <= 60
+        assert refused.stdout.split() == command(*DAGBUMP, "preview", "--url", "nonsense").stderr.split()
+
+
 class TestColours:
     def test_say_what_is_what_on_a_terminal_only(self, url: str) -> None:
         words = (*DAGBUMP, "preview", "--url", url)

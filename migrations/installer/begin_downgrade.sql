@@ -7,9 +7,7 @@
 
 DO $begin_downgrade$
 DECLARE
-    schema_owner CONSTANT oid := (
-        SELECT namespace.nspowner FROM pg_catalog.pg_namespace AS namespace WHERE namespace.nspname::text = 'dagbump'
-    );
+    schema_owner CONSTANT oid := (SELECT namespace.nspowner FROM pg_catalog.pg_namespace AS namespace WHERE namespace.nspname::text = 'dagbump');
     owner CONSTANT oid := coalesce((
         SELECT class.relowner
         FROM pg_catalog.pg_class AS class
@@ -51,7 +49,7 @@ BEGIN
             )
             USING ERRCODE = 'DBU03',
             HINT = 'Nothing in it was read. Look who made it and why; if it is a dagbump that changed hands, give it back with '
-            'ALTER SCHEMA, ALTER TABLE and ALTER FUNCTION, each with OWNER TO; else rename or drop it.';
+            'ALTER SCHEMA, ALTER TABLE and ALTER ROUTINE, each with OWNER TO; else rename or drop it.';
     END IF;
 
     SELECT pg_catalog.string_agg(foreign_object.finding, '; ') INTO findings
@@ -62,8 +60,9 @@ BEGIN
         -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
         -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
         -- children, in all of which code could stand that runs as whoever reads or writes the table. What
-        -- is called from outside, bump and preview, has to run as its owner, and no argument may have an
-        -- expression for a default, which would run as the caller.
+        -- is called from outside has to run as its owner, and no argument may have an expression for a
+        -- default, which would run as the caller. (The procedure repair cannot: PostgreSQL lets none commit
+        -- that runs as its owner. prune_history does not, so that it lends nobody its rights.)
 
         WITH relation AS (
             SELECT class.*, pg_catalog.format('dagbump.%I', class.relname) AS called, namespace.nspowner
@@ -129,7 +128,7 @@ BEGIN
         SELECT function.called || ' has an argument whose default is an expression'
         FROM function
         WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
-            !~ '^(NULL::["a-z ]+(\[\])?|true|false)(, (NULL::["a-z ]+(\[\])?|true|false))*$'
+            !~ '^(NULL::["a-z ]+(\[\])?|true|false|[0-9]+)(, (NULL::["a-z ]+(\[\])?|true|false|[0-9]+))*$'
         UNION ALL
         SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
         FROM function
@@ -141,7 +140,10 @@ BEGIN
         UNION ALL
         SELECT function.called || ' does not run as its owner'
         FROM function
-        WHERE function.proname::text IN ('bump', 'preview') AND NOT function.prosecdef
+        WHERE function.proname::text IN (
+            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+        )
+        AND NOT function.prosecdef
         ORDER BY 1
     ) AS foreign_object;
     IF findings IS NOT NULL THEN

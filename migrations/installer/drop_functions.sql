@@ -1,16 +1,16 @@
--- Drops the named functions of schema dagbump, whatever their arguments are.
+-- Drops the named functions and procedures of schema dagbump, whatever their arguments are.
 
 DO $drop_functions$
 DECLARE
-    function regprocedure;
+    routine regprocedure;
 BEGIN
-    FOR function IN
+    FOR routine IN
         SELECT proc.oid::regprocedure
         FROM pg_catalog.pg_proc AS proc
         JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
         WHERE namespace.nspname::text = 'dagbump' AND proc.proname::text = ANY (@names_literal@::text[])
     LOOP
-        EXECUTE 'DROP FUNCTION ' || function::text;
+        EXECUTE 'DROP ROUTINE ' || routine::text;
     END LOOP;
 END
 $drop_functions$;

@@ -15,7 +15,7 @@ BEGIN
         SELECT
             pg_catalog.string_agg(
                 pg_catalog.format(
-                    'GRANT EXECUTE ON FUNCTION dagbump.%I TO %I%s;',
+                    'GRANT EXECUTE ON ROUTINE dagbump.%I TO %I%s;',
                     function.proname,
                     pg_catalog.pg_get_userbyid(item.grantee),
                     CASE WHEN item.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
@@ -34,7 +34,7 @@ BEGIN
             )::text,
             TRUE
         );
-        EXECUTE 'DROP FUNCTION ' || function.signature::text;
+        EXECUTE 'DROP ROUTINE ' || function.signature::text;
     END LOOP;
 END
 $drop_keeping_grants$;

@@ -1,5 +1,5 @@
 -- The schema of the Airflow that dagbump serves in this database, and whether schema dagbump belongs to the owner of the
--- Airflow tables in schema @airflow_schema@ (NULL where there are none). No row: there is no schema dagbump.
+-- Airflow tables in schema @airflow_schema@ (NULL where there are none); and who asks. No row: there is no schema dagbump.
 SELECT
     (
         SELECT namespace.nspname::text
@@ -18,6 +18,7 @@ SELECT
         FROM pg_catalog.pg_class AS class
         WHERE class.oid = pg_catalog.to_regclass(@task_instance_literal@)::oid
     ) AS by_owner,
-    pg_catalog.pg_get_userbyid(namespace.nspowner)::text AS belongs_to
+    pg_catalog.pg_get_userbyid(namespace.nspowner)::text AS belongs_to,
+    CURRENT_USER::text AS asked_by
 FROM pg_catalog.pg_namespace AS namespace
 WHERE namespace.nspname::text = 'dagbump'

@@ -9,19 +9,23 @@
 
 DO $refuse_upgrade$
 DECLARE
-    -- What the functions read and write; unchanged from Airflow 3.0 to 3.3.
     required CONSTANT jsonb := '{
-        "backfill": ["id", "dag_id"],
-        "backfill_dag_run": ["backfill_id", "dag_run_id", "sort_ordinal"],
-        "dag": ["dag_id", "is_paused", "is_stale"],
-        "dag_run": [
-            "id", "dag_id", "run_id", "state", "bundle_version", "run_after", "last_scheduling_decision", "backfill_id"
-        ],
-        "dag_version": ["id", "dag_id", "version_number"],
-        "serialized_dag": ["dag_version_id"],
-        "task_instance": ["dag_id", "run_id", "state", "dag_version_id", "updated_at"],
-        "task_instance_history": ["dag_id", "run_id", "dag_version_id"]
-    }';
+        "backfill": {"id": "integer", "dag_id": "text"},
+        "backfill_dag_run": {"backfill_id": "integer", "dag_run_id": "integer", "sort_ordinal": "integer"},
+        "dag": {"dag_id": "text", "is_paused": "boolean", "is_stale": "boolean"},
+        "dag_run": {
+            "id": "integer", "dag_id": "text", "run_id": "text", "run_type": "text", "logical_date": "timestamptz",
+            "state": "text", "bundle_version": "text", "created_dag_version_id": "uuid", "run_after": "timestamptz",
+            "last_scheduling_decision": "timestamptz", "backfill_id": "integer"
+        },
+        "dag_version": {"id": "uuid", "dag_id": "text", "version_number": "integer", "created_at": "timestamptz"},
+        "serialized_dag": {"dag_version_id": "uuid", "data": "json"},
+        "task_instance": {
+            "dag_id": "text", "run_id": "text", "task_id": "text", "map_index": "integer", "state": "text",
+            "dag_version_id": "uuid", "updated_at": "timestamptz"
+        },
+        "task_instance_history": {"dag_id": "text", "run_id": "text", "dag_version_id": "uuid"}
+    }'::jsonb;
     airflow_schema CONSTANT text := @airflow_schema_literal@;
     owner CONSTANT oid := (
         SELECT class.relowner
@@ -44,6 +48,7 @@ DECLARE
     may_become CONSTANT text := CASE
         WHEN pg_catalog.current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER'
     END;
+    missing text;
     findings text;
 BEGIN
     IF owner IS NULL THEN
@@ -52,28 +57,54 @@ BEGIN
             HINT = 'Name the schema (--airflow-schema NAME, or -x airflow_schema=NAME), or run airflow db migrate first.';
     END IF;
 
-    SELECT pg_catalog.string_agg(wanted.relation || '.' || wanted.attribute, ', ' ORDER BY wanted.relation, wanted.attribute)
-    INTO findings
+    SELECT
+        pg_catalog.string_agg(wanted.called, ', ' ORDER BY wanted.called) FILTER (WHERE wanted.type IS NULL),
+        pg_catalog.string_agg(wanted.called || ' is ' || wanted.type, ', ' ORDER BY wanted.called) FILTER (WHERE NOT wanted.fits)
+    INTO missing, findings
     FROM (
-        SELECT entry.key AS relation, pg_catalog.jsonb_array_elements_text(entry.value) AS attribute
-        FROM pg_catalog.jsonb_each(required) AS entry
-    ) AS wanted
-    WHERE NOT EXISTS (
-        SELECT FROM pg_catalog.pg_attribute AS attribute
-        WHERE attribute.attrelid
-            = pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid
-        AND attribute.attname::text = wanted.attribute
-        AND NOT attribute.attisdropped
-    );
-    IF findings LIKE '%task_instance.dag_version_id%' THEN
+        -- Each column that is required: its table, and its type there; NULL where there is no such column.
+        --   fits       the type is of the kind that is required; true where there is no such column
+        SELECT
+            wanted.relation || '.' || wanted.attribute AS called,
+            pg_catalog.format_type(found.atttypid, found.atttypmod) AS type,
+            wanted.kind,
+            found.atttypid IS NULL OR wanted.kind = coalesce(
+                CASE type.typname::text
+                    WHEN 'varchar' THEN 'text'
+                    WHEN 'int4' THEN 'integer'
+                    WHEN 'int8' THEN 'integer'
+                    WHEN 'bool' THEN 'boolean'
+                    WHEN 'jsonb' THEN 'json'
+                    ELSE type.typname::text
+                END,
+                ''
+            ) AS fits
+        FROM (
+            SELECT relation.key AS relation, attribute.key AS attribute, attribute.value AS kind
+            FROM pg_catalog.jsonb_each(required) AS relation
+            CROSS JOIN LATERAL pg_catalog.jsonb_each_text(relation.value) AS attribute
+        ) AS wanted
+        LEFT JOIN pg_catalog.pg_attribute AS found
+            ON found.attrelid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid
+            AND found.attname::text = wanted.attribute
+            AND NOT found.attisdropped
+        LEFT JOIN pg_catalog.pg_type AS type
+            ON type.oid = found.atttypid AND type.typnamespace = 'pg_catalog'::regnamespace::oid
+    ) AS wanted;
+    IF missing LIKE '%task_instance.dag_version_id%' THEN
         RAISE EXCEPTION 'the Airflow tables in schema "%" are those of Airflow 2: they have no dag_version_id', airflow_schema
             USING ERRCODE = 'DBU02', HINT = 'dagbump serves Airflow 3.0 to 3.3; migrate Airflow first.';
-    ELSIF findings IS NOT NULL THEN
-        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow 3.0 to 3.3; missing: %', airflow_schema, findings
+    ELSIF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow 3.0 to 3.3; missing: %', airflow_schema, missing
             USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow.';
+    ELSIF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow 3.0 to 3.3; of another type: %',
+            airflow_schema, findings
+            USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow, or who has changed the column.';
     END IF;
 
-    -- A row's address, by which bump writes, is unique in one physical table only.
+    -- Which of Airflow's tables are no plain ones, as text; NULL: none. (A row's address, by which bump writes, is unique in one
+    -- physical table only.)
     SELECT pg_catalog.string_agg(class.relname::text, ', ' ORDER BY class.relname::text) INTO findings
     FROM pg_catalog.jsonb_object_keys(required) AS wanted (relation)
     JOIN pg_catalog.pg_class AS class
@@ -97,18 +128,34 @@ BEGIN
             );
     END IF;
 
-    SELECT pg_catalog.string_agg(wanted.relation, ', ' ORDER BY wanted.relation) INTO findings
-    FROM pg_catalog.jsonb_object_keys(required) AS wanted (relation)
-    WHERE NOT pg_catalog.has_table_privilege(
-        owner, pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid, 'SELECT'
-    );
+    -- What that role lacks to read Airflow's tables, to write task_instance and to lock dag_version, as statements that give it;
+    -- NULL: nothing. (To lock a row takes UPDATE, of any column.)
+    SELECT
+        pg_catalog.string_agg(
+            pg_catalog.format('GRANT %s TO %I;', lacking.what, pg_catalog.pg_get_userbyid(owner)), ' ' ORDER BY lacking.what
+        )
+    INTO findings
+    FROM (
+        SELECT pg_catalog.format('USAGE ON SCHEMA %I', airflow_schema) AS what
+        FROM pg_catalog.pg_namespace AS namespace
+        WHERE namespace.nspname::text = airflow_schema
+        AND NOT pg_catalog.has_schema_privilege(owner, namespace.oid, 'USAGE')
+        UNION ALL
+        SELECT pg_catalog.format('%s ON TABLE %I.%I', privilege.name, airflow_schema, class.relname)
+        FROM pg_catalog.jsonb_object_keys(required) AS wanted (relation)
+        JOIN pg_catalog.pg_class AS class
+            ON class.oid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid
+        CROSS JOIN (VALUES ('SELECT'), ('UPDATE')) AS privilege (name)
+        WHERE CASE
+            WHEN privilege.name = 'SELECT' OR wanted.relation = 'task_instance'
+                THEN NOT pg_catalog.has_table_privilege(owner, class.oid, privilege.name)
+            ELSE wanted.relation = 'dag_version' AND NOT pg_catalog.has_any_column_privilege(owner, class.oid, privilege.name)
+        END
+    ) AS lacking;
     IF findings IS NOT NULL THEN
-        RAISE EXCEPTION 'the owner of task_instance, %, may not read: %', pg_catalog.pg_get_userbyid(owner), findings
-            USING ERRCODE = 'insufficient_privilege',
-            HINT = pg_catalog.format(
-                'Have their owner run: GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I;',
-                airflow_schema, pg_catalog.pg_get_userbyid(owner)
-            );
+        RAISE EXCEPTION 'the owner of task_instance, %, may not read all of Airflow''s tables and write what bump writes',
+            pg_catalog.pg_get_userbyid(owner)
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Have their owner, or a superuser, run: ' || findings;
     END IF;
 
     IF pg_catalog.to_regnamespace('dagbump') IS NULL
@@ -135,7 +182,7 @@ BEGIN
             )
             USING ERRCODE = 'DBU03',
             HINT = 'Nothing in it was read. Look who made it and why; if it is a dagbump that changed hands, give it back with '
-            'ALTER SCHEMA, ALTER TABLE and ALTER FUNCTION, each with OWNER TO; else rename or drop it.';
+            'ALTER SCHEMA, ALTER TABLE and ALTER ROUTINE, each with OWNER TO; else rename or drop it.';
     END IF;
 
     SELECT pg_catalog.string_agg(foreign_object.finding, '; ') INTO findings
@@ -146,8 +193,9 @@ BEGIN
         -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
         -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
         -- children, in all of which code could stand that runs as whoever reads or writes the table. What
-        -- is called from outside, bump and preview, has to run as its owner, and no argument may have an
-        -- expression for a default, which would run as the caller.
+        -- is called from outside has to run as its owner, and no argument may have an expression for a
+        -- default, which would run as the caller. (The procedure repair cannot: PostgreSQL lets none commit
+        -- that runs as its owner. prune_history does not, so that it lends nobody its rights.)
 
         WITH relation AS (
             SELECT class.*, pg_catalog.format('dagbump.%I', class.relname) AS called, namespace.nspowner
@@ -213,7 +261,7 @@ BEGIN
         SELECT function.called || ' has an argument whose default is an expression'
         FROM function
         WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
-            !~ '^(NULL::["a-z ]+(\[\])?|true|false)(, (NULL::["a-z ]+(\[\])?|true|false))*$'
+            !~ '^(NULL::["a-z ]+(\[\])?|true|false|[0-9]+)(, (NULL::["a-z ]+(\[\])?|true|false|[0-9]+))*$'
         UNION ALL
         SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
         FROM function
@@ -225,7 +273,10 @@ BEGIN
         UNION ALL
         SELECT function.called || ' does not run as its owner'
         FROM function
-        WHERE function.proname::text IN ('bump', 'preview') AND NOT function.prosecdef
+        WHERE function.proname::text IN (
+            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+        )
+        AND NOT function.prosecdef
         ORDER BY 1
     ) AS foreign_object;
     IF findings IS NOT NULL THEN

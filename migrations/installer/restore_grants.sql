@@ -1,9 +1,10 @@
 -- Gives back what drop_keeping_grants.sql has taken, if it has, in this transaction; but not for a function that the
--- revision reached does not have.
+-- revision reached does not have. Then gives the operators, remembered by remember_operators.sql, what is new.
 
 DO $restore_grants$
 DECLARE
     taken record;
+    operator text;
 BEGIN
     FOR taken IN
         SELECT item.function, item.grants
@@ -21,5 +22,17 @@ BEGIN
         END IF;
     END LOOP;
     PERFORM pg_catalog.set_config('dagbump.grants', '', TRUE);
+
+    IF pg_catalog.to_regprocedure('dagbump.grant_operator(text)') IS NOT NULL THEN
+        FOR operator IN
+            SELECT item.name
+            FROM pg_catalog.jsonb_array_elements_text(
+                coalesce(nullif(pg_catalog.current_setting('dagbump.operators', TRUE), ''), '[]')::jsonb
+            ) AS item (name)
+        LOOP
+            PERFORM dagbump.grant_operator(operator);
+        END LOOP;
+    END IF;
+    PERFORM pg_catalog.set_config('dagbump.operators', '', TRUE);
 END
 $restore_grants$;

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dagbump.client import abump, bump, preview
+    from dagbump.client import abump, bump, check, history, holders, preview, versions
     from dagbump.errors import (
         DagbumpError,
         InsufficientPrivilege,
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
         UnsupportedAirflow,
         VersionMismatch,
     )
-    from dagbump.results import BumpResult, RunBump, RunPreview
+    from dagbump.results import BumpResult, CheckItem, DagVersions, HistoryEntry, Holder, RunBump, RunPreview
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BumpResult",
+    "CheckItem",
+    "DagVersions",
     "DagbumpError",
+    "HistoryEntry",
+    "Holder",
     "InsufficientPrivilege",
     "NotInstalled",
     "RunBump",
@@ -34,7 +38,11 @@ __all__ = [
     "VersionMismatch",
     "abump",
     "bump",
+    "check",
+    "history",
+    "holders",
     "preview",
+    "versions",
 ]
 
 

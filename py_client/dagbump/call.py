@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 
@@ -49,6 +50,27 @@ class Call:
         return f"SELECT * FROM dagbump.{self.function}({', '.join(arguments)})"  # noqa: S608  (constants only)
 
 
+@dataclass(frozen=True)
+class HistoryQuery(Call):
+    """A look into the table ``dagbump.history``: what the arguments leave of it, the newest last."""
+
+    def sql(self, placeholder: str) -> str:
+        """Return the statement, as `Call` does."""
+        values = {name: f"CAST({placeholder.format(name)} AS {_ARGUMENTS[name].sql_type})" for name in self.arguments}
+        limit = values.pop("limit", "NULL")
+        wanted = [_OF_HISTORY[name].format(value) for name, value in values.items()]
+        newest = f"SELECT * FROM dagbump.history WHERE {' AND '.join(wanted) or 'TRUE'} ORDER BY bumped_at DESC"  # noqa: S608  (constants only)
+        return f"SELECT * FROM ({newest} LIMIT {limit}) AS history ORDER BY bumped_at"  # noqa: S608
+
+
+_OF_HISTORY = {
+    "dag_run_ids": "dag_run_id = ANY ({})",
+    "dag_ids": "dag_id = ANY ({})",
+    "since": "bumped_at >= {}",
+    "until": "bumped_at < {}",
+}
+
+
 class _Misfit(Exception):  # noqa: N818  (it never leaves this module)
     """A value that is not of the kind that is meant, and what to add to the name of that kind."""
 
@@ -75,6 +97,12 @@ def _text(value: object) -> str:
 
 def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
+        raise _Misfit(value)
+    return value
+
+
+def _time(value: object) -> datetime:
+    if not isinstance(value, datetime):
         raise _Misfit(value)
     return value
 
@@ -117,4 +145,8 @@ _ARGUMENTS = {
     "dag_ids": _Argument("text[]", "an iterable of str", "['etl']", _several(_text)),
     "max_runs": _Argument("integer", "an integer or None", "20", _integer),
     "caller_verifies": _Argument("boolean", "True or False", "False", _boolean, default=False),
+    "batch_size": _Argument("integer", "an integer", "1000", _integer),
+    "since": _Argument("timestamptz", "a datetime or None", "datetime.now(timezone.utc)", _time),
+    "until": _Argument("timestamptz", "a datetime or None", "datetime.now(timezone.utc)", _time),
+    "limit": _Argument("bigint", "an integer or None", "20", _integer),
 }

@@ -10,15 +10,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
-from dagbump.call import Call
+from dagbump.call import Call, HistoryQuery
 from dagbump.errors import translated
 from dagbump.identity_map import expire_bumped
-from dagbump.results import BumpResult, RowT, RunBump, RunPreview, from_rows
+from dagbump.results import (
+    BumpResult,
+    CheckItem,
+    DagVersions,
+    HistoryEntry,
+    Holder,
+    RepairableRun,
+    RepairBatch,
+    RowT,
+    RunBump,
+    RunPreview,
+    RunScope,
+    from_rows,
+)
 
 if TYPE_CHECKING:
     import psycopg
@@ -112,8 +126,92 @@ def preview(
     return _answer(connection, call, RunPreview)
 
 
+def holders(
+    connection: SyncConnection,
+    dag_run_ids: Iterable[int] | None = None,
+    dag_ids: Iterable[str] | None = None,
+) -> tuple[Holder, ...]:
+    """Show who holds the task instances that `bump` counts in ``locked``, the oldest transaction first.
+
+    Waits for no row lock and writes nothing; not in a read-only transaction, since it tries locks and gives them back.
+    Takes the ids and raises the errors of `bump`.
+    """
+    return _answer(connection, Call.to("holders", dag_run_ids=dag_run_ids, dag_ids=dag_ids), Holder)
+
+
+def versions(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> tuple[DagVersions, ...]:
+    """Show how many versions each DAG has, and what keeps the old ones from ``airflow db clean``.
+
+    Reads all of task_instance once, which takes seconds on a big database; of the DAGs named, their part of it.
+    Raises the errors of `bump`.
+    """
+    return _answer(connection, Call.to("versions", dag_ids=dag_ids), DagVersions)
+
+
+def check(connection: SyncConnection) -> tuple[CheckItem, ...]:
+    """Check that everything is as dagbump needs it; what is not ok says what to do.
+
+    Reads only. The command line's ``dagbump check`` looks first whether what is installed can be believed, and answers
+    where this raises, too.
+
+    Raises:
+        TypeError: the connection is none.
+        NotInstalled: schema ``dagbump`` is not there.
+        VersionMismatch: another revision of it is.
+        InsufficientPrivilege: this role has not been granted the function.
+    """
+    return _answer(connection, Call.to("check"), CheckItem)
+
+
+def history(
+    connection: SyncConnection,
+    dag_run_ids: Iterable[int] | None = None,
+    dag_ids: Iterable[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int | None = None,
+) -> tuple[HistoryEntry, ...]:
+    """Return what has been moved, from ``dagbump.history``, the newest last.
+
+    Args:
+        connection: as `bump` takes it.
+        dag_run_ids: only these runs.
+        dag_ids: only these DAGs.
+        since: not before that time; one without a time zone is in the session's.
+        until: before that time.
+        limit: the newest so many; None: all.
+
+    Raises:
+        InsufficientPrivilege: this role may not read that table.
+    """
+    arguments = HistoryQuery.to(
+        "history", dag_run_ids=dag_run_ids, dag_ids=dag_ids, since=since, until=until, limit=limit
+    )
+    return _answer(connection, arguments, HistoryEntry)
+
+
+def repairable(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> tuple[RepairableRun, ...]:
+    """Return the runs that a repair has to go through. Reads only."""
+    return _answer(connection, Call.to("repairable", dag_ids=dag_ids), RepairableRun)
+
+
+def repair_batch(connection: SyncConnection, dag_run_ids: Iterable[int], batch_size: int) -> RepairBatch:
+    """Repair the first of these runs, until so many task instances have moved; for the caller to commit."""
+    call = Call.to("repair_batch", dag_run_ids=dag_run_ids, batch_size=batch_size)
+    (batch,) = _answer(connection, call, RepairBatch)
+    return batch
+
+
+def verify_scope(connection: SyncConnection, dag_run_ids: Iterable[int]) -> tuple[RunScope, ...]:
+    """Show what Airflow's ``verify_integrity`` would find in running DAG runs, without running it.
+
+    Reads only. Raises the same errors as `bump`. For the Airflow plugin.
+    """
+    return _answer(connection, Call.to("verify_scope", dag_run_ids=dag_run_ids), RunScope)
+
+
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:
-    """Call a function that only reads; an object per row."""
+    """Call a function; an object per row."""
     _refuse_connection(call.function, connection, _SYNC)
     return from_rows(kind, _rows(connection, call))
 

@@ -66,13 +66,16 @@ _LOOK_AGAIN = (
     "Airflow's tables are not as they were when dagbump was installed: run `dagbump upgrade`, which looks at them, "
     "and mends this or says what to do."
 )
-_WHAT_TO_GRANT = (
-    "connect as the role that owns Airflow's tables, or have it run: GRANT USAGE ON SCHEMA dagbump TO role; "
-    "GRANT SELECT ON dagbump.installation TO role; "
-    "GRANT EXECUTE ON FUNCTION dagbump.bump, dagbump.preview TO role;"
-)
-# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/installer/refuse_upgrade.sql, which
-# brings its own advice, as a hint.
+
+
+def what_to_grant(owner: str = "the role that owns Airflow's tables", role: str = "role") -> str:
+    """Return what a role that lacks a right is told, with the names where they are known."""
+    quoted = role.replace("'", "''")
+    return f"connect as {owner}, or have that role run: SELECT dagbump.grant_operator('{quoted}');"
+
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/, which brings its own advice,
+# as a hint.
 _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     "3F000": (
         NotInstalled,
@@ -85,7 +88,7 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     ),
     "42P01": (UnsupportedAirflow, _LOOK_AGAIN),
     "42703": (UnsupportedAirflow, _LOOK_AGAIN),
-    "42501": (InsufficientPrivilege, _WHAT_TO_GRANT),
+    "42501": (InsufficientPrivilege, what_to_grant()),
     "25001": (
         DagbumpError,
         "the index is built CONCURRENTLY, which PostgreSQL does not do inside a transaction: "
@@ -95,6 +98,7 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     "DBU02": (UnsupportedAirflow, ""),
     "DBU03": (NotInstalled, ""),
     "DBU04": (UnsupportedAirflow, ""),
+    "DBU05": (NotInstalled, ""),
 }
 
 

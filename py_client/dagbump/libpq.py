@@ -21,6 +21,7 @@ _ENCODE = (
     "It looks as if special characters (@ / : ? # %) in the user name or the password were not percent-encoded: "
     "@ is %40, / is %2F, : is %3A."
 )
+_NO_SCHEME = "It does not begin with postgresql:// and is no list of keyword=value, as in 'host=db dbname=airflow'."
 
 # As SQLAlchemy reads it: credentials, which a slash does not end, then host, port and database, then the query.
 _URL = re.compile(
@@ -42,11 +43,13 @@ def parameters(url: str, source: str, module: ModuleType, drivername: str) -> di
         InvalidUrl: it cannot be understood; the message does not repeat it.
         UnsupportedAirflow: it names another database system than PostgreSQL.
     """
+    match = _URL.match(url)
+    # What has no scheme, as a word has not, may be a connection string.
+    advice = _ENCODE if match else _NO_SCHEME
     unclear = InvalidUrl(
         f"the database URL cannot be understood ({source}); it is a SQLAlchemy URL or a libpq connection string, "
-        f"such as postgresql://user:password@host:5432/airflow. {_ENCODE}"
+        f"such as postgresql://user:password@host:5432/airflow. {advice}"
     )
-    match = _URL.match(url)
     if match and not _POSTGRESQL.fullmatch(match["scheme"]):
         name = match["scheme"].partition("+")[0]
         raise UnsupportedAirflow(f"dagbump works in PostgreSQL only, and {source} names {name!r}.")

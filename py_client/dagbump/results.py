@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -44,7 +45,7 @@ class RunBump:
 
 @dataclass(frozen=True)
 class RunPreview:
-    """One row of ``dagbump.preview``: a running DAG run that holds stale task instances, or needs a verify.
+    """One row of ``dagbump.preview``: a running DAG run with stale task instances, or that lacks a task or a verify.
 
     Attributes:
         dag_run_id: ``dag_run.id``.
@@ -52,10 +53,14 @@ class RunPreview:
         run_id: ``dag_run.run_id``.
         dag_version_id: the latest version of the DAG, None where it has none.
         version_number: its number, None where it has none.
-        stale: unfinished task instances that are not on the latest version.
+        stale: unfinished task instances that are not on the latest version; in a pinned run, nor on its own.
         stale_by_state: the same by state; ``no_status`` stands for NULL, as in Airflow's UI.
-        verdict: ``bump``, ``needs_verify``, ``pinned``, ``paused``, ``stale_dag``, ``not_due``,
-            ``no_serialized_dag`` or ``no_version``.
+        verdict: ``bump``, ``needs_verify``, ``missing_tasks``, ``pinned``, ``versionless``, ``paused``, ``stale_dag``,
+            ``not_due``, ``no_serialized_dag`` or ``no_version``.
+        versionless: unfinished task instances that are on no version at all.
+        missing_tasks: tasks of the version that have no task instance, although Airflow would make one; None where its
+            tasks cannot be read.
+        vanished_tasks: tasks of unfinished task instances that the version no longer has; None as above.
     """
 
     dag_run_id: int
@@ -66,6 +71,179 @@ class RunPreview:
     stale: int
     stale_by_state: Mapping[str, int]
     verdict: str
+    versionless: int
+    missing_tasks: tuple[str, ...] | None
+    vanished_tasks: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class RunScope:
+    """One row of ``dagbump.verify_scope``: what Airflow's ``verify_integrity`` would find in a running DAG run.
+
+    All but the first are None where the tasks of the latest version cannot be read.
+
+    Attributes:
+        dag_run_id: ``dag_run.id``.
+        missing_tasks: tasks of the latest version that have no task instance, although Airflow would make one.
+        restored_tasks: tasks of removed task instances that the latest version has.
+        vanished_tasks: tasks of unfinished task instances that the latest version no longer has.
+        has_mapped: whether the latest version has a mapped task, or a mapped task group.
+    """
+
+    dag_run_id: int
+    missing_tasks: tuple[str, ...] | None
+    restored_tasks: tuple[str, ...] | None
+    vanished_tasks: tuple[str, ...] | None
+    has_mapped: bool | None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One row of ``dagbump.holders``: a thing that a bump would leave, and a transaction that holds it.
+
+    Attributes:
+        dag_run_id: ``dag_run.id`` of the run that has to wait.
+        dag_id: ``dag_run.dag_id``.
+        run_id: ``dag_run.run_id``.
+        held: ``task_instance``, or ``dag_version``: the latest version, for which all stale task instances wait.
+        task_id: of the task instance; None for a ``dag_version``.
+        map_index: of the task instance.
+        pid: the backend; None for a prepared transaction, and where none is found.
+        usename: its role, or the owner of the prepared transaction.
+        application_name: as in ``pg_stat_activity``.
+        client_addr: the same, as text; None for a socket, and where this is not for dagbump to know.
+        state: the same; ``prepared`` for a prepared transaction.
+        xact_start: when the transaction began; for a prepared one, when it was prepared.
+        gid: of a prepared transaction.
+        certain: False: it is one of the transactions that are shown for this thing.
+    """
+
+    dag_run_id: int
+    dag_id: str
+    run_id: str
+    held: str
+    task_id: str | None
+    map_index: int | None
+    pid: int | None
+    usename: str | None
+    application_name: str | None
+    client_addr: str | None
+    state: str | None
+    xact_start: datetime | None
+    gid: str | None
+    certain: bool
+
+
+@dataclass(frozen=True)
+class DagVersions:
+    """One row of ``dagbump.versions``: the versions of a DAG, and what keeps the old ones.
+
+    Attributes:
+        dag_id: the DAG.
+        versions: how many there are.
+        versions_last_day: those created in the last 24 hours.
+        version_number: of the latest.
+        created_at: of the latest.
+        unreferenced: versions before the latest that no task instance refers to.
+        stale_only: versions before the latest that only stale task instances of examined runs refer to.
+        running_runs_behind: examined runs that hold stale task instances.
+    """
+
+    dag_id: str
+    versions: int
+    versions_last_day: int
+    version_number: int
+    created_at: datetime
+    unreferenced: int
+    stale_only: int
+    running_runs_behind: int
+
+
+@dataclass(frozen=True)
+class CheckItem:
+    """One row of ``dagbump.check``.
+
+    Attributes:
+        item: what was looked at.
+        ok: whether there is nothing to do about it.
+        detail: what was found; where it is not ok, what to do.
+    """
+
+    item: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One row of ``dagbump.history``: a DAG run in which one call has moved something.
+
+    Attributes:
+        bumped_at: when, by the database's clock.
+        bumped_by: the role that had connected.
+        application_name: that of its session.
+        dag_run_id: ``dag_run.id``; the run may be gone by now, as may the versions.
+        dag_id: ``dag_run.dag_id``.
+        run_id: ``dag_run.run_id``.
+        from_versions: the versions that the task instances were on, the lowest first: ``dag_version_id``,
+            ``version_number`` (both None: on none) and ``task_instances``, how many.
+        dag_version_id: the version that they are on since.
+        version_number: its number.
+        bumped: how many task instances, over all versions.
+    """
+
+    bumped_at: datetime
+    bumped_by: str
+    application_name: str
+    dag_run_id: int
+    dag_id: str
+    run_id: str
+    from_versions: tuple[Mapping[str, Any], ...]
+    dag_version_id: UUID
+    version_number: int
+    bumped: int
+
+    @cached_property
+    def came_from(self) -> str:
+        """``from_versions`` in words: ``none (1), 3 (12)``."""
+        counts = ((version["version_number"], version["task_instances"]) for version in self.from_versions)
+        return ", ".join(f"{'none' if number is None else number} ({count})" for number, count in counts)
+
+
+@dataclass(frozen=True)
+class RepairableRun:
+    """One row of ``dagbump.repairable``: a DAG run that a repair goes through.
+
+    Attributes:
+        dag_run_id: ``dag_run.id``.
+        task_instances: those that it has to move.
+        needs_verify: ``verify_integrity`` is due: the repair leaves the run to Airflow.
+    """
+
+    dag_run_id: int
+    task_instances: int
+    needs_verify: bool
+
+
+@dataclass(frozen=True)
+class RepairBatch:
+    """The row of ``dagbump.repair_batch``: what one batch of a repair has done.
+
+    Attributes:
+        looked_at: the first so many of its runs are done with.
+        task_instances: moved.
+        moved_runs: the runs that these are in.
+        locked_task_instances: stale ones that other transactions hold.
+        locked_runs: the runs that these are in.
+        unverified_runs: left to Airflow.
+    """
+
+    looked_at: int
+    task_instances: int
+    moved_runs: tuple[int, ...]
+    locked_task_instances: int
+    locked_runs: tuple[int, ...]
+    unverified_runs: int
 
 
 @dataclass(frozen=True)

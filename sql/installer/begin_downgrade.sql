@@ -7,9 +7,7 @@
 
 DO $begin_downgrade$
 DECLARE
-    schema_owner CONSTANT oid := (
-        SELECT namespace.nspowner FROM pg_catalog.pg_namespace AS namespace WHERE namespace.nspname::text = 'dagbump'
-    );
+    schema_owner CONSTANT oid := @include:owner_of_schema@;
     owner CONSTANT oid := coalesce(@include:owner_of_airflow@, schema_owner);
     airflow_schema CONSTANT text := @airflow_schema_literal@;
     served CONSTANT text := @include:served_schema@;

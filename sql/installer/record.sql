@@ -3,14 +3,20 @@ COMMENT ON TABLE dagbump.alembic_version IS 'Alembic''s own: the revisions that 
 
 DELETE FROM dagbump.installation;
 INSERT INTO dagbump.installation (
-    airflow_schema, airflow_shape, revision, works_with_packages_from, release, installed_at, installed_by
+    airflow_schema, airflow_shape, revision, works_with_packages_from, release, installed_at, installed_by, functions
 )
 VALUES (
     @airflow_schema_literal@,
-    '3.0 to 3.3',
+    @include:airflow_shape@,
     @revision_literal@,
     @works_with_packages_from_literal@,
     @release_literal@,
     pg_catalog.now(),
-    SESSION_USER
+    SESSION_USER,
+    (
+        SELECT pg_catalog.jsonb_object_agg(function.called, function.digest)
+        FROM (
+            @include:function_digests@
+        ) AS function
+    )
 );

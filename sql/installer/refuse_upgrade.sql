@@ -9,19 +9,7 @@
 
 DO $refuse_upgrade$
 DECLARE
-    -- What the functions read and write; unchanged from Airflow 3.0 to 3.3.
-    required CONSTANT jsonb := '{
-        "backfill": ["id", "dag_id"],
-        "backfill_dag_run": ["backfill_id", "dag_run_id", "sort_ordinal"],
-        "dag": ["dag_id", "is_paused", "is_stale"],
-        "dag_run": [
-            "id", "dag_id", "run_id", "state", "bundle_version", "run_after", "last_scheduling_decision", "backfill_id"
-        ],
-        "dag_version": ["id", "dag_id", "version_number"],
-        "serialized_dag": ["dag_version_id"],
-        "task_instance": ["dag_id", "run_id", "state", "dag_version_id", "updated_at"],
-        "task_instance_history": ["dag_id", "run_id", "dag_version_id"]
-    }';
+    required CONSTANT jsonb := @include:required_columns@;
     airflow_schema CONSTANT text := @airflow_schema_literal@;
     owner CONSTANT oid := @include:owner_of_airflow@;
     served CONSTANT text := @include:served_schema@;
@@ -29,6 +17,7 @@ DECLARE
     may_become CONSTANT text := CASE
         WHEN pg_catalog.current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER'
     END;
+    missing text;
     findings text;
 BEGIN
     IF owner IS NULL THEN
@@ -37,36 +26,26 @@ BEGIN
             HINT = 'Name the schema (--airflow-schema NAME, or -x airflow_schema=NAME), or run airflow db migrate first.';
     END IF;
 
-    SELECT pg_catalog.string_agg(wanted.relation || '.' || wanted.attribute, ', ' ORDER BY wanted.relation, wanted.attribute)
-    INTO findings
+    SELECT
+        pg_catalog.string_agg(wanted.called, ', ' ORDER BY wanted.called) FILTER (WHERE wanted.type IS NULL),
+        pg_catalog.string_agg(wanted.called || ' is ' || wanted.type, ', ' ORDER BY wanted.called) FILTER (WHERE NOT wanted.fits)
+    INTO missing, findings
     FROM (
-        SELECT entry.key AS relation, pg_catalog.jsonb_array_elements_text(entry.value) AS attribute
-        FROM pg_catalog.jsonb_each(required) AS entry
-    ) AS wanted
-    WHERE NOT EXISTS (
-        SELECT FROM pg_catalog.pg_attribute AS attribute
-        WHERE attribute.attrelid
-            = pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid
-        AND attribute.attname::text = wanted.attribute
-        AND NOT attribute.attisdropped
-    );
-    IF findings LIKE '%task_instance.dag_version_id%' THEN
+        @include:columns@
+    ) AS wanted;
+    IF missing LIKE '%task_instance.dag_version_id%' THEN
         RAISE EXCEPTION 'the Airflow tables in schema "%" are those of Airflow 2: they have no dag_version_id', airflow_schema
             USING ERRCODE = 'DBU02', HINT = 'dagbump serves Airflow 3.0 to 3.3; migrate Airflow first.';
-    ELSIF findings IS NOT NULL THEN
-        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow 3.0 to 3.3; missing: %', airflow_schema, findings
+    ELSIF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow 3.0 to 3.3; missing: %', airflow_schema, missing
             USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow.';
+    ELSIF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow 3.0 to 3.3; of another type: %',
+            airflow_schema, findings
+            USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow, or who has changed the column.';
     END IF;
 
-    -- A row's address, by which bump writes, is unique in one physical table only.
-    SELECT pg_catalog.string_agg(class.relname::text, ', ' ORDER BY class.relname::text) INTO findings
-    FROM pg_catalog.jsonb_object_keys(required) AS wanted (relation)
-    JOIN pg_catalog.pg_class AS class
-        ON class.oid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid
-    WHERE class.relkind::text <> 'r'
-    OR EXISTS (
-        SELECT FROM pg_catalog.pg_inherits AS inherits WHERE class.oid IN (inherits.inhrelid, inherits.inhparent)
-    );
+    @include:tables_not_plain@
     IF findings IS NOT NULL THEN
         RAISE EXCEPTION 'in schema "%" these are no plain tables, but partitioned, inherited or views: %', airflow_schema, findings
             USING ERRCODE = 'DBU02', HINT = 'dagbump serves the tables that airflow db migrate makes.';
@@ -82,18 +61,11 @@ BEGIN
             );
     END IF;
 
-    SELECT pg_catalog.string_agg(wanted.relation, ', ' ORDER BY wanted.relation) INTO findings
-    FROM pg_catalog.jsonb_object_keys(required) AS wanted (relation)
-    WHERE NOT pg_catalog.has_table_privilege(
-        owner, pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid, 'SELECT'
-    );
+    @include:rights_missing@
     IF findings IS NOT NULL THEN
-        RAISE EXCEPTION 'the owner of task_instance, %, may not read: %', pg_catalog.pg_get_userbyid(owner), findings
-            USING ERRCODE = 'insufficient_privilege',
-            HINT = pg_catalog.format(
-                'Have their owner run: GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I;',
-                airflow_schema, pg_catalog.pg_get_userbyid(owner)
-            );
+        RAISE EXCEPTION 'the owner of task_instance, %, may not read all of Airflow''s tables and write what bump writes',
+            pg_catalog.pg_get_userbyid(owner)
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Have their owner, or a superuser, run: ' || findings;
     END IF;
 
     IF pg_catalog.to_regnamespace('dagbump') IS NULL

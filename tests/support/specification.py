@@ -1,4 +1,5 @@
-"""The contract's rules for bump and preview in plain Python: what tests/test_properties.py holds the database against.
+"""The contract's rules for bump, preview and verify_scope in plain Python; tests/test_properties.py holds them against
+what the database answers.
 
 To be read as a specification: no SQL, no thought of speed. First what there is, then the rules. `bump` moves the
 TIs that it is given, so that a second call sees what the first has done. Times are hours from now.
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from dagbump import RunBump, RunPreview
+from dagbump.results import RunScope
 
 from support.releases import environments
 
@@ -26,12 +28,20 @@ class Call(NamedTuple):
     caller_verifies: bool
 
 
+class Task(NamedTuple):
+    task_id: str
+    start_date: int | None
+    end_date: int | None
+    mapped: bool
+
+
 @dataclass
 class Version:
     id: UUID
     number: int
     created_at: int
     serialized: bool
+    tasks: list[Task] | None  # None: they cannot be read
 
 
 @dataclass
@@ -53,7 +63,7 @@ class PastTry:
 @dataclass
 class Ti:
     id: UUID
-    mapped: bool
+    task_id: str
     state: str | None
     version: UUID | None
     past_tries: list[PastTry]
@@ -69,6 +79,9 @@ class Run:
     run_after: int
     last_scheduling_decision: int | None
     sort_ordinals: list[int]  # one for each backfill that it is part of
+    run_type: str
+    logical_date: int | None
+    own_version: UUID | None  # that it was created with, as far as that is known
     tis: list[Ti]
 
 
@@ -85,10 +98,50 @@ def stale(run: Run) -> list[Ti]:
     return [ti for ti in run.tis if ti.state not in FINISHED and (new is None or ti.version != new.id)]
 
 
+def wrong(run: Run) -> list[Ti]:
+    """The stale TIs, but for those of a pinned run that are on its own version, where they belong."""
+    return [ti for ti in stale(run) if not (run.bundle_version and ti.version and ti.version == run.own_version)]
+
+
+def versionless(run: Run) -> list[Ti]:
+    return [ti for ti in run.tis if ti.state not in FINISHED and ti.version is None]
+
+
 def unverified(run: Run) -> bool:
     new = latest(run)
     tries = [version for ti in run.tis for version in (ti.version, *(past.version for past in ti.past_tries))]
     return new is not None and new.id not in tries
+
+
+def version_of(run: Run) -> Version | None:
+    """The version that Airflow runs it with: the latest, but a pinned run keeps to its own."""
+    own = next((version for version in run.dag.versions if version.id == run.own_version), None)
+    return (own if run.bundle_version else None) or latest(run)
+
+
+def due(task: Task, run: Run) -> bool:
+    """Whether verify_integrity makes a TI of a task."""
+    if run.run_type == "backfill" or run.logical_date is None:
+        return True
+    return (task.start_date is None or task.start_date <= run.logical_date) and (
+        task.end_date is None or run.logical_date <= task.end_date
+    )
+
+
+def scope(run: Run, version: Version | None) -> RunScope:
+    if version is None or not version.serialized or version.tasks is None:
+        return RunScope(run.id, None, None, None, None)
+    in_version = {task.task_id for task in version.tasks}
+    in_run = {ti.task_id for ti in run.tis}
+    removed = {ti.task_id for ti in run.tis if ti.state == "removed"}
+    unfinished = {ti.task_id for ti in run.tis if ti.state not in FINISHED}
+    return RunScope(
+        run.id,
+        missing_tasks=tuple(sorted({task.task_id for task in version.tasks if due(task, run)} - in_run)),
+        restored_tasks=tuple(sorted(in_version & removed)),
+        vanished_tasks=tuple(sorted(unfinished - in_version)),
+        has_mapped=any(task.mapped for task in version.tasks),
+    )
 
 
 def obstacle(run: Run) -> str | None:
@@ -144,15 +197,28 @@ def bump(runs: list[Run], call: Call, held: Collection[UUID] = ()) -> tuple[RunB
     return tuple(row for row in rows if row.bumped or row.locked or row.needs_verify)
 
 
+def verdict(run: Run, call: Call) -> str:
+    if found := obstacle(run):
+        return "versionless" if found == "pinned" and versionless(run) else found
+    if unverified(run):
+        return "bump" if call.caller_verifies and stale(run) else "needs_verify"
+    return "missing_tasks" if scope(run, version_of(run)).missing_tasks else "bump"
+
+
 def preview(runs: list[Run], call: Call) -> tuple[RunPreview, ...]:
     rows = []
     examined, others = running(runs, call)
     for run in examined + others:
-        new, old = latest(run), stale(run)
-        would_move = not unverified(run) or (call.caller_verifies and old)
-        verdict = obstacle(run) or ("bump" if would_move else "needs_verify")
+        new, old, found = latest(run), wrong(run), scope(run, version_of(run))
+        if not (old or found.missing_tasks or (not obstacle(run) and unverified(run))):
+            continue
         key = (run.id, run.dag.dag_id, run.run_id, new.id if new else None, new.number if new else None)
         by_state = Counter("no_status" if ti.state is None else ti.state for ti in old)
-        if old or verdict == "needs_verify":
-            rows.append(RunPreview(*key, len(old), dict(by_state), verdict))
+        tasks = (found.missing_tasks, found.vanished_tasks)
+        rows.append(RunPreview(*key, len(old), dict(by_state), verdict(run, call), len(versionless(run)), *tasks))
     return tuple(rows)
+
+
+def verify_scope(runs: list[Run], dag_run_ids: Collection[int]) -> tuple[RunScope, ...]:
+    asked = [run for run in runs if run.state == "running" and run.id in dag_run_ids]
+    return tuple(scope(run, latest(run)) for run in sorted(asked, key=lambda run: run.id))

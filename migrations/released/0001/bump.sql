@@ -6,8 +6,9 @@
 -- Locks, and waits for none: NO KEY UPDATE on the TIs it moves; KEY SHARE on
 -- the latest dag_version row, the lock that the foreign-key check of the update
 -- takes. What another transaction holds is skipped and counted.
--- Writes task_instance.dag_version_id and updated_at, nothing else; where no TI
--- is stale it writes nothing at all, not even a row lock.
+-- Writes task_instance.dag_version_id and updated_at, and a row per run in which
+-- it moved something into dagbump.history, nothing else; where no TI is stale it
+-- writes nothing at all, not even a row lock.
 --
 -- Operands are cast to text because PostgreSQL has no operator of its own for
 -- varchar: for an exact match it would also take one that somebody put into
@@ -56,23 +57,35 @@ DECLARE
     run record;
     stale integer;
     older uuid[];
+    room CONSTANT integer := NULL;
     free tid[];
+    left_behind uuid[];
+    history_is_whole boolean := FALSE;
     versions_taken uuid[] := ARRAY[]::uuid[];
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
     -- Refuses those that mean nothing, by name.
+    -- Refuses a list that means nothing.
+    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+    END IF;
     IF max_runs < 0 THEN
         RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
-    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every examined run.';
-    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'dag_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     ELSIF caller_verifies IS NULL THEN
         RAISE EXCEPTION 'caller_verifies must be true or false, and is NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
+    END IF;
+    -- Refuses a list that means nothing.
+    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+    END IF;
+    -- Refuses a list that means nothing.
+    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;
 
     -- 1. A limit: which runs it leaves.
@@ -91,12 +104,32 @@ BEGIN
                     SELECT running.*, backfill.sort_ordinal
                     FROM (
                         -- The running DAG runs among them.
-                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        SELECT
+                            run.id,
+                            run.dag_id,
+                            run.run_id,
+                            run.run_type,
+                            run.logical_date,
+                            run.bundle_version,
+                            run.created_dag_version_id,
+                            run.last_scheduling_decision,
+                            run.run_after,
+                            run.backfill_id
                         FROM @airflow_schema@.dag_run AS run
                         WHERE ids IS NULL AND run.state::text = 'running'
                         UNION ALL
                         -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        SELECT
+                            run.id,
+                            run.dag_id,
+                            run.run_id,
+                            run.run_type,
+                            run.logical_date,
+                            run.bundle_version,
+                            run.created_dag_version_id,
+                            run.last_scheduling_decision,
+                            run.run_after,
+                            run.backfill_id
                         FROM @airflow_schema@.dag_run AS run
                         WHERE run.id = ANY (ids) AND run.state::text = 'running'
                     ) AS running
@@ -142,12 +175,32 @@ BEGIN
         SELECT pg_catalog.array_agg(run.id::bigint)
         FROM (
             -- The running DAG runs among them.
-            SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+            SELECT
+                run.id,
+                run.dag_id,
+                run.run_id,
+                run.run_type,
+                run.logical_date,
+                run.bundle_version,
+                run.created_dag_version_id,
+                run.last_scheduling_decision,
+                run.run_after,
+                run.backfill_id
             FROM @airflow_schema@.dag_run AS run
             WHERE ids IS NULL AND run.state::text = 'running'
             UNION ALL
             -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-            SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+            SELECT
+                run.id,
+                run.dag_id,
+                run.run_id,
+                run.run_type,
+                run.logical_date,
+                run.bundle_version,
+                run.created_dag_version_id,
+                run.last_scheduling_decision,
+                run.run_after,
+                run.backfill_id
             FROM @airflow_schema@.dag_run AS run
             WHERE run.id = ANY (ids) AND run.state::text = 'running'
         ) AS run
@@ -206,6 +259,9 @@ BEGIN
                 run.id::bigint AS dag_run_id,
                 run.dag_id::text AS dag_id,
                 run.run_id::text AS run_id,
+                run.run_type::text AS run_type,
+                run.logical_date,
+                run.created_dag_version_id,
                 run.last_scheduling_decision,
                 run.run_after,
                 latest.id AS dag_version_id,
@@ -228,12 +284,32 @@ BEGIN
                     END AS obstacle
                 FROM (
                     -- The running DAG runs among them.
-                    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                    SELECT
+                        run.id,
+                        run.dag_id,
+                        run.run_id,
+                        run.run_type,
+                        run.logical_date,
+                        run.bundle_version,
+                        run.created_dag_version_id,
+                        run.last_scheduling_decision,
+                        run.run_after,
+                        run.backfill_id
                     FROM @airflow_schema@.dag_run AS run
                     WHERE ids IS NULL AND run.state::text = 'running'
                     UNION ALL
                     -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-                    SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                    SELECT
+                        run.id,
+                        run.dag_id,
+                        run.run_id,
+                        run.run_type,
+                        run.logical_date,
+                        run.bundle_version,
+                        run.created_dag_version_id,
+                        run.last_scheduling_decision,
+                        run.run_after,
+                        run.backfill_id
                     FROM @airflow_schema@.dag_run AS run
                     WHERE run.id = ANY (ids) AND run.state::text = 'running'
                 ) AS running
@@ -315,6 +391,9 @@ BEGIN
                     run.id::bigint AS dag_run_id,
                     run.dag_id::text AS dag_id,
                     run.run_id::text AS run_id,
+                    run.run_type::text AS run_type,
+                    run.logical_date,
+                    run.created_dag_version_id,
                     run.last_scheduling_decision,
                     run.run_after,
                     latest.id AS dag_version_id,
@@ -337,12 +416,32 @@ BEGIN
                         END AS obstacle
                     FROM (
                         -- The running DAG runs among them.
-                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        SELECT
+                            run.id,
+                            run.dag_id,
+                            run.run_id,
+                            run.run_type,
+                            run.logical_date,
+                            run.bundle_version,
+                            run.created_dag_version_id,
+                            run.last_scheduling_decision,
+                            run.run_after,
+                            run.backfill_id
                         FROM @airflow_schema@.dag_run AS run
                         WHERE ids IS NULL AND run.state::text = 'running'
                         UNION ALL
                         -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-                        SELECT run.id, run.dag_id, run.run_id, run.bundle_version, run.last_scheduling_decision, run.run_after, run.backfill_id
+                        SELECT
+                            run.id,
+                            run.dag_id,
+                            run.run_id,
+                            run.run_type,
+                            run.logical_date,
+                            run.bundle_version,
+                            run.created_dag_version_id,
+                            run.last_scheduling_decision,
+                            run.run_after,
+                            run.backfill_id
                         FROM @airflow_schema@.dag_run AS run
                         WHERE run.id = ANY (ids) AND run.state::text = 'running'
                     ) AS running
@@ -388,16 +487,20 @@ BEGIN
             WHERE (version.dag_id::text = run.dag_id AND version.version_number > run.version_number) IS NOT TRUE;
         END IF;
 
-        -- 7. Take the lock that the foreign-key check would wait for, here or in verify_integrity; but not where nothing can
+        -- 7. Lock what is free, move it, record it.
+        -- history_is_whole, free, left_behind, bumped, locked.
+        -- Moves the stale TIs of that run, which have been counted, to its version, and records it.
+
+        -- Take the lock that the foreign-key check would wait for, here or in verify_integrity; but not where nothing can
         -- be moved. Not to be had: the run waits for a later call, whole.
         IF stale > 0 OR needs_verify THEN
             -- Puts the version of the run into one of the two, or, where nothing can be moved, into neither.
-            IF NOT run.dag_version_id = ANY (versions_taken || versions_held) THEN
+            IF NOT run.dag_version_id = ANY (versions_taken) AND NOT run.dag_version_id = ANY (versions_held) THEN
                 CASE dagbump.take_version(run.dag_version_id, run.dag_id, run.run_id, older, needs_verify)
                     WHEN TRUE THEN
-                        versions_taken := versions_taken || run.dag_version_id;
+                        versions_taken := pg_catalog.array_append(versions_taken, run.dag_version_id);
                     WHEN FALSE THEN
-                        versions_held := versions_held || run.dag_version_id;
+                        versions_held := pg_catalog.array_append(versions_held, run.dag_version_id);
                     ELSE
                         NULL;
                 END CASE;
@@ -406,11 +509,49 @@ BEGIN
         END IF;
 
         IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
-            -- 8. Lock what is free. A TI that has changed since it was counted is judged anew, as it is now: one that has
+            -- Refuses to move what cannot be recorded. Looked at once per call, and only by one that moves something.
+            IF NOT history_is_whole THEN
+                IF EXISTS (
+                    -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which that
+                    -- table has nowhere.
+                    SELECT wanted.attname
+                    FROM (
+                        VALUES
+                        ('bumped_at', 'timestamp with time zone'),
+                        ('bumped_by', 'text'),
+                        ('application_name', 'text'),
+                        ('dag_run_id', 'bigint'),
+                        ('dag_id', 'text'),
+                        ('run_id', 'text'),
+                        ('from_versions', 'jsonb'),
+                        ('dag_version_id', 'uuid'),
+                        ('version_number', 'integer'),
+                        ('bumped', 'integer')
+                    ) AS wanted (attname, type)
+                    WHERE NOT EXISTS (
+                        SELECT FROM pg_catalog.pg_attribute AS attribute
+                        WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
+                        AND attribute.attname::text = wanted.attname
+                        AND pg_catalog.format_type(attribute.atttypid, attribute.atttypmod) = wanted.type
+                    )
+                    UNION ALL
+                    SELECT attribute.attname::text
+                    FROM pg_catalog.pg_attribute AS attribute
+                    WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
+                    AND attribute.attnum > 0
+                    AND attribute.attnotnull
+                ) THEN
+                    RAISE EXCEPTION 'the table dagbump.history is missing, or has been altered; nothing was moved'
+                        USING ERRCODE = 'DBU05', HINT = 'Run: dagbump upgrade, which makes it again and keeps what it holds.';
+                END IF;
+                history_is_whole := TRUE;
+            END IF;
+
+            -- Lock what is free. A TI that has changed since it was counted is judged anew, as it is now: one that has
             -- finished, or is on a version that was not seen, stays where it is.
-            SELECT pg_catalog.array_agg(ti.ctid) INTO free
+            SELECT pg_catalog.array_agg(ti.ctid), pg_catalog.array_agg(ti.dag_version_id) INTO free, left_behind
             FROM (
-                SELECT ti.ctid
+                SELECT ti.ctid, ti.dag_version_id
                 -- From the stale TIs of that run, those that may be moved: on no version, or on one that was seen
                 -- not to be higher than the latest. So a TI that somebody moves further while this goes on stays
                 -- there.
@@ -418,18 +559,64 @@ BEGIN
                 WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
                 AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
                 AND (ti.dag_version_id IS NULL OR ti.dag_version_id = ANY (older))
+                LIMIT room
                 FOR NO KEY UPDATE SKIP LOCKED
             ) AS ti;
 
-            -- 9. Move. Locked rows stay where they are, so their address is good; in one physical table it is unique.
-            UPDATE ONLY @airflow_schema@.task_instance AS ti
-            SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
-            WHERE ti.ctid = ANY (free);
-            GET DIAGNOSTICS bumped = ROW_COUNT;
+            -- Move, and record what has moved. Locked rows stay where they are, so their address is good; in one physical
+            -- table it is unique.
+            WITH moved AS (
+                UPDATE ONLY @airflow_schema@.task_instance AS ti
+                SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
+                -- Of two arrays it is syntax, which means that of pg_catalog.
+                FROM unnest(free, left_behind) AS locked (tid, dag_version_id)
+                WHERE ti.ctid = locked.tid
+                RETURNING locked.dag_version_id
+            )
+
+            INSERT INTO dagbump.history AS history (
+                bumped_at,
+                bumped_by,
+                application_name,
+                dag_run_id,
+                dag_id,
+                run_id,
+                from_versions,
+                dag_version_id,
+                version_number,
+                bumped
+            )
+            SELECT
+                pg_catalog.clock_timestamp(),
+                SESSION_USER::text,
+                pg_catalog.current_setting('application_name'),
+                run.dag_run_id,
+                run.dag_id,
+                run.run_id,
+                pg_catalog.jsonb_agg(
+                    pg_catalog.jsonb_build_object(
+                        'dag_version_id', old.dag_version_id,
+                        'version_number', version.version_number,
+                        'task_instances', old.task_instances
+                    )
+                    ORDER BY version.version_number NULLS FIRST
+                ),
+                run.dag_version_id,
+                run.version_number,
+                pg_catalog.sum(old.task_instances)::integer
+            FROM (
+                SELECT moved.dag_version_id, pg_catalog.count(*) AS task_instances
+                FROM moved
+                GROUP BY moved.dag_version_id
+            ) AS old
+            LEFT JOIN @airflow_schema@.dag_version AS version ON version.id = old.dag_version_id
+            HAVING pg_catalog.count(*) > 0
+            RETURNING history.bumped INTO bumped;
+            bumped := coalesce(bumped, 0);
         END IF;
 
-        -- 10. What is stale still, another transaction holds.
-        IF bumped < stale THEN
+        -- What is stale still, another transaction holds; or there was no room.
+        IF bumped < stale AND (room IS NULL OR bumped < room) THEN
             SELECT pg_catalog.count(*)::integer INTO locked
             FROM ONLY @airflow_schema@.task_instance AS ti
             WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
@@ -483,8 +670,10 @@ to a lower version_number.
 
 Locks: NO KEY UPDATE on the TIs moved, KEY SHARE on their dag_version, both SKIP LOCKED: it waits for no
 row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.help(''take_version''); )
-Nothing to move or to verify: no lock, and nothing written. Commits nothing.
+Nothing to move or to verify: no lock, and nothing written. Commits nothing. What it moves, it records
+in dagbump.history.
 Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies NULL;
+DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
 40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) FROM PUBLIC;

@@ -78,3 +78,41 @@ class Memory:
         for run in runs:
             self.unverified.discard(run)
             self.verified.pop(run, None)
+
+
+@dataclass
+class HeldRuns:
+    """The runs that others hold something of, loop after loop.
+
+    Attributes:
+        warn_after: for so many seconds, before it is time to warn; 0: never.
+    """
+
+    warn_after: float
+    _held: dict[int, _Held] = field(default_factory=dict)
+
+    def take(self, judged: Iterable[int], held: Iterable[int], now: float) -> list[int]:
+        """Take what a bump says of its runs; return those of which it is time to warn, each once until it is free."""
+        if not self.warn_after:
+            return []
+        before, self._held = self._held, {}
+        free = set(judged).difference(held)
+        for run, seen in before.items():  # a run that is examined no more is forgotten without asking the database
+            if run not in free and now - seen.last < _FORGET_SECONDS:
+                self._held[run] = seen
+        for run in held:
+            self._held.setdefault(run, _Held(now, now)).last = now
+        late = [run for run in held if not self._held[run].told and now - self._held[run].first > self.warn_after]
+        for run in late:
+            self._held[run].told = True
+        return late
+
+
+_FORGET_SECONDS = 3600.0
+
+
+@dataclass
+class _Held:
+    first: float
+    last: float
+    told: bool = False

@@ -39,9 +39,23 @@ def turn_on(scheduler: ModuleType) -> None:
     if hasattr(scheduler.SchedulerJobRunner, "dagbump"):
         return
     require_known_airflow(scheduler)
+    warn_held_after = _warn_held_after()
     _require_installed()
-    _replace(scheduler, Scheduling(scheduler))
+    _replace(scheduler, Scheduling(scheduler, warn_held_after))
     reporting.is_on()
+
+
+def _warn_held_after() -> float:
+    from airflow.configuration import conf
+    from airflow.exceptions import AirflowConfigException
+
+    try:
+        seconds = conf.getfloat("dagbump", "warn_held_after", fallback=60.0)
+    except AirflowConfigException as error:
+        raise UnfitError(f"{error} It may be a number of seconds") from error
+    if not seconds >= 0:  # nor is "nan"
+        raise UnfitError(f"[dagbump] warn_held_after is {seconds:g}; it may be a number of seconds, or 0 for never")
+    return float(seconds)
 
 
 def _require_installed() -> None:

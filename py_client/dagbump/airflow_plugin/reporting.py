@@ -31,6 +31,23 @@ def waits(dag_id: str, run_id: str) -> None:
     log.info("The latest version of DAG %s is locked; run %s waits for the next loop", dag_id, run_id)
 
 
+def held_for_long(dag_id: str, run_id: str, seconds: float, holder: str) -> None:
+    """Warn that a run has been waiting for somebody else's transaction."""
+    log.warning(
+        "Task instances of DAG %s, run %s, have kept an old version for more than %g s, because they are held by %s. "
+        "All of it: SELECT * FROM dagbump.holders()",
+        dag_id,
+        run_id,
+        seconds,
+        holder,
+    )
+
+
+def cannot_name_holders(error: Exception) -> None:
+    """Say that it is not to be found out who holds a run; the loop goes on."""
+    log.info("dagbump cannot find out who holds task instances: %s", _sentences(error))
+
+
 class Reporter:
     """What is told of the bumps of a scheduler's loops."""
 

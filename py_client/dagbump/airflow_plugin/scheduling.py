@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from time import monotonic
 from types import ModuleType
 from typing import Any
 from uuid import UUID
@@ -16,8 +17,9 @@ from sqlalchemy.orm import Session, aliased
 from dagbump import client
 from dagbump.airflow_plugin import reporting
 from dagbump.airflow_plugin.compatibility import DagRun, DagVersion, SchedulerJobRunner, dag_of, stats_of
-from dagbump.airflow_plugin.loop import Loop, Memory
+from dagbump.airflow_plugin.loop import HeldRuns, Loop, Memory
 from dagbump.airflow_plugin.reporting import Reporter
+from dagbump.held import describe
 from dagbump.results import BumpResult
 
 
@@ -29,8 +31,14 @@ class Scheduling:
         memory: what is kept from one loop to the next.
     """
 
-    def __init__(self, scheduler: ModuleType) -> None:
-        """Take Airflow's module ``airflow.jobs.scheduler_job_runner``."""
+    def __init__(self, scheduler: ModuleType, warn_held_after: float) -> None:
+        """Prepare.
+
+        Args:
+            scheduler: Airflow's module ``airflow.jobs.scheduler_job_runner``.
+            warn_held_after: for so many seconds others may hold something of a run before a warning; 0: for ever.
+        """
+        self._held = HeldRuns(warn_held_after)
         self._dag = scheduler.DagModel
         self._dag_run = scheduler.DagRun
         self._dag_version = scheduler.DagVersion
@@ -86,6 +94,27 @@ class Scheduling:
             self._reporter.failed(error)
         else:
             self._reporter.bumped(result)
+            self._warn_of_holders(result, loop)
+
+    def _warn_of_holders(self, result: BumpResult, loop: Loop) -> None:
+        """Say once who holds a run that has been held for long; not to find out is no error of the loop."""
+        held = {row.dag_run_id: row for row in result.runs if row.locked}
+        late = self._held.take(loop.judged, held, monotonic())
+        if not late:
+            return
+        try:
+            with loop.session.connection().begin_nested():
+                holders = client.holders(loop.session.connection(), late)
+                now = loop.session.connection().scalar(sa.func.clock_timestamp())
+        except Exception as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise
+            reporting.cannot_name_holders(error)
+            return
+        oldest = {holder.dag_run_id: holder for holder in reversed(holders)}
+        for run in filter(oldest.__contains__, late):
+            row = held[run]
+            reporting.held_for_long(row.dag_id, row.run_id, self._held.warn_after, describe(oldest[run], now))
 
     def _ask(self, runner: SchedulerJobRunner, runs: list[DagRun], loop: Loop) -> BumpResult:
         """Bump the runs of a loop, and learn from the answer, and from a look before and after, what is to be done."""

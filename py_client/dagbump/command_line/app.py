@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dagbump import __version__
-from dagbump.command_line import bump, demo, install, run
+from dagbump.command_line import bump, check, demo, history, holders, install, repair, run, versions
 from dagbump.command_line.output import printing
 from dagbump.errors import ExitCode
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"""Keeps task_instance.dag_version_id right inside Airflow's PostgreSQL database.
 
-    First time on a database: dagbump upgrade, then dagbump preview, then dagbump bump.
+    First time on a database: dagbump check, then dagbump upgrade, then dagbump preview, then dagbump bump.
 
     Exit codes: {_EXIT_CODES}.
     """,
@@ -70,6 +70,12 @@ _add(
     "dagbump downgrade --sql 0001:base",
 )
 _add(
+    check.check,
+    "Check that all is as dagbump needs it; say what to do where it is not.",
+    "dagbump check",
+    "dagbump check --json | jq '.[] | select(.ok | not)'",
+)
+_add(
     bump.preview,
     "Show what is stale, and what bump would do about it.",
     "dagbump preview",
@@ -84,10 +90,36 @@ _add(
     "dagbump bump --dag-run-id 17 --json",
 )
 _add(
+    repair.repair,
+    "Move all that may be moved, in small transactions.",
+    "dagbump repair --dry-run",
+    "dagbump repair                   asks first, and shows how far it is",
+    "dagbump repair --dag-id etl --batch-size 500 --yes",
+)
+_add(
     run.run,
     "Bump once per interval, until SIGTERM or Ctrl-C.",
     "dagbump run",
     "dagbump run --interval 5 --json >> dagbump.jsonl",
+)
+_add(
+    holders.holders,
+    "Show who holds the task instances that bump leaves for a lock.",
+    "dagbump holders",
+    "dagbump holders --dag-run-id 17 --json   a row per task instance",
+)
+_add(
+    versions.versions,
+    "Show how many versions each DAG has, and what keeps the old ones.",
+    "dagbump versions",
+    "dagbump versions --dag-id etl --wide",
+)
+_add(
+    history.history,
+    "Show what has been moved: when, by whom, from where.",
+    "dagbump history",
+    "dagbump history --since 2h --dag-id etl",
+    "dagbump history --follow --json",
 )
 _add(
     demo.demo,

@@ -11,13 +11,14 @@ from dagbump import client
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
+from dagbump.command_line.holders import oldest_holder
 from dagbump.command_line.options import CallerVerifies, DagIds, DagRunIds, Json, MaxRuns, OfAirflow, Url, Wide
-from dagbump.command_line.output import note, print_json, printing, sentence
-from dagbump.command_line.tables import GOOD, IDLE, WAITING, Column, if_any, one_of, print_table
+from dagbump.command_line.output import note, print_json, print_text, printing, sentence
+from dagbump.command_line.tables import GOOD, IDLE, WAITING, WRONG, Column, if_any, one_of, print_table
 from dagbump.errors import ExitCode
 from dagbump.installation import state
 
-_VERDICTS = {"bump": GOOD, "needs_verify": WAITING}
+_VERDICTS = {"bump": GOOD, "needs_verify": WAITING, "missing_tasks": WRONG, "versionless": WRONG}
 _PREVIEW = (
     Column("verdict", style=lambda verdict: _VERDICTS.get(verdict, IDLE)),
     Column("dag_run_id", "id"),
@@ -26,6 +27,9 @@ _PREVIEW = (
     Column("version_number", "latest"),
     Column("stale"),
     Column("stale_by_state", "by state"),
+    Column("versionless", style=if_any(WAITING)),
+    Column("missing_tasks", "missing", style=if_any(WRONG)),
+    Column("vanished_tasks", "vanished", style=if_any(WAITING)),
 )
 _BUMP = (
     Column("dag_run_id", "id"),
@@ -48,7 +52,7 @@ def preview(
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """Show what bump would do, and why it leaves other stale task instances alone. Reads only."""
+    """Show what bump would do, what it leaves alone and why, and which runs lack a task. Reads only."""
     with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, max_runs)
         rows = client.preview(connection, dag_run_id, dag_id, max_runs, caller_verifies)
@@ -58,7 +62,8 @@ def preview(
         elif rows:
             print_table(_PREVIEW, rows, wide=wide)
         else:
-            print(_nothing("Nothing is stale", "unfinished task instance", chosen))
+            current = "unfinished task instance outside of pinned runs"
+            print_text(_nothing("Nothing is stale, and no task is missing", current, chosen))
 
 
 def bump(
@@ -84,15 +89,17 @@ def bump(
         state.refuse_to_lend_rights(connection)
         result = client.bump(connection, dag_run_id, dag_id, max_runs, caller_verifies)
         connection.commit()
+        held = [row.dag_run_id for row in result.runs if row.locked]
+        holder = oldest_holder(connection, held) if held and not as_json else ""
     with printing(committed=True):
         if as_json:
             print_json(result.runs)
         elif result.runs:
             print_table(_BUMP, result.runs, wide=wide)
-            print(sentence(result))
+            print_text(sentence(result) + (f". {holder}" if holder else ""))
         else:
             told = _nothing("Nothing to do", "task instance that may be bumped", chosen)
-            print(f"{told} What bump leaves alone, and why: dagbump preview")
+            print_text(f"{told} What bump leaves alone, and why: dagbump preview")
 
 
 def _nothing(what: str, which: str, chosen: filters.Filter) -> str:

@@ -51,6 +51,8 @@ def look_up(
         DagbumpError: a DAG or a run of it does not exist.
     """
     name = _in_words(dag_run_ids or (), dag_ids or (), max_runs)
+    if max_runs == 0:
+        return Filter(name, "--max-runs 0 leaves no run to look at.")
     try:
         look = partial(_look, connection, airflow_schema)
         return Filter(name, _obstacle(look, dag_run_ids or (), dag_ids or ()))

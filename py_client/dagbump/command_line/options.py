@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any
 
 import typer
@@ -46,6 +48,22 @@ def seconds(value: float) -> float:
     if not SHORTEST <= value <= LONGEST:  # nor is "nan"
         raise typer.BadParameter(f"{value} is not a number from {SHORTEST} to {LONGEST}")
     return value
+
+
+_AGE = re.compile(r"(?P<count>\d{1,9})(?P<unit>[smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def moment(value: str) -> datetime:
+    """Read a time, in this machine's zone where it names none, or how long ago it was."""
+    age = _AGE.fullmatch(value)
+    try:
+        if age:
+            return datetime.now(timezone.utc) - timedelta(**{_UNITS[age["unit"]]: int(age["count"])})
+        # Up to Python 3.10, it knows no Z.
+        return datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value)).astimezone()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{value!r} is neither a time, as 2026-01-31 14:00, nor an age, as 2h") from None
 
 
 Url = Annotated[

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 
@@ -45,13 +47,28 @@ def quiet_when_nobody_reads() -> Iterator[None]:
 def say(message: str) -> None:
     """Tell what has been done."""
     with printing(committed=True):
-        print(message)
+        print_text(message)
 
 
 def note(message: str) -> None:
     """Tell a person what is no answer, beside standard output."""
     with suppress(OSError):  # there is nowhere left to tell it
-        print(message, file=sys.stderr, flush=True)
+        print(_wrapped(message, sys.stderr), file=sys.stderr, flush=True)
+
+
+def print_text(message: str) -> None:
+    """Print a sentence of an answer."""
+    print(_wrapped(message, sys.stdout))
+
+
+def _wrapped(message: str, stream: TextIO | None) -> str:
+    """Break lines between words where they go to a terminal, which would break them anywhere."""
+    if stream is None or not stream.isatty():
+        return message
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in message.splitlines()
+    )
 
 
 def print_json(rows: Sequence[DataclassInstance]) -> None:

@@ -62,9 +62,14 @@ class EmbeddedPostgres:
         named = ", ".join(f"{name} {value}" for name, value in zip(_TELLING_SETTINGS, settings, strict=True))
         return f"Embedded PostgreSQL {release}, with the settings that initdb makes ({named})"
 
+    @property
+    def data_directory(self) -> Path:
+        """Where its files are."""
+        return Path(self._server.pgdata)
+
     def postmaster_pid(self) -> int:
         """Return the id of the server's first process."""
-        return int((self._server.pgdata / "postmaster.pid").read_text("utf-8").split()[0])
+        return int((self.data_directory / "postmaster.pid").read_text("utf-8").split()[0])
 
     def restart(self) -> None:
         """Stop the server and start it again, at the same address."""

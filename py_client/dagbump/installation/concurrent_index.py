@@ -12,22 +12,11 @@ from threading import Event
 import sqlalchemy as sa
 from alembic import context
 
-from dagbump.errors import DagbumpError
+from dagbump.errors import DagbumpError, InsufficientPrivilege
 from dagbump.installation import in_migration, sql_files, state
 from dagbump.installation.names import INDEX, INDEX_LOCK
 
 _POLL_SECONDS = 0.2
-
-# Wherever Airflow's tables are by now: the indexes of that name on a task_instance of ours.
-_FIND = f"""
-    SELECT namespace.nspname::text
-    FROM pg_catalog.pg_index AS index
-    JOIN pg_catalog.pg_class AS class ON class.oid = index.indexrelid
-    JOIN pg_catalog.pg_class AS tis ON tis.oid = index.indrelid
-    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    WHERE class.relname::text = '{INDEX}' AND {state.OPTIONAL_INDEX_IS_OURS}
-    AND pg_catalog.pg_has_role(class.relowner, 'MEMBER')
-"""  # noqa: S608  (a constant)
 
 
 class BuiltMeanwhile(Exception):  # noqa: N818  (not an error: a reason to look again)
@@ -64,6 +53,7 @@ def building(revision: str) -> Iterator[None]:
         if connection.scalar(recorded, {"revision": revision}):
             raise BuiltMeanwhile
         _refuse_foreign(connection, airflow_schema)
+        _refuse_who_may_not_create(connection, airflow_schema)
         _drop_if_invalid(connection, airflow_schema)
         try:
             yield
@@ -80,13 +70,18 @@ def drop() -> None:
             return
         connection = _connection()
         _wait_for_turn(connection)
-        for airflow_schema in connection.scalars(sa.text(_FIND)).all():
+        for airflow_schema in _schemas_of_ours(connection):
             _drop(airflow_schema)
 
 
 def is_left(connection: sa.engine.Connection) -> bool:
     """Say whether there is such an index anywhere."""
-    return connection.execute(sa.text(_FIND)).first() is not None
+    return bool(_schemas_of_ours(connection))
+
+
+def _schemas_of_ours(connection: sa.engine.Connection) -> list[str]:
+    """Return where there is one that this role may drop, wherever Airflow's tables are by now."""
+    return [row.schema for row in state.named_as_optional_index(connection) if row.ours and row.mine]
 
 
 def _refuse_foreign(connection: sa.engine.Connection, airflow_schema: str) -> None:
@@ -94,6 +89,17 @@ def _refuse_foreign(connection: sa.engine.Connection, airflow_schema: str) -> No
         raise DagbumpError(
             f'in schema "{airflow_schema}" is something named {INDEX} that is not the optional index: look what it is, '
             "and drop or rename it."
+        )
+
+
+def _refuse_who_may_not_create(connection: sa.engine.Connection, airflow_schema: str) -> None:
+    may_create = sa.text("SELECT CURRENT_USER, pg_catalog.has_schema_privilege(:schema, 'CREATE')")
+    role, allowed = connection.execute(may_create, {"schema": airflow_schema}).one()
+    if not allowed:
+        grant = f"GRANT CREATE ON SCHEMA {sql_files.identifier(airflow_schema)} TO {sql_files.identifier(role)};"
+        raise InsufficientPrivilege(
+            f"the owner of Airflow's tables, {role}, may not create an index in their schema: have the owner of the "
+            f"schema, or a superuser, run: {grant}"
         )
 
 

@@ -30,8 +30,9 @@ def drop_keeping_grants(name: str) -> None:
 def run_objects(revision: str | None, migrations: Path) -> None:
     """Make the objects of the main branch those of a revision, whatever is there; None: remove the functions.
 
-    The files create what is missing and replace what is there, so that grants survive.
+    The files create what is missing and replace what is there, so that grants survive; operators get what is new.
     """
+    run(sql_files.installer("remember_operators"))
     wanted = sql_files.objects(revision, migrations) if revision else {}
     unwanted = sorted(sql_files.objects(None, migrations).keys() - wanted.keys())
     if unwanted:

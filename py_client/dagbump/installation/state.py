@@ -5,30 +5,28 @@ Brings no Alembic: the command line and the Airflow plugin look here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
 
-from dagbump.errors import InsufficientPrivilege, NotInstalled, UnsupportedAirflow, VersionMismatch, translated
+from dagbump.errors import (
+    InsufficientPrivilege,
+    NotInstalled,
+    UnsupportedAirflow,
+    VersionMismatch,
+    summary,
+    translated,
+    what_to_grant,
+)
 from dagbump.installation import sql_files
-from dagbump.installation.names import INDEX, SCHEMA
+from dagbump.installation.names import SCHEMA
 
 # The newest revision of the main branch that this package brings, and the oldest that it works with.
 NEWEST_REVISION = "0001"
 OLDEST_REVISION = "0001"
-
-# Of a row of pg_index, with tis, the pg_class row of its table: is it the optional index, by its definition?
-OPTIONAL_INDEX_IS_OURS = """
-    coalesce(tis.relname::text = 'task_instance' AND index.indpred IS NOT NULL AND ARRAY(
-        SELECT attribute.attname::text
-        FROM pg_catalog.unnest(index.indkey::smallint[]) WITH ORDINALITY AS key (attnum, place)
-        JOIN pg_catalog.pg_attribute AS attribute
-            ON attribute.attrelid = index.indrelid AND attribute.attnum = key.attnum
-        ORDER BY key.place
-    ) = ARRAY['dag_id', 'run_id', 'dag_version_id'], FALSE)
-"""
 
 _PATH = sa.text("SELECT pg_catalog.unnest(pg_catalog.current_schemas(FALSE))::text")
 _PIN = sa.text("SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', CAST(:local AS boolean))")
@@ -41,18 +39,6 @@ _HAS_TASK_INSTANCE = sa.text(
     AND class.relkind::text IN ('r', 'p', 'v', 'f')
     """
 )
-
-_OPTIONAL_INDEX = sa.text(
-    f"""
-    SELECT index.indisvalid AS valid, {OPTIONAL_INDEX_IS_OURS} AS ours
-    FROM pg_catalog.pg_class AS class
-    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    LEFT JOIN pg_catalog.pg_index AS index ON index.indexrelid = class.oid
-    LEFT JOIN pg_catalog.pg_class AS tis ON tis.oid = index.indrelid
-    WHERE class.relname::text = '{INDEX}' AND namespace.nspname::text = :schema
-    """  # noqa: S608  (constants)
-)
-
 
 _LENDS_RIGHTS = sa.text(
     """
@@ -106,6 +92,18 @@ def pinned(connection: sa.engine.Connection, *, for_this_transaction: bool) -> s
     return next((schema for schema in schemas if has_task_instance(connection, schema)), None)
 
 
+def find_airflow_schema(
+    connection: sa.engine.Connection, named: str | None, *, for_this_transaction: bool = True
+) -> str:
+    """Return the schema that was named, else the one on the search path, else the one that dagbump serves already.
+
+    Pins the search path, as `pinned` does.
+    """
+    on_path = pinned(connection, for_this_transaction=for_this_transaction)
+    # Where there is none at all, the check of an upgrade says so.
+    return named or on_path or served_schema(connection) or "public"
+
+
 def has_task_instance(connection: sa.engine.Connection, schema: str) -> bool:
     """Say whether there is a relation of that name in a schema."""
     return bool(connection.scalar(_HAS_TASK_INSTANCE, {"schema": schema}))
@@ -123,9 +121,16 @@ def _find_served(connection: sa.engine.Connection, airflow_schema: str | None) -
     return connection.execute(sql_files.as_it_is(text)).first()
 
 
+def named_as_optional_index(connection: sa.engine.Connection) -> Sequence[sa.engine.Row[Any]]:
+    """Return what has the optional index's name: its ``schema``, is it ``ours``, ``valid``, does this role own it."""
+    text = sql_files.render(sql_files.installer("find_optional_index"), "pg_catalog")
+    return connection.execute(sql_files.as_it_is(text)).all()
+
+
 def optional_index(connection: sa.engine.Connection, airflow_schema: str) -> OptionalIndex:
     """Say what there is in that schema under the optional index's name."""
-    row = connection.execute(_OPTIONAL_INDEX, {"schema": airflow_schema}).first()
+    named = named_as_optional_index(connection)
+    row = next((row for row in named if row.schema == airflow_schema), None)
     if row is None:
         return OptionalIndex.MISSING
     if not row.ours:
@@ -149,8 +154,8 @@ def require_usable(connection: sa.engine.Connection, airflow_schema: str | None 
         InsufficientPrivilege: this role may not read ``dagbump.installation``.
     """
     on_path = pinned(connection, for_this_transaction=True)
-    _require_ours(connection, airflow_schema or on_path)
-    installed = _read(connection)
+    found = _require_ours(connection, airflow_schema or on_path)
+    installed = _read(connection, found)
     _require_in_range(installed)
     return installed
 
@@ -173,12 +178,13 @@ def find_ours(connection: sa.engine.Connection, airflow_schema: str | None) -> s
     findings = connection.scalars(sql_files.as_it_is(text)).all()
     if findings:
         raise NotInstalled(
-            f"in schema {SCHEMA} is what dagbump has not put there: {'; '.join(findings)}. Nothing in it was called."
+            f"in schema {SCHEMA} is what dagbump has not put there: {'; '.join(findings)}. Nothing in it was called. "
+            "Look who made it and why; give back, drop or rename it."
         )
     return found
 
 
-def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) -> None:
+def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) -> sa.engine.Row[Any]:
     found = find_ours(connection, airflow_schema)
     if found is None:
         raise NotInstalled("dagbump is not installed in this database: run `dagbump upgrade`.")
@@ -192,6 +198,7 @@ def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) 
             "which was named, or is where the search path leads. If you mean the former, name it with "
             "--airflow-schema; the latter needs a database of its own."
         )
+    return found
 
 
 def refuse_to_lend_rights(connection: sa.engine.Connection, *, repeatedly: bool = False) -> None:
@@ -211,13 +218,16 @@ def refuse_to_lend_rights(connection: sa.engine.Connection, *, repeatedly: bool 
         )
 
 
-def _read(connection: sa.engine.Connection) -> Installed:
+def _read(connection: sa.engine.Connection, found: sa.engine.Row[Any]) -> Installed:
     query = sa.text("SELECT airflow_schema, revision, works_with_packages_from, release FROM dagbump.installation")
     try:
         with translated():
             row = connection.execute(query).first()
     except UnsupportedAirflow:  # the table is not there
         row = None
+    except InsufficientPrivilege as error:
+        denied = f"{summary(error)}, as {found.asked_by}"
+        raise InsufficientPrivilege(f"{denied}\n{what_to_grant(found.belongs_to, found.asked_by)}") from error
     if row is None:
         raise NotInstalled("dagbump is installed in part in this database, as after a restore: run `dagbump upgrade`.")
     return Installed(*row)

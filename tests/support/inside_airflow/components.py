@@ -30,6 +30,7 @@ from airflow.dag_processing import collection
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
@@ -187,6 +188,14 @@ class Commands:
             for row in result.needs_verify if verify else ():
                 self.airflow.verify(runs[row.dag_run_id], row.dag_version_id, orm)
         return [asdict(row) for row in result.runs]
+
+    def verify_run(self, run: int, session: str = "scheduler") -> None:
+        """Run verify_integrity of one run, for the latest version of its DAG."""
+        orm = self.airflow.session(session)
+        dag_run = orm.get(DagRun, run)
+        assert dag_run is not None
+        self.airflow.verify(dag_run, DagVersion.get_latest_version(dag_run.dag_id, session=orm).id, orm)
+        self.end(session, "commit")
 
     def tis_across_a_bump(
         self, run: int, pending: Mapping[str, str], session: str = "scheduler"

@@ -72,6 +72,10 @@ def enabled(value: str) -> AbstractContextManager[Any]:
     return patch.dict(os.environ, {"AIRFLOW__DAGBUMP__ENABLED": value})
 
 
+def warn_held_after(value: str) -> AbstractContextManager[Any]:
+    return patch.dict(os.environ, {"AIRFLOW__DAGBUMP__WARN_HELD_AFTER": value})
+
+
 MISFITS: dict[str, AbstractContextManager[Any]] = {
     "release": patch.object(airflow, "__version__", "3.4.0"),
     "method gone": patch.object(SchedulerJobRunner, "_verify_integrity_if_dag_changed", None),
@@ -82,6 +86,11 @@ MISFITS: dict[str, AbstractContextManager[Any]] = {
     "disabled": enabled("False"),
     "enabled: yes please": enabled("yes please"),
     "enabled, but empty": enabled(""),
+    "warn_held_after: a while": warn_held_after("a while"),
+    "warn_held_after: -1": warn_held_after("-1"),
+    "warn_held_after: nan": warn_held_after("nan"),
+    "warn_held_after: 0": warn_held_after("0"),
+    "warn_held_after: next loop": warn_held_after("0.000001"),
     "module gone": patch.dict(sys.modules, {"airflow.jobs.job": None}),
     "configuration fails": patch.object(conf, "getboolean", side_effect=ValueError("no such file")),
     "panic": patch.object(client, "bump", side_effect=Panic("a library has given up")),
@@ -320,6 +329,23 @@ def bump_fails_at_its_end() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def holders_are_gone() -> Iterator[None]:
+    """The function is not there when it is asked."""
+
+    def holders(connection: Any, _: object) -> Any:
+        connection.execute(sa.text("SELECT * FROM dagbump.nobody()"))
+
+    with patch.object(client, "holders", holders):
+        yield
+
+
+@contextmanager
+def holders_are_not_asked() -> Iterator[None]:
+    with patch.object(client, "holders", side_effect=AssertionError("asked")):
+        yield
+
+
 FAULTS: dict[str | None, Callable[[], AbstractContextManager[None]]] = {
     None: nothing,
     "verify raises": verify_raises,
@@ -328,6 +354,8 @@ FAULTS: dict[str | None, Callable[[], AbstractContextManager[None]]] = {
     "database fails": partial(database_fails, 100),
     "connection is lost": connection_is_lost,
     "bump fails at its end": bump_fails_at_its_end,
+    "holders are gone": holders_are_gone,
+    "holders are not asked": holders_are_not_asked,
 }
 
 

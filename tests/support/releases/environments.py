@@ -116,13 +116,13 @@ def environment_for(url: URL, home: Path) -> dict[str, str]:
 
 def migrate(version: str, url: URL, home: Path) -> None:
     """Run `airflow db migrate` of that release against the database."""
-    airflow_db(version, url, home, "migrate")
+    airflow(version, url, home, "db", "migrate")
 
 
-def airflow_db(version: str, url: URL, home: Path, *words: str) -> None:
-    """Run a command `airflow db …` of that release against the database."""
+def airflow(version: str, url: URL, home: Path, *words: str) -> str:
+    """Run a command of that release's `airflow` to its end, and return what it prints."""
     done = subprocess.run(
-        [python_of(version), "-m", "airflow", "db", *words],
+        [python_of(version), "-m", "airflow", *words],
         env=environment_for(url, home),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -130,4 +130,5 @@ def airflow_db(version: str, url: URL, home: Path, *words: str) -> None:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"airflow {version} db {' '.join(words)} failed:\n{done.stdout}\n{done.stderr}")
+        raise RuntimeError(f"airflow {version} {' '.join(words)} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout

@@ -1,0 +1,135 @@
+"""``dagbump holders``, and what other commands say of holders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from dagbump import client
+from dagbump.command_line import filters
+from dagbump.command_line.connecting import usable_connection
+from dagbump.command_line.exit_codes import exit_codes
+from dagbump.command_line.options import DagIds, DagRunIds, Json, OfAirflow, Url, Wide
+from dagbump.command_line.output import print_json, print_text, printing
+from dagbump.command_line.tables import WAITING, Column, if_any, print_table
+from dagbump.errors import DagbumpError
+from dagbump.held import age, describe
+from dagbump.results import Holder
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What one transaction holds of one run."""
+
+    age: str
+    pid: int | None
+    gid: str | None
+    state: str | None
+    application_name: str | None
+    usename: str | None
+    client_addr: str | None
+    dag_run_id: int
+    dag_id: str
+    run_id: str
+    held: str
+    task_instances: int
+    one_of_several: bool
+    xact_start: datetime | None
+
+
+_HOLDS = (
+    Column("age"),
+    Column("pid"),
+    Column("gid"),
+    Column("state"),
+    Column("application_name", "application"),
+    Column("usename", "role"),
+    Column("client_addr", "client"),
+    Column("dag_run_id", "id"),
+    Column("dag_id"),
+    Column("run_id"),
+    Column("held"),
+    Column("task_instances", "TIs"),
+    Column("one_of_several", "one of several", style=if_any(WAITING)),
+)
+
+
+def holders(
+    url: Url = None,
+    airflow_schema: OfAirflow = None,
+    dag_run_id: DagRunIds = None,
+    dag_id: DagIds = None,
+    wide: Wide = False,
+    as_json: Json = False,
+) -> None:
+    """Show who holds the task instances that bump counts in "locked", the oldest transaction first.
+
+    A line per transaction and run; with --json, an object per task instance and transaction. Where "held" is
+    dag_version, it holds the latest version of the DAG, and all stale task instances of the run wait for it. Waits for
+    no lock and writes nothing.
+    """
+    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+        chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, None)
+        rows = client.holders(connection, dag_run_id, dag_id)
+        now = _now(connection)
+    with printing():
+        if as_json:
+            print_json(rows)
+        elif rows:
+            print_table(_HOLDS, _grouped(rows, now), wide=wide)
+        elif chosen.obstacle:
+            print_text(f"Nothing is held. {chosen.obstacle}")
+        else:
+            print_text(f"Nothing is held{' in ' if chosen.name else ''}{chosen.name}: no lock is in the way of bump.")
+
+
+def oldest_holder(connection: sa.engine.Connection, dag_run_ids: Iterable[int]) -> str:
+    """Say who has held something of these runs for longest; empty where nobody does any more.
+
+    In a transaction of its own, which is rolled back: call it after a commit. Failing to find out is no error of the
+    work that is done.
+    """
+    with suppress(DagbumpError, sa.exc.SQLAlchemyError):
+        try:
+            rows = client.holders(connection, dag_run_ids)
+            return f"The oldest holder is {describe(rows[0], _now(connection))}; all: dagbump holders" if rows else ""
+        finally:
+            connection.rollback()
+    return ""
+
+
+def _now(connection: sa.engine.Connection) -> datetime:
+    """Ask the server, whose clock has stamped the transactions."""
+    now: datetime = connection.scalar(sa.text("SELECT pg_catalog.clock_timestamp()"))
+    return now
+
+
+def _grouped(rows: Iterable[Holder], now: datetime) -> list[Hold]:
+    groups: dict[tuple[object, ...], list[Holder]] = {}
+    for row in rows:
+        groups.setdefault((row.pid, row.gid, row.dag_run_id, row.held), []).append(row)
+    return [_hold(group, now) for group in groups.values()]
+
+
+def _hold(group: list[Holder], now: datetime) -> Hold:
+    first = group[0]
+    return Hold(
+        age=age(first.xact_start, now) if first.xact_start else "",
+        pid=first.pid,
+        gid=first.gid,
+        state=first.state,
+        application_name=first.application_name,
+        usename=first.usename,
+        client_addr=first.client_addr,
+        dag_run_id=first.dag_run_id,
+        dag_id=first.dag_id,
+        run_id=first.run_id,
+        held=first.held,
+        task_instances=len(group) if first.held == "task_instance" else 0,
+        one_of_several=not all(row.certain for row in group),
+        xact_start=first.xact_start,
+    )

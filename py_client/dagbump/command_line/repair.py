@@ -1,0 +1,258 @@
+"""``dagbump repair``: everything that may be moved is moved, in small transactions, on a live system."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Protocol
+
+import sqlalchemy as sa
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from dagbump import client
+from dagbump.command_line import filters
+from dagbump.command_line.connecting import usable_connection
+from dagbump.command_line.exit_codes import exit_codes
+from dagbump.command_line.holders import oldest_holder
+from dagbump.command_line.options import INTEGER, DagIds, Json, OfAirflow, Url, Wide, integer
+from dagbump.command_line.output import as_json as to_json
+from dagbump.command_line.output import counted, note, print_text, printing
+from dagbump.command_line.tables import IDLE, WAITING, Column, print_table
+from dagbump.errors import ExitCode
+from dagbump.installation import state
+from dagbump.results import RepairableRun, RunPreview
+
+# As in the procedure dagbump.repair: a batch looks at so many runs at most, however little there is to do in them.
+_RUNS_AT_ONCE = 100
+_SECONDS_BETWEEN_LINES = 5.0
+
+_LEFT = (
+    Column("verdict", style=lambda verdict: WAITING if verdict in {"bump", "needs_verify"} else IDLE),
+    Column("dag_run_id", "id"),
+    Column("dag_id"),
+    Column("run_id"),
+    Column("version_number", "latest"),
+    Column("stale"),
+    Column("versionless"),
+)
+# Why a repair leaves a run, and what to do about it, by the verdict of dagbump.preview.
+_WHAT_TO_DO = {
+    "bump": "other transactions hold these, or they have become stale meanwhile: run the same command again.",
+    "needs_verify": "Airflow's scheduler verifies and moves these within a loop; see that one is running.",
+    "missing_tasks": "these lack task instances: Airflow's verify_integrity has to make them.",
+    "pinned": "these runs keep the version that they were created with; nothing has to be done.",
+    "versionless": "others hold these; or the version of their run is gone: then clear them, or fail the run.",
+    "paused": "unpause the DAG, and the scheduler gets to these.",
+    "stale_dag": "the DAG is in no DAG file any more: bring it back, or fail these runs in Airflow.",
+    "not_due": "the scheduler gets to these when their run_after is reached.",
+    "no_version": "the DAG has no version: have Airflow parse its file.",
+    "no_serialized_dag": "the latest version has no serialized DAG: have Airflow parse its file.",
+}
+
+_MAY_BE_HELD = {"bump", "missing_tasks", "versionless"}
+
+
+def repair(
+    url: Url = None,
+    airflow_schema: OfAirflow = None,
+    dag_id: DagIds = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size",
+            callback=integer(INTEGER, smallest=1),
+            metavar="N",
+            help="At most N task instances between two COMMITs.",
+        ),
+    ] = 1000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what there is to do, and write nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    wide: Wide = False,
+    as_json: Json = False,
+) -> None:
+    """Move every stale task instance that may be moved, in small transactions, on a live system.
+
+    Does what bump does, with a COMMIT after each batch; in pinned runs, task instances on no version at all get the one
+    that their run was created with. Waits for no row lock. Ctrl-C ends it after the batch under way, and the same
+    command goes on; several at once share the work. At the end it lists what cannot be moved, and why.
+    """
+    if not (dry_run or yes or sys.stdin.isatty()):
+        note(
+            "dagbump repair writes in many transactions: say --yes to go on without being asked, or --dry-run to look."
+        )
+        raise typer.Exit(ExitCode.WRONG_USAGE)
+    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+        filters.look_up(connection, installed.airflow_schema, None, dag_id, None)
+        if not dry_run:
+            state.refuse_to_lend_rights(connection, repeatedly=True)
+        runs = client.repairable(connection, dag_id)
+        connection.rollback()  # looking is over: no transaction is open while a person thinks
+        done = Done()
+        if not dry_run and (to_do := _task_instances(runs)):
+            if not yes:
+                typer.confirm(f"Move {_to_do(runs)}, at most {batch_size:,} in a transaction?", abort=True, err=True)
+            with _telling_how_far(to_do) as show, _stopping_on_signals() as stop:
+                _repair(connection, [run.dag_run_id for run in runs], batch_size, done, show, stop)
+        left = client.preview(connection, None, dag_id)
+        held = [row.dag_run_id for row in left if row.verdict in _MAY_BE_HELD]
+        holder = oldest_holder(connection, held) if held and not (dry_run or as_json) else ""
+        connection.rollback()
+    with printing(committed=not dry_run):
+        if as_json:
+            numbers = {"moved": done.task_instances, "runs": len(done.runs), "interrupted": done.interrupted}
+            to_move = {"to_move": _task_instances(runs)} if dry_run else {}
+            print(json.dumps({**numbers, **to_move, "left": [asdict(row) for row in left]}, indent=2, default=to_json))
+        else:
+            print(f"To move: {_to_do(runs)}." if dry_run else done.sentence())
+            to_move_yet = {run.dag_run_id for run in runs if dry_run and not run.needs_verify}
+            _print_what_is_left([row for row in left if row.dag_run_id not in to_move_yet], wide=wide)
+            if holder:
+                print_text(holder)
+    if done.interrupted:
+        raise typer.Exit(ExitCode.THE_WORK_FAILED)
+
+
+@dataclass
+class Done:
+    """How far a repair has got."""
+
+    task_instances: int = 0
+    runs: set[int] = field(default_factory=set)
+    interrupted: bool = False
+
+    def sentence(self) -> str:
+        """Say it."""
+        moved = f"{counted(self.task_instances, 'task instance')} moved in {counted(len(self.runs), 'run')}"
+        return f"Interrupted: {moved}; the same command goes on." if self.interrupted else f"Done: {moved}."
+
+
+def _task_instances(runs: Sequence[RepairableRun]) -> int:
+    return sum(run.task_instances for run in runs if not run.needs_verify)
+
+
+def _to_do(runs: Sequence[RepairableRun]) -> str:
+    with_any = sum(1 for run in runs if run.task_instances and not run.needs_verify)
+    return f"{counted(_task_instances(runs), 'task instance')} in {counted(with_any, 'run')}"
+
+
+def _repair(
+    connection: sa.engine.Connection,
+    ids: Sequence[int],
+    batch_size: int,
+    done: Done,
+    show: Callable[[int], None],
+    stop: Callable[[], bool],
+) -> None:
+    """Do what the procedure dagbump.repair does, whose notices not every driver tells as they come.
+
+    A pass over the runs, then one over those in which others held something; until a pass moves nothing.
+    """
+    try:
+        while True:
+            before = done.task_instances
+            held: list[int] = []
+            position = 0
+            while position < len(ids):
+                if stop():
+                    done.interrupted = True
+                    return
+                batch = client.repair_batch(connection, ids[position : position + _RUNS_AT_ONCE], batch_size)
+                connection.commit()
+                position += batch.looked_at
+                held += batch.locked_runs
+                done.task_instances += batch.task_instances
+                done.runs.update(batch.moved_runs)
+                show(done.task_instances)
+            if not held or done.task_instances == before:
+                return
+            ids = held
+    except BaseException:
+        note(f"dagbump repair: ended after {counted(done.task_instances, 'task instance')}; the same command goes on.")
+        raise
+
+
+class _Showing(Protocol):
+    def __call__(self, done: int) -> None:
+        """Take how many task instances have moved."""
+
+
+@contextmanager
+def _telling_how_far(to_do: int) -> Iterator[_Showing]:
+    """A bar on a terminal, a line now and then elsewhere; beside standard output."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(to_do)
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("task instances"),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=to_do)
+        yield lambda done: progress.update(bar, completed=done)
+
+
+class _Rate(TextColumn):
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        self.text_format = f"{task.speed or 0:,.0f}/s"
+        return super().render(task)
+
+
+def _lines(to_do: int) -> _Showing:
+    began = last = time.monotonic()
+
+    def show(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            rate = done / (now - began)
+            left = f", about {max(to_do - done, 0) / rate:,.0f} s left" if rate else ""
+            note(f"dagbump repair: {done:,} of {counted(to_do, 'task instance')} moved, {rate:,.0f} per second{left}")
+
+    return show
+
+
+@contextmanager
+def _stopping_on_signals() -> Iterator[Callable[[], bool]]:
+    """Let the batch under way end on Ctrl-C or SIGTERM; a second one ends the process on the spot."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    asked: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        asked.append(number)
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_what_is_left(left: Sequence[RunPreview], *, wide: bool) -> None:
+    if not left:
+        return
+    print("\nLeft alone:")
+    print_table(_LEFT, left, wide=wide)
+    print()
+    for verdict in dict.fromkeys(row.verdict for row in left):
+        print_text(f"{verdict}: {_WHAT_TO_DO.get(verdict, 'SELECT dagbump.help(), or a newer package, explains it.')}")

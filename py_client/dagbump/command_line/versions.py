@@ -1,0 +1,46 @@
+"""``dagbump versions``."""
+
+from __future__ import annotations
+
+from dagbump import client
+from dagbump.command_line import filters
+from dagbump.command_line.connecting import usable_connection
+from dagbump.command_line.exit_codes import exit_codes
+from dagbump.command_line.options import DagIds, Json, OfAirflow, Url, Wide
+from dagbump.command_line.output import print_json, print_text, printing
+from dagbump.command_line.tables import GOOD, WAITING, Column, if_any, print_table
+
+_VERSIONS = (
+    Column("dag_id"),
+    Column("running_runs_behind", "runs behind", style=if_any(WAITING)),
+    Column("versions"),
+    Column("versions_last_day", "last day"),
+    Column("version_number", "latest"),
+    Column("created_at", "created"),
+    Column("stale_only", "stale only", style=if_any(WAITING)),
+    Column("unreferenced", style=if_any(GOOD)),
+)
+
+
+def versions(
+    url: Url = None,
+    airflow_schema: OfAirflow = None,
+    dag_id: DagIds = None,
+    wide: Wide = False,
+    as_json: Json = False,
+) -> None:
+    """Show how many versions each DAG has, and what keeps the old ones from airflow db clean.
+
+    "stale only": versions that only stale task instances refer to: once bump has moved those, airflow db clean may
+    delete them. "unreferenced": it may now. Reads all of task_instance once, which takes seconds on a big database.
+    """
+    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+        chosen = filters.look_up(connection, installed.airflow_schema, None, dag_id, None)
+        rows = client.versions(connection, dag_id)
+    with printing():
+        if as_json:
+            print_json(rows)
+        elif rows:
+            print_table(_VERSIONS, rows, wide=wide)
+        else:
+            print_text(f"There is no version{' of ' if chosen.name else ''}{chosen.name}.")

@@ -1,0 +1,35 @@
+"""Who holds what a bump leaves, in words: for the command line and for the plugin's log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from dagbump.results import Holder
+
+
+def describe(holder: Holder, now: datetime) -> str:
+    """Name a transaction, so that whoever reads it can find its session, and judge it."""
+    if holder.gid is not None:
+        name = f"the prepared transaction {holder.gid!r}"
+    elif holder.pid is not None:
+        name = f"pid {holder.pid}"
+    else:
+        return "a transaction that cannot be found"
+    known = [
+        f"application {holder.application_name!r}" if holder.application_name else "",
+        f"role {holder.usename}" if holder.usename else "",
+        f"from {holder.client_addr}" if holder.client_addr else "",
+        holder.state if holder.state and holder.gid is None else "",
+        f"for {age(holder.xact_start, now)}" if holder.xact_start else "",
+    ]
+    told = ", ".join(filter(None, known))
+    return f"{'' if holder.certain else 'probably '}{name}{f' ({told})' if told else ''}"
+
+
+def age(since: datetime, now: datetime) -> str:
+    """Say how long ago something began, in one unit."""
+    seconds = max(0, int((now - since).total_seconds()))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

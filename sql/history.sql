@@ -1,0 +1,85 @@
+-- dagbump.history: what was moved, when, by whom, from where to where. A row per run and call that moved something.
+--
+-- Written by the functions that move, in the statement that moves: there is no
+-- move without its row, and no row without its move. A loop in which nothing
+-- changed writes none.
+--
+-- Plain: no default, constraint, trigger or foreign key, so that there is nothing
+-- in it that could run somebody else's code, and it outlives the runs and
+-- versions that it tells of. Rows are only ever added, and removed by
+-- dagbump.prune_history.
+
+CREATE TABLE IF NOT EXISTS dagbump.history (
+    bumped_at timestamptz,
+    bumped_by text,
+    application_name text,
+    dag_run_id bigint,
+    dag_id text,
+    run_id text,
+    from_versions jsonb,
+    dag_version_id uuid,
+    version_number integer,
+    bumped integer
+);
+
+-- Whatever was there before. Locks the table only where there is something to mend: whoever bumps would wait.
+DO $mend_history$
+DECLARE
+    altered text;
+BEGIN
+    FOR altered IN
+        @include:altered_history@
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE dagbump.history DROP COLUMN IF EXISTS %I', altered);
+    END LOOP;
+    IF FOUND THEN
+        ALTER TABLE dagbump.history
+            ADD COLUMN IF NOT EXISTS bumped_at timestamptz,
+            ADD COLUMN IF NOT EXISTS bumped_by text,
+            ADD COLUMN IF NOT EXISTS application_name text,
+            ADD COLUMN IF NOT EXISTS dag_run_id bigint,
+            ADD COLUMN IF NOT EXISTS dag_id text,
+            ADD COLUMN IF NOT EXISTS run_id text,
+            ADD COLUMN IF NOT EXISTS from_versions jsonb,
+            ADD COLUMN IF NOT EXISTS dag_version_id uuid,
+            ADD COLUMN IF NOT EXISTS version_number integer,
+            ADD COLUMN IF NOT EXISTS bumped integer;
+    END IF;
+    IF pg_catalog.to_regclass('dagbump.history_bumped_at') IS NULL THEN
+        CREATE INDEX history_bumped_at ON dagbump.history (bumped_at);
+    END IF;
+    IF pg_catalog.to_regclass('dagbump.history_dag_id') IS NULL THEN
+        CREATE INDEX history_dag_id ON dagbump.history (dag_id, bumped_at);
+    END IF;
+    IF pg_catalog.to_regclass('dagbump.history_dag_run_id') IS NULL THEN
+        CREATE INDEX history_dag_run_id ON dagbump.history (dag_run_id);
+    END IF;
+END
+$mend_history$;
+
+COMMENT ON TABLE dagbump.history IS
+'What dagbump has moved: a row per DAG run and call that moved something, none where nothing changed.
+
+  SELECT * FROM dagbump.history ORDER BY bumped_at DESC LIMIT 20;
+  SELECT dag_id, sum(bumped) FROM dagbump.history WHERE bumped_at > now() - interval ''1 day'' GROUP BY 1;
+  SELECT h.run_id, v.*                                             what came from where, as rows
+  FROM dagbump.history AS h, jsonb_to_recordset(h.from_versions)
+      AS v (version_number integer, task_instances integer, dag_version_id uuid);
+
+Written in the transaction of whoever bumps: a bump that is rolled back has no row. Refers to nothing in
+Airflow''s tables, and outlives what it tells of. It grows: SELECT dagbump.help(''prune_history'');';
+COMMENT ON COLUMN dagbump.history.bumped_at IS
+'When, by the clock; the transaction may have been committed somewhat later.';
+COMMENT ON COLUMN dagbump.history.bumped_by IS 'The role that had connected (session_user).';
+COMMENT ON COLUMN dagbump.history.application_name IS 'The application_name of that session.';
+COMMENT ON COLUMN dagbump.history.dag_run_id IS 'dag_run.id of the run, which may be gone by now.';
+COMMENT ON COLUMN dagbump.history.dag_id IS 'The DAG.';
+COMMENT ON COLUMN dagbump.history.run_id IS 'dag_run.run_id.';
+COMMENT ON COLUMN dagbump.history.from_versions IS
+'The versions that the task instances were on, the lowest first, and how many were on each: a JSON array of
+{"dag_version_id": "0199…", "task_instances": 12, "version_number": 3}; both null: on none.';
+COMMENT ON COLUMN dagbump.history.dag_version_id IS 'The version that they are on since.';
+COMMENT ON COLUMN dagbump.history.version_number IS 'Its number.';
+COMMENT ON COLUMN dagbump.history.bumped IS 'How many task instances: the sum of those in from_versions.';
+
+REVOKE ALL ON TABLE dagbump.history FROM PUBLIC;

@@ -1,0 +1,25 @@
+-- Takes: item, ok, detail, recorded_shape, recorded_functions.
+item := 'installation';
+detail := NULL;
+-- Looked at only where it is there: a restore may have left it out.
+IF pg_catalog.to_regclass('dagbump.installation') IS NOT NULL THEN
+    SELECT
+        installed.airflow_shape,
+        installed.functions,
+        pg_catalog.format(
+            'release %s, revision %s, for the Airflow %s in schema %I; upgraded at %s by %s',
+            installed.release,
+            installed.revision,
+            installed.airflow_shape,
+            installed.airflow_schema,
+            installed.installed_at::timestamptz(0),
+            installed.installed_by
+        )
+    INTO recorded_shape, recorded_functions, detail
+    FROM dagbump.installation AS installed;
+END IF;
+ok := detail IS NOT NULL;
+detail := coalesce(
+    detail, 'dagbump.installation is empty or missing, as after a restore of a part. Run `dagbump upgrade`, which writes it.'
+);
+RETURN NEXT;

@@ -1,0 +1,27 @@
+-- Takes: item, ok, detail, tis.
+item := 'triggers';
+SELECT
+    pg_catalog.bool_and(NOT trigger.tgdeferrable),
+    pg_catalog.string_agg(
+        pg_catalog.format('%I calls %s', trigger.tgname, trigger.tgfoid::regproc), '; ' ORDER BY trigger.tgname
+    )
+INTO ok, findings
+FROM pg_catalog.pg_trigger AS trigger
+WHERE trigger.tgrelid = tis AND NOT trigger.tgisinternal
+AND (trigger.tgtype::integer & 16) <> 0 -- UPDATE
+AND trigger.tgenabled::text NOT IN ('D', 'R')
+AND (
+    pg_catalog.cardinality(trigger.tgattr::smallint[]) = 0 OR EXISTS (
+        SELECT FROM pg_catalog.pg_attribute AS attribute
+        WHERE attribute.attrelid = tis AND attribute.attnum = ANY (trigger.tgattr::smallint[])
+        AND attribute.attname::text IN ('dag_version_id', 'updated_at')
+    )
+);
+ok := coalesce(ok, TRUE);
+detail := CASE
+    WHEN findings IS NULL THEN 'a bump sets off none'
+    WHEN ok THEN 'a bump sets off these, row by row, as the owner: ' || findings
+    ELSE 'A bump sets off: ' || findings || '. What is DEFERRABLE may run at the COMMIT, with the rights of whoever commits. '
+        'Make it NOT DEFERRABLE, or let only the owner bump.'
+END;
+RETURN NEXT;

@@ -1,0 +1,43 @@
+-- Takes: ids, dag_ids, limited, examined_only (true).
+-- The running runs that hold TIs that somebody but a scheduler may move, and the version these go to: the examined runs
+-- that are due, those to be verified included, and the pinned runs with versionless TIs, whose own version is still there.
+SELECT
+    due.dag_run_id,
+    due.dag_id,
+    due.run_id,
+    due.dag_version_id,
+    due.version_number,
+    FALSE AS pinned,
+    due.verified
+FROM (
+    @include:due_runs@
+) AS due
+UNION ALL
+SELECT
+    run.dag_run_id,
+    run.dag_id,
+    run.run_id,
+    own.id,
+    own.version_number,
+    TRUE,
+    TRUE
+FROM (
+    SELECT
+        running.id::bigint AS dag_run_id,
+        running.dag_id::text AS dag_id,
+        running.run_id::text AS run_id,
+        running.created_dag_version_id
+    FROM (
+        @include:running_runs@
+    ) AS running
+    WHERE running.bundle_version::text <> ''
+    AND (dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids))
+) AS run
+JOIN @airflow_schema@.dag_version AS own ON own.id = run.created_dag_version_id AND own.dag_id::text = run.dag_id
+WHERE EXISTS (
+    SELECT FROM ONLY @airflow_schema@.task_instance AS ti
+    WHERE @include:of_run@
+    AND @include:unfinished@
+    AND ti.dag_version_id IS NULL
+    OFFSET 0 -- by run: not hashed, which would read the whole table
+)

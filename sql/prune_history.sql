@@ -1,0 +1,45 @@
+-- dagbump.prune_history: removes old rows of dagbump.history.
+--
+-- For the owner, by hand or by pg_cron. SECURITY INVOKER: it lends nobody the
+-- right to remove what was recorded, and whoever may DELETE there needs no more.
+--
+-- Locks: the rows that it removes, SKIP LOCKED; none but another prune holds any.
+
+CREATE OR REPLACE FUNCTION dagbump.prune_history(keep interval) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER
+SET search_path = @airflow_schema@, pg_temp
+AS $prune_history$
+DECLARE
+    removed bigint;
+BEGIN
+    IF keep IS NULL OR keep < '0 seconds'::interval THEN
+        RAISE EXCEPTION 'keep must be an interval that is not negative, and is %', coalesce(keep::text, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'SELECT dagbump.prune_history(''90 days''); removes what is older than 90 days.';
+    END IF;
+
+    DELETE FROM dagbump.history AS history
+    WHERE history.ctid = ANY (ARRAY(
+        SELECT past.ctid
+        FROM dagbump.history AS past
+        WHERE past.bumped_at < pg_catalog.now() - keep
+        FOR UPDATE SKIP LOCKED
+    ));
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    RETURN removed;
+END
+$prune_history$;
+
+COMMENT ON FUNCTION dagbump.prune_history(interval) IS
+'Removes the rows of dagbump.history that are older than that, and answers how many.
+
+  SELECT dagbump.prune_history(''90 days'');
+
+Every night, with pg_cron:
+  SELECT cron.schedule(''dagbump history'', ''17 3 * * *'', $$SELECT dagbump.prune_history(''90 days'')$$);
+
+For the role that owns dagbump: it runs with the rights of whoever calls it, who must be allowed to
+DELETE there. Nothing prunes by itself. ''0'' removes everything that was recorded before now.
+Errors: 22023 where keep is NULL or negative. Waits for no row lock.';
+
+REVOKE ALL ON FUNCTION dagbump.prune_history(interval) FROM PUBLIC;

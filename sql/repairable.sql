@@ -1,0 +1,51 @@
+-- dagbump.repairable: the runs that a repair has to go through, and how much there is to do.
+--
+-- For dagbump.repair and the command line, once at the start of a repair. Reads
+-- only: locks nothing. Looks at every TI of the running runs, twice at most.
+
+CREATE OR REPLACE FUNCTION dagbump.repairable(dag_ids text[] DEFAULT NULL) RETURNS TABLE (
+    dag_run_id bigint,
+    task_instances integer,
+    needs_verify boolean
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+@include:settings@
+AS $repairable$
+#variable_conflict use_column
+DECLARE
+    examined_only CONSTANT boolean := TRUE;
+    ids CONSTANT bigint[] := NULL;
+    limited CONSTANT bigint[] := NULL;
+BEGIN
+    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    END IF;
+
+    RETURN QUERY
+    SELECT run.dag_run_id, tis.stale, NOT run.verified
+    FROM (
+        @include:repairable_runs@
+    ) AS run
+    CROSS JOIN LATERAL (
+        SELECT pg_catalog.count(*)::integer AS stale
+        FROM ONLY @airflow_schema@.task_instance AS ti
+        WHERE @include:of_run@
+        AND @include:unfinished@
+        AND (ti.dag_version_id IS NULL OR (NOT run.pinned AND ti.dag_version_id <> run.dag_version_id))
+    ) AS tis
+    ORDER BY run.dag_run_id;
+END
+$repairable$;
+
+COMMENT ON FUNCTION dagbump.repairable(text[]) IS
+'Internal: the DAG runs that a repair goes through, and how many task instances it has to move.
+
+For dagbump.repair and the command line. Answers one row per examined run that holds stale task
+instances or is unverified, and per pinned run with versionless ones whose own version is still there,
+by dag_run_id:
+  task_instances  those that are to be moved
+  needs_verify    verify_integrity is due: a repair leaves the run to Airflow
+Locks: none. Errors: 22023 for a NULL inside dag_ids.';
+
+REVOKE ALL ON FUNCTION dagbump.repairable(text[]) FROM PUBLIC;

@@ -1,0 +1,83 @@
+-- dagbump.tasks_of_version: which tasks a dag_version has, as Airflow serialized them.
+--
+-- For dagbump.verify_scope and dagbump.preview. Apart from them because only a
+-- function can keep the error of one broken serialized DAG from the others. Its
+-- plan is made under the settings of its callers.
+--
+-- What is read is what SerializedDAG.from_dict reads, up to Airflow 3.3:
+--
+--     {"__version": 3,                                    2 in Airflow 3.0
+--      "dag": {"start_date": 1704067200.0, "end_date": …,           seconds since 1970; of tasks that have none
+--              "task_group": {… "is_mapped": true …},               at any depth
+--              "tasks": [{"__type": "operator",
+--                         "__var": {"task_id": "…", "start_date": …, "end_date": …, "_is_mapped": true}}]}}
+--
+-- data is of type json up to Airflow 3.1, where a text may hold what jsonb
+-- cannot; and JSON's null where Airflow compresses its DAGs.
+
+CREATE OR REPLACE FUNCTION dagbump.tasks_of_version(
+    dag_version_id uuid,
+    OUT task_ids text[],
+    OUT start_dates timestamptz[],
+    OUT end_dates timestamptz[],
+    OUT has_mapped boolean
+)
+LANGUAGE plpgsql STABLE SECURITY INVOKER
+SET search_path = @airflow_schema@, pg_temp
+AS $tasks_of_version$
+#variable_conflict use_column
+DECLARE
+    data jsonb;
+    dag jsonb;
+    dag_start_date text;
+    dag_end_date text;
+    tasks bigint;
+BEGIN
+    -- Into a variable first: json is parsed, and made jsonb, only once.
+    SELECT serialized.data::jsonb INTO data
+    FROM @airflow_schema@.serialized_dag AS serialized
+    WHERE serialized.dag_version_id = tasks_of_version.dag_version_id;
+    dag := data #> '{dag}'::text[];
+    dag_start_date := dag #>> '{start_date}'::text[];
+    dag_end_date := dag #>> '{end_date}'::text[];
+
+    IF (data #>> '{__version}'::text[]) IN ('2', '3') AND pg_catalog.jsonb_typeof(dag #> '{tasks}'::text[]) = 'array' THEN
+        SELECT
+            pg_catalog.array_agg(task.json #>> '{__var,task_id}'::text[])
+                FILTER (WHERE (task.json #>> '{__type}'::text[]) = 'operator'),
+            pg_catalog.array_agg(pg_catalog.to_timestamp(
+                coalesce(task.json #>> '{__var,start_date}'::text[], dag_start_date)::double precision
+            )),
+            pg_catalog.array_agg(pg_catalog.to_timestamp(
+                coalesce(task.json #>> '{__var,end_date}'::text[], dag_end_date)::double precision
+            )),
+            coalesce(pg_catalog.bool_or((task.json #>> '{__var,_is_mapped}'::text[]) = 'true'), FALSE),
+            pg_catalog.count(*)
+        INTO task_ids, start_dates, end_dates, has_mapped, tasks
+        FROM pg_catalog.jsonb_array_elements(dag #> '{tasks}'::text[]) AS task (json);
+
+        has_mapped := has_mapped
+            OR pg_catalog.jsonb_path_exists(dag, '$.task_group.**.is_mapped ? (@ == true)'::jsonpath);
+
+        -- Not one of them may be of a shape that was not foreseen.
+        task_ids := coalesce(task_ids, '{}');
+        IF pg_catalog.cardinality(task_ids) <> tasks OR pg_catalog.array_position(task_ids, NULL) IS NOT NULL THEN
+            task_ids := NULL;
+        END IF;
+    END IF;
+EXCEPTION
+    WHEN data_exception OR program_limit_exceeded THEN
+        task_ids := NULL;
+END
+$tasks_of_version$;
+
+COMMENT ON FUNCTION dagbump.tasks_of_version(uuid) IS
+'Internal: the tasks of a dag_version, from its serialized_dag row.
+
+For dagbump.verify_scope and dagbump.preview. Answers three arrays of the same length, one element for each
+task: its task_id, and its start_date and end_date, which are those of the DAG where it has none; and
+whether the DAG has a mapped task, or a mapped task group.
+task_ids is NULL where that cannot be told: there is no such row, Airflow has compressed it, or it is not of
+the format that is known. Such a row never raises an error.';
+
+REVOKE ALL ON FUNCTION dagbump.tasks_of_version(uuid) FROM PUBLIC;
