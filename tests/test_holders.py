@@ -492,9 +492,9 @@ def test_details_of_other_roles_are_for_those_that_may_know(
     statements = fleet.connection.execute(
         """
         SELECT format('ALTER TABLE %s OWNER TO dagbump_test_role', oid::regclass) FROM pg_class
-        WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+        WHERE relkind = 'r' AND relnamespace IN ('public'::regnamespace, 'dagbump'::regnamespace)
         UNION ALL
-        SELECT format('ALTER FUNCTION %s OWNER TO dagbump_test_role', oid::regprocedure) FROM pg_proc
+        SELECT format('ALTER ROUTINE %s OWNER TO dagbump_test_role', oid::regprocedure) FROM pg_proc
         WHERE pronamespace = 'dagbump'::regnamespace
         """
     ).fetchall()
