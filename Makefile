@@ -1,5 +1,8 @@
 # make demo: the main job, on an embedded PostgreSQL.   make test: the whole suite.   make lint: style and types.
-# make test-airflow: the plugin inside real schedulers of four Airflow releases; RELEASES="3.1.6 3.3.2" for some of them.
+# make test-airflow: the plugin inside real schedulers of four Airflow releases; RELEASES="3.1.8 3.3.2" for some of them.
+# make test-migrations: Airflow's own migrations, from release to release and back, with dagbump inside.
+# make test-matrix: every Airflow schema on every PostgreSQL, and every Python, into docs/matrix.md; takes hours.
+#   ARGS="--airflow 3.3.2 --postgres 13,14" for some of it.
 # make bench: what it costs, beside stock Airflow; writes docs/benchmark* and wants an idle machine. ARGS=--report-only:
 #   writes tables and plots from docs/benchmark.json, without measuring.
 # make bench-quick: the same in small, into .cache/benchmark; fails where what it counts is not as promised.
@@ -15,9 +18,9 @@ BIN := $(VENV)/bin
 # What may be installed: no other versions than these. Empty: the newest.
 PINS := pins/development.txt
 
-RELEASES ?= 3.0.6 3.1.6 3.2.2 3.3.2
+RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2
 
-.PHONY: demo test test-newest test-airflow bench bench-quick pins demo-tables freeze lint clean
+.PHONY: demo test test-newest test-airflow test-migrations test-matrix bench bench-quick pins demo-tables freeze lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -27,6 +30,12 @@ test: $(VENV)/.dev
 
 test-airflow: $(VENV)/.dev
 	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -m airflow $(ARGS) || exit; done
+
+test-migrations: $(VENV)/.dev
+	$(BIN)/pytest -m migrations $(ARGS)
+
+test-matrix: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m support.matrix $(ARGS)
 
 test-newest:
 	rm -rf .venv-newest
@@ -43,8 +52,8 @@ bench-quick: .venv/.bench
 COMPILE = $(BIN)/uv pip compile --quiet --universal --no-python-downloads --no-annotate --no-header --no-emit-package dagbump
 pins: $(VENV)/.dev
 	echo '-e .[demo]' | $(COMPILE) --upgrade --python-version 3.10 --group dev --group build - -o pins/development.txt
-	for release in $(RELEASES); do \
-	    pins=pins/airflow-$$release; \
+	for packages in pins/airflow-*.in; do \
+	    pins=$${packages%.in}; \
 	    $(COMPILE) --upgrade --python-version 3.11 $$pins.in -o $$pins.txt && \
 	    echo '-e .' | $(COMPILE) --python-version 3.11 - $$pins.in -c $$pins.txt -o $$pins.txt || exit; \
 	done

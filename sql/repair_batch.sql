@@ -77,7 +77,7 @@ BEGIN
 
         task_instances := task_instances + bumped;
         IF bumped > 0 THEN
-            moved_runs := moved_runs || id;
+            moved_runs := pg_catalog.array_append(moved_runs, id);
         END IF;
         IF bumped = room AND bumped < stale THEN
             EXIT; -- the batch is full, and the run goes on in the next
@@ -85,7 +85,7 @@ BEGIN
         looked_at := looked_at + 1;
         IF locked > 0 THEN
             locked_task_instances := locked_task_instances + locked;
-            locked_runs := locked_runs || id;
+            locked_runs := pg_catalog.array_append(locked_runs, id);
         END IF;
         EXIT WHEN task_instances >= batch_size;
     END LOOP;

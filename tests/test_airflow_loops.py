@@ -31,7 +31,7 @@ from support.server import Server
 pytestmark = pytest.mark.airflow
 
 SCRIPT = Path(__file__).parent / "support" / "inside_airflow" / "loops.py"
-RELEASE = tuple(map(int, environments.release().split(".")[:2]))
+RELEASE = environments.number()
 # From 3.2 on the stock scheduler passes over task instances whose state is NULL.
 STOCK_FORGETS_NULL = RELEASE >= (3, 2)
 # Up to 3.1 it loads all task instances of the runs that it examines.

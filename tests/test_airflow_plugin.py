@@ -27,7 +27,7 @@ from support.server import Server
 pytestmark = pytest.mark.airflow
 
 SCRIPT = Path(__file__).parent / "support" / "inside_airflow" / "plugin.py"
-RELEASE = tuple(map(int, environments.release().split(".")[:2]))
+RELEASE = environments.number()
 # From 3.2 on the scheduler logs what one run raised, and goes on with the others.
 ONE_RUN_ENDS_THE_LOOP = RELEASE < (3, 2)
 

@@ -17,6 +17,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL, Engine
 from support.fleet import Fleet
 from support.processes import ALEMBIC, DAGBUMP, command
+from support.releases import environments
 from support.server import Server, dump_schema, libpq, run_client
 
 
@@ -209,6 +210,10 @@ class TestRefusals:
             for table in ("task_instance", "dag_run", "dag", "serialized_dag"):
                 connection.execute(f"CREATE TABLE {table} (dag_id text, run_id text, state text)".encode())
         assert "Airflow 2" in self.refused(empty_database)
+
+    @pytest.mark.skipif(environments.release() not in environments.BETAS, reason="dagbump serves this Airflow")
+    def test_a_pre_release_that_is_not_served_yet(self, airflow_database: URL) -> None:
+        assert "missing: task_instance_history" in self.refused(airflow_database)
 
     def test_a_release_that_lacks_a_column(self, airflow_database: URL) -> None:
         with psycopg.connect(libpq(airflow_database)) as connection:

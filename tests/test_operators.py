@@ -22,7 +22,15 @@ Connection = psycopg.Connection[Any]
 NewRole = Callable[..., str]
 
 # What an operator has not.
-FOR_THE_OWNER = {"alembic_version", "grant_operator", "prune_history", "revoke_operator", "take_version"}
+FOR_THE_OWNER = {
+    "alembic_version",
+    "grant_operator",
+    "prune_history",
+    "revoke_operator",
+    "take_version",
+    "tasks_of_version",
+    "transactions_behind",
+}
 
 RIGHTS = """
     SELECT proname, has_function_privilege(%(role)s, oid, 'EXECUTE') FROM pg_proc
@@ -222,7 +230,14 @@ class TestAnOperator:
         assert [item for item in dagbump.check(operator) if not item.ok] == []
         assert operator.execute("SELECT count(*) FROM dagbump.help()").fetchone() != (0,)
         assert operator.execute("SELECT count(*) FROM dagbump.installation").fetchone() == (1,)
+        for answers in ("holders()", "versions()", "verify_scope('{}')"):
+            operator.execute(f"SELECT * FROM dagbump.{answers}".encode())
         assert dagbump.bump(operator).bumped == 1
+        assert operator.execute("SELECT count(*) FROM dagbump.history").fetchone() == (1,)
+
+    def test_repairs(self, operator: Connection) -> None:
+        operator.execute("CALL dagbump.repair()")
+        assert [row.verdict for row in dagbump.preview(operator)] == []
 
     @pytest.mark.parametrize(
         "statement",
@@ -233,6 +248,8 @@ class TestAnOperator:
             "UPDATE dagbump.installation SET functions = '{}'",
             "SELECT FROM dagbump.alembic_version",
             "SELECT dagbump.take_version(gen_random_uuid(), 'd', 'r', '{}', true)",
+            "SELECT dagbump.prune_history('1 day')",
+            "DELETE FROM dagbump.history",
             "SELECT dagbump.grant_operator('dagbump_test_role')",
             "SELECT dagbump.revoke_operator('dagbump_test_role')",
             "CREATE FUNCTION dagbump.more() RETURNS int LANGUAGE sql AS 'SELECT 1'",

@@ -26,10 +26,10 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
 from support import server, specification
-from support.fleet import FILLERS, TIMESTAMPS
+from support.fleet import FILLERS, TIMESTAMPS, as_stored, columns_of
 from support.releases import environments
 from support.server import Server
-from support.specification import Call, Dag, Run, Task, Ti, Version
+from support.specification import Call, Dag, PastTry, Run, Task, Ti, Version
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -51,7 +51,8 @@ DAG_IDS = st.sampled_from(["a", "ab", "A", "%", '{"é", NULL\\'])
 RUN_IDS = st.sampled_from(["c", "bc", "it's"])
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
 UNFINISHED = [None, "scheduled", "queued", "running", "up_for_retry", "a_state_of_4", "Success", "no_status"]
-NOT_FALSE = [True, None] if environments.release().startswith(("3.0.", "3.1.")) else [True]  # NOT NULL from 3.2 on
+STATES = st.sampled_from([*UNFINISHED, *specification.FINISHED])
+NOT_FALSE = [True, None] if environments.number() < (3, 2) else [True]  # NOT NULL from 3.2 on
 
 TASK_IDS = st.sampled_from(["a", "b", "B", "b'\"é", "a.b"])
 
@@ -101,9 +102,9 @@ def tis(draw: st.DrawFn, dag: Dag, ids: Iterator[int]) -> Ti:
     return Ti(
         UUID(int=next(ids)),
         task_id=draw(TASK_IDS),
-        state=draw(st.sampled_from([*UNFINISHED, *specification.FINISHED])),
+        state=draw(STATES),
         version=draw(versions),
-        past_versions=draw(st.lists(versions, max_size=2)),
+        past_tries=draw(st.lists(st.builds(PastTry, version=versions, state=STATES), max_size=2)),
     )
 
 
@@ -255,11 +256,10 @@ def rows_of_run(run: Run, now: datetime) -> Iterator[tuple[str, Row]]:
 def rows_of_ti(run: Run, position: int, ti: Ti, now: datetime) -> Iterator[tuple[str, Row]]:
     key = {"dag_id": run.dag.dag_id, "run_id": run.run_id, "task_id": ti.task_id, "map_index": position}
     yield row("task_instance", **key, id=ti.id, state=ti.state, dag_version_id=ti.version, updated_at=at(now, -1))
-    for number, version_id in enumerate(ti.past_versions):
-        past_id = UUID(int=100 * ti.id.int + number)
-        yield row(
-            "task_instance_history", **key, task_instance_id=past_id, dag_version_id=version_id, try_number=number
-        )
+    for number, past in enumerate(ti.past_tries, start=1):
+        past_id = UUID(int=(ti.id.int << 64) + number)
+        values = {"dag_version_id": past.version, "state": past.state, "try_number": number}
+        yield row("task_instance_history", **key, task_instance_id=past_id, **values)
 
 
 def row(table: str, **values: Any) -> tuple[str, Row]:
@@ -285,11 +285,7 @@ class LiveDatabase:
         self.connection = psycopg.connect(url, autocommit=True, options="-c lock_timeout=500ms")
         self.other_connection = psycopg.connect(url)
         self.connection.execute("INSERT INTO dag_bundle (name) VALUES ('fleet')")
-        self._columns: dict[str, set[str]] = {}
-        for table, column in self.connection.execute(
-            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
-        ):
-            self._columns.setdefault(table, set()).add(column)
+        self._columns = columns_of(self.connection)
         self._all_other_rows = sql.SQL(" UNION ALL ").join(
             sql.SQL("SELECT {}, ctid::text, to_jsonb(row)::text FROM {} AS row").format(table, sql.Identifier(table))
             for table in self._columns
@@ -327,8 +323,12 @@ class LiveDatabase:
                 self.other_connection.execute(
                     statement.format(sql.Identifier(table), sql.SQL(hold.strength)), [list(ids)]
                 )
-            for table in ("dag", "dag_run", "serialized_dag", "task_instance_history"):
+            for table in ("dag", "dag_run", "serialized_dag"):
                 self.other_connection.execute(sql.SQL("SELECT FROM {} FOR UPDATE").format(sql.Identifier(table)))
+            if "task_instance_history" in self._columns:
+                self.other_connection.execute("SELECT FROM task_instance_history FOR UPDATE")
+            else:
+                self.other_connection.execute("SELECT FROM task_instance WHERE working_set IS NULL FOR UPDATE")
             yield
 
     def snapshot(self) -> Snapshot:
@@ -340,16 +340,16 @@ class LiveDatabase:
     def _put(self, fleet: list[Run]) -> None:
         (now,) = self.connection.execute("SELECT now()").fetchone() or (None,)
         assert now is not None
-        by_table: dict[str, list[Row]] = {}
-        for table, values in rows_of(fleet, now):
-            stamps = dict.fromkeys(TIMESTAMPS.get(table, ()), now)
-            by_table.setdefault(table, []).append({**stamps, **values})
+        alike: dict[tuple[str, ...], list[Row]] = {}  # by table and columns
+        for named, values in rows_of(fleet, now):
+            stamps = dict.fromkeys(TIMESTAMPS.get(named, ()), now)
+            table, stored = as_stored(named, {**stamps, **values}, self._columns)
+            alike.setdefault((table, *stored), []).append(stored)
         with self.connection.cursor() as cursor:
-            for table, rows in by_table.items():
-                cursor.executemany(self._insert_into(table, rows[0]), rows)
+            for (table, *columns), rows in alike.items():
+                cursor.executemany(self._insert_into(table, columns), rows)
 
-    def _insert_into(self, table: str, row: Row) -> sql.Composed:
-        columns = [name for name in row if name in self._columns[table]]
+    def _insert_into(self, table: str, columns: list[str]) -> sql.Composed:
         return sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
             sql.Identifier(table),
             sql.SQL(", ").join(map(sql.Identifier, columns)),
@@ -367,6 +367,9 @@ def assert_moved_as_in(fleet: list[Run], before: Snapshot, after: Snapshot) -> N
             assert new["updated_at"] > old["updated_at"]
             old = old | {"dag_version_id": ti.version, "updated_at": new["updated_at"], "ctid": new["ctid"]}
         assert new == old
+    live = {ti.id for run in fleet for ti in run.tis}
+    archived = before.tis.keys() - live  # from Airflow 3.4 on, past tries
+    assert [after.tis[past] for past in archived] == [before.tis[past] for past in archived]
 
 
 def in_promised_order(rows: Iterable[dagbump.RunPreview]) -> list[dagbump.RunPreview]:

@@ -17,7 +17,7 @@ from support.releases.live_dag import LiveDag, Tis
 from support.releases.worker import Worker, start_worker
 from support.server import Server
 
-RELEASE = tuple(map(int, environments.release().split(".")[:2]))
+RELEASE = environments.number()
 # From 3.2 on the scheduler's bulk UPDATE passes over task instances whose state is NULL.
 STOCK_FORGETS_NULL = RELEASE >= (3, 2)
 # Up to 3.0 the scheduler creates the task instances of a mapped task that has grown without a version.

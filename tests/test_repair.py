@@ -388,7 +388,6 @@ class TestRights:
         pinned = fleet.run("d", bundle_version="abc", created_dag_version_id=new)
         fleet.ti(pinned, None, "queued")
         set_traps(connect(autocommit=True), schema)
-        set_more_traps(connect(autocommit=True), schema)
         caller.execute(sql.SQL("SET search_path = {}, pg_catalog, public").format(sql.Identifier(schema)))
         caller.execute("CREATE TEMPORARY TABLE task_instance ()")
 
@@ -396,26 +395,6 @@ class TestRights:
         plain = Fleet(connect(autocommit=True))
         on_new = "SELECT pg_catalog.count(*) FROM public.task_instance WHERE dag_version_id OPERATOR(pg_catalog.=) %s"
         assert plain.execute(on_new, new).fetchone() == (5,)
-
-
-def set_more_traps(connection: Connection, schema: str) -> None:
-    """Make those into which the loop of the procedure could fall."""
-    connection.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)))
-    trap = "CREATE FUNCTION {} RETURNS {} LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$"
-    for function in ("cardinality(bigint[])", "array_agg(bigint)"):
-        connection.execute(trap.format(function, "integer").encode())
-    for operator, left, right in (
-        ("+", "integer", "integer"),
-        ("-", "integer", "integer"),
-        ("+", "bigint", "integer"),
-        ("||", "bigint[]", "bigint[]"),
-    ):
-        connection.execute(
-            trap.format(f"trap_of({left}, {right})", left).replace("CREATE", "CREATE OR REPLACE").encode()
-        )
-        connection.execute(
-            f"CREATE OPERATOR {operator} (FUNCTION = trap_of, LEFTARG = {left}, RIGHTARG = {right})".encode()
-        )
 
 
 @pytest.mark.once

@@ -114,7 +114,7 @@ def test_a_callers_temporary_tables_change_nothing(fleet: Fleet, connect: Connec
 
 TYPES = (
     *("text", "varchar", "name", "uuid", "integer", "bigint", "boolean", "timestamptz", "tid", "xid", "xid8", "oid"),
-    *("bigint[]", "text[]", "tid[]", "uuid[]", "json", "jsonb"),
+    *("bigint[]", "oid[]", "text[]", "tid[]", "uuid[]", "json", "jsonb"),
 )
 OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "%", "&", "#>", "#>>", "->", "->>")
 HOSTILE_FUNCTIONS = (
@@ -137,6 +137,8 @@ HOSTILE_FUNCTIONS = (
     "unnest(timestamptz[])",
     "bit_or(integer)",
     "cardinality(text[])",
+    "cardinality(bigint[])",
+    "array_agg(bigint)",
     "to_timestamp(double precision)",
     "tasks_of_version(uuid)",
 )
@@ -168,6 +170,15 @@ def test_foreign_functions_and_operators_on_the_path_change_nothing(
     holder.rollback()
     versions = "SELECT dag_id, versions, unreferenced, stale_only, running_runs_behind FROM dagbump.versions('{d}')"
     assert caller.execute(versions).fetchall() == [("d", 2, 0, 1, 1)]
+    caller.execute("SAVEPOINT before")
+    repair = "SELECT task_instances, moved_runs FROM dagbump.repair_batch(ARRAY[%s]::pg_catalog.int8[], 10)"
+    assert caller.execute(repair, (run,)).fetchall() == [(1, [run])]
+    caller.execute("ROLLBACK TO SAVEPOINT before")
+    holder.execute("SELECT FROM public.task_instance FOR NO KEY UPDATE")
+    repair = "SELECT task_instances, locked_runs FROM dagbump.repair_batch(ARRAY[%s]::pg_catalog.int8[], 10)"
+    assert caller.execute(repair, (run,)).fetchall() == [(0, [run])]
+    holder.rollback()
+    assert caller.execute("SELECT item FROM dagbump.check() WHERE NOT ok").fetchall() == []
     assert client.verify_scope(caller, [run])[0].missing_tasks == ("missing",)
     assert dagbump.preview(caller, [run], ["d"], 5)[0].verdict == "missing_tasks"
     assert dagbump.bump(caller, [run], ["d"], 5).bumped == 1

@@ -23,7 +23,7 @@ function AS (
     WHERE namespace.nspname::text = 'dagbump'
 )
 
-SELECT relation.called || ' belongs to ' || pg_catalog.pg_get_userbyid(relation.relowner) AS finding
+SELECT relation.called || ' belongs to ' || pg_catalog.pg_get_userbyid(relation.relowner)::text AS finding
 FROM relation
 WHERE relation.relowner <> relation.nspowner
 UNION ALL
@@ -66,7 +66,7 @@ JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = relation.oid A
 JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
 WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid
 UNION ALL
-SELECT function.called || ' belongs to ' || pg_catalog.pg_get_userbyid(function.proowner)
+SELECT function.called || ' belongs to ' || pg_catalog.pg_get_userbyid(function.proowner)::text
 FROM function
 WHERE function.proowner <> function.nspowner
 UNION ALL
@@ -78,7 +78,8 @@ UNION ALL
 SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
 FROM function
 CROSS JOIN LATERAL pg_catalog.unnest(
-    coalesce(function.proallargtypes, function.proargtypes::oid[]) || function.prorettype
+    -- Not by ||, for which somebody's operator may be an exact match.
+    pg_catalog.array_append(coalesce(function.proallargtypes, function.proargtypes::oid[]), function.prorettype)
 ) AS used (oid)
 JOIN pg_catalog.pg_type AS type ON type.oid = used.oid
 WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid

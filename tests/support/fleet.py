@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -36,7 +36,6 @@ FILLERS: Mapping[str, Mapping[str, Any]] = {
         "pool": "default_pool",
         "pool_slots": 1,
         "span_status": "not_started",
-        "try_number": 1,
     },
     "serialized_dag": {"dag_hash": "0" * 32, "data": Json({})},
 }
@@ -47,6 +46,38 @@ TIMESTAMPS: Mapping[str, tuple[str, ...]] = {
     "dag_run": ("run_after",),
     "backfill": ("created_at", "updated_at"),
 }
+
+# What a task instance has in common with its past tries, up to 3.3 and from 3.4 on.
+_COORDINATES = ("dag_id", "run_id", "task_id", "map_index", "region_id", "region_index")
+
+
+def as_stored(table: str, row: Mapping[str, Any], columns: Mapping[str, Collection[str]]) -> tuple[str, dict[str, Any]]:
+    """Return where and how a release keeps a row that is named as up to Airflow 3.3, without what it has no column for.
+
+    From 3.4 on a past try is an archived task instance, and map_index is called region_index.
+
+    Args:
+        table: which table, up to 3.3.
+        row: values by column, up to 3.3.
+        columns: those of each table, in the database in question.
+    """
+    if table == "task_instance_history" and table not in columns:
+        table = "task_instance"
+        row = {"archived_reason": "retry", "working_set": None, **row, "id": row["task_instance_id"]}
+    if table == "task_instance" and "region_index" in columns[table]:
+        row = {"region_index" if name == "map_index" else name: value for name, value in row.items()}
+    return table, {name: value for name, value in row.items() if name in columns[table]}
+
+
+def columns_of(connection: psycopg.Connection[Any], schema: str = "public") -> dict[str, set[str]]:
+    """Return the columns of each table of a schema."""
+    columns: dict[str, set[str]] = {}
+    for table, column in connection.execute(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = %s", (schema,)
+    ):
+        columns.setdefault(table, set()).add(column)
+    return columns
+
 
 # As Airflow makes its ids, by time (UUID version 7): random ones would scatter every index on them.
 _NEW_ID: LiteralString = """
@@ -116,7 +147,7 @@ class Fleet:
         self.connection = connection
         self.schema = schema
         self._identifier = sql.Identifier(schema.replace("%", "%%"))  # psycopg reads a % in a statement with parameters
-        self._columns: dict[str, set[str]] = {}
+        self._columns = columns_of(connection, schema)
         self._numbers = iter(range(1, 1_000_000))
         self.execute("INSERT INTO {schema}.dag_bundle (name) VALUES ('fleet') ON CONFLICT DO NOTHING")
 
@@ -174,19 +205,33 @@ class Fleet:
         """Make one task instance for each state."""
         return [self.ti(run, version, state) for state in states]
 
-    def past_try(self, ti: UUID, version: UUID | None, state: str = "failed") -> None:
-        """Make a task_instance_history row for a task instance."""
-        key = self.execute(
-            "SELECT dag_id, task_id, run_id, map_index FROM {schema}.task_instance WHERE id = %s", ti
-        ).fetchone()
-        assert key is not None
+    def past_try(self, ti: UUID, version: UUID | None, state: str | None = "failed", **columns: Any) -> UUID:
+        """Make a past try of a task instance, as the release keeps them; return its id."""
+        past = uuid4()
+        ((row,),) = self.execute("SELECT to_jsonb(ti) FROM {schema}.task_instance AS ti WHERE id = %s", ti).fetchall()
+        key = {name: row[name] for name in _COORDINATES if name in row}
         self._insert(
             "task_instance_history",
-            task_instance_id=uuid4(),
+            task_instance_id=past,
             dag_version_id=version,
             state=state,
-            **dict(zip(("dag_id", "task_id", "run_id", "map_index"), key, strict=True)),
+            **{"try_number": self._next_try(key), **key, **columns},
         )
+        return past
+
+    def _next_try(self, key: Mapping[str, Any]) -> int:
+        """Return a number that no try of a task has yet, where the past ones are kept."""
+        table = "task_instance_history" if "task_instance_history" in self._columns else "task_instance"
+        row = self.execute(
+            "SELECT coalesce(max(try_number), 0) + 1 FROM {schema}." + table + " "
+            "WHERE (dag_id, run_id, task_id) = (%s, %s, %s)",
+            key["dag_id"],
+            key["run_id"],
+            key["task_id"],
+        ).fetchone()
+        assert row is not None
+        number: int = row[0]
+        return number
 
     def copy_run(self, run: int, copies: int) -> None:
         """Copy a run with its task instances, inside the database: 200,000 of them take seconds."""
@@ -240,10 +285,8 @@ class Fleet:
         return {"dag_id": row[0], "run_id": row[1]}
 
     def _insert(self, table: str, returning: str | None = None, /, **values: Any) -> psycopg.Cursor[Any]:
-        fillers = {name: value for name, value in FILLERS.get(table, {}).items() if name in self._columns_of(table)}
         stamps = dict.fromkeys(TIMESTAMPS.get(table, ()), NOW)
-        row = {**fillers, **stamps, **values}
-        row = {name: value for name, value in row.items() if name in self._columns_of(table)}
+        table, row = as_stored(table, {**FILLERS.get(table, {}), **stamps, **values}, self._columns)
         literal = {name for name, value in row.items() if isinstance(value, sql.Composable)}
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
             sql.SQL(".").join([self._identifier, sql.Identifier(table)]),
@@ -253,15 +296,6 @@ class Fleet:
         if returning:
             statement += sql.SQL(" RETURNING {}").format(sql.Identifier(returning))
         return self.connection.execute(statement, {name: row[name] for name in row if name not in literal})
-
-    def _columns_of(self, table: str) -> set[str]:
-        if table not in self._columns:
-            rows = self.connection.execute(
-                "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
-                (self.schema, table),
-            )
-            self._columns[table] = {name for (name,) in rows}
-        return self._columns[table]
 
 
 def serialized_dag(tasks: Iterable[str]) -> dict[str, Any]:

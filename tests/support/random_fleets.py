@@ -18,15 +18,16 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
+from support.fleet import as_stored, columns_of
 from support.releases import environments
 from support.releases.worker import Worker
 from support.specification import FINISHED
 
 Row = dict[str, Any]
 
-RELEASE = tuple(map(int, environments.release().split(".")[:2]))
-# In 3.1 a scheduler ends with an error when it queues a TI without a version; in the others such a TI does no harm.
-NULL_VERSIONS = 0.005 if RELEASE == (3, 1) else 0.08
+RELEASE = environments.number()
+# Up to 3.1.6 a scheduler of 3.1 ends with an error when it queues a TI without a version; elsewhere it does no harm.
+NULL_VERSIONS = 0.005 if (3, 1) <= RELEASE < (3, 1, 7) else 0.08
 UNFINISHED = (
     None,
     "scheduled",
@@ -199,7 +200,7 @@ class RandomFleet:
 
     def __post_init__(self) -> None:
         self._random = Random(self.seed)  # noqa: S311  (not for secrets)
-        self._columns: dict[str, set[str]] = {}
+        self._columns = columns_of(self.connection)
         (now,) = self.connection.execute("SELECT now()").fetchone() or (None,)
         assert now is not None
         self._now: datetime = now
@@ -265,13 +266,7 @@ class RandomFleet:
 
     def insert(self, table: str, row: Row) -> int | None:
         """Insert what the table has columns for; return the id that it gave, if it gives one."""
-        if table not in self._columns:
-            rows = self.connection.execute(
-                "SELECT column_name FROM information_schema.columns WHERE (table_schema, table_name) = ('public', %s)",
-                (table,),
-            )
-            self._columns[table] = {name for (name,) in rows}
-        values = {name: value for name, value in row.items() if name in self._columns[table]}
+        table, values = as_stored(table, row, self._columns)
         returning = "id" if "id" in self._columns[table] else "NULL"
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING " + returning).format(
             sql.Identifier(table),

@@ -18,6 +18,8 @@ from dagbump.demo.server import EmbeddedPostgres, embedded_postgres
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
+from support import other_postgres
+
 DEFAULT_IMAGE = "postgres:17"
 # The tests' data is worth nothing after a crash.
 SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "20"}
@@ -95,14 +97,18 @@ def dump_schema(url: URL) -> str:
 def start(container_settings: Mapping[str, str] = CONTAINER_SETTINGS) -> Iterator[Server]:
     """Start, or find, the server of this run."""
     given = os.environ.get("DAGBUMP_TEST_URL")
+    image = os.environ.get("DAGBUMP_POSTGRES_IMAGE") or DEFAULT_IMAGE
+    kind, _, major = image.partition(":")
     if given:
         yield Server(make_url(given).set(drivername="postgresql"), "DAGBUMP_TEST_URL")
-    elif os.environ.get("DAGBUMP_POSTGRES_IMAGE") != "embedded" and engine_answers():
-        image = os.environ.get("DAGBUMP_POSTGRES_IMAGE") or DEFAULT_IMAGE
+    elif kind != "embedded" and engine_answers():
         with container(image, container_settings) as url:
             yield Server(url, f"container {image}")
-    elif os.environ.get("DAGBUMP_REQUIRE_CONTAINERS") == "1" and os.environ.get("DAGBUMP_POSTGRES_IMAGE") != "embedded":
+    elif kind != "embedded" and os.environ.get("DAGBUMP_REQUIRE_CONTAINERS") == "1":
         pytest.exit("DAGBUMP_REQUIRE_CONTAINERS=1, and no container engine answers", returncode=1)
+    elif kind == "embedded" and major not in {"", "18"}:
+        with other_embedded(major) as url:
+            yield Server(url, f"embedded PostgreSQL {major} (NOT a container)")
     else:
         with embedded() as postgres:
             yield Server(postgres.url, "embedded PostgreSQL 18 (NOT a container)")
@@ -127,6 +133,18 @@ def container(image: str, settings: Mapping[str, str]) -> Iterator[URL]:
         pg_dump.words = ["docker", "exec", str(postgres.get_wrapped_container().id), "pg_dump"]
         pg_dump.address = {"host": "127.0.0.1", "port": 5432}
         yield make_url(postgres.get_connection_url())
+
+
+@contextmanager
+def other_embedded(major: str) -> Iterator[URL]:
+    """Start an embedded server of another release than the demo's."""
+    if not major.isdecimal():
+        raise pytest.UsageError(f"DAGBUMP_POSTGRES_IMAGE=embedded:{major} names no release of PostgreSQL")
+    with other_postgres.running(int(major), SETTINGS) as url:
+        own_pg_dump = other_postgres.programs_of(int(major)) / "pg_dump"
+        if own_pg_dump.exists():
+            pg_dump.words = [str(own_pg_dump)]
+        yield url
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from uuid import UUID
 from dagbump import RunBump, RunPreview
 from dagbump.results import RunScope
 
+from support.releases import environments
+
 
 class Call(NamedTuple):
     """The arguments of `dagbump.bump` and `dagbump.preview`, in their order."""
@@ -51,12 +53,20 @@ class Dag:
 
 
 @dataclass
+class PastTry:
+    """Up to Airflow 3.3 a row of TI history; from 3.4 on an archived task instance, which may be unfinished."""
+
+    version: UUID | None
+    state: str | None
+
+
+@dataclass
 class Ti:
     id: UUID
     task_id: str
     state: str | None
     version: UUID | None
-    past_versions: list[UUID | None]  # one for each TI-history row
+    past_tries: list[PastTry]
 
 
 @dataclass
@@ -83,6 +93,7 @@ def latest(run: Run) -> Version | None:
 
 
 def stale(run: Run) -> list[Ti]:
+    """Past tries are never stale, in whatever state they were left."""
     new = latest(run)
     return [ti for ti in run.tis if ti.state not in FINISHED and (new is None or ti.version != new.id)]
 
@@ -98,7 +109,8 @@ def versionless(run: Run) -> list[Ti]:
 
 def unverified(run: Run) -> bool:
     new = latest(run)
-    return new is not None and not any(new.id in (ti.version, *ti.past_versions) for ti in run.tis)
+    tries = [version for ti in run.tis for version in (ti.version, *(past.version for past in ti.past_tries))]
+    return new is not None and new.id not in tries
 
 
 def version_of(run: Run) -> Version | None:
@@ -147,8 +159,12 @@ def obstacle(run: Run) -> str | None:
 
 
 def place(run: Run, call: Call) -> tuple[object, ...]:
-    """Airflow's own order, NULLS FIRST. Where no limit hangs on it, the backfills' order is not looked up."""
-    ordinal = None if call.max_runs is None else min(run.sort_ordinals, default=None)
+    """Airflow's own order, NULLS FIRST. Where no limit hangs on it, the backfills' order is not looked up.
+
+    From Airflow 3.4 on a backfill has none.
+    """
+    in_backfill = call.max_runs is not None and environments.number() < (3, 4)
+    ordinal = min(run.sort_ordinals, default=None) if in_backfill else None
     decision = run.last_scheduling_decision
     return ordinal is not None, ordinal, decision is not None, decision, run.run_after, run.id
 

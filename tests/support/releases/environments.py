@@ -14,13 +14,20 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from packaging.version import Version
 from sqlalchemy.engine import URL
 from uv import find_uv_bin
 
 from support.processes import CHECKOUT
 
 DEFAULT_RELEASE = "3.3.2"
-RELEASES = ("3.0.6", "3.1.6", "3.2.2", "3.3.2")
+# The newest patch of each line: tests that take every release run on these.
+RELEASES = ("3.0.6", "3.1.8", "3.2.2", "3.3.2")
+# Other releases that there are pins for: a patch that behaves otherwise than the newest of its line.
+OTHER_RELEASES = ("3.1.6",)
+# Those that dagbump refuses: pre-releases that it does not serve yet, and the last line before DAG versions.
+BETAS = ("3.4.0b2",)
+AIRFLOW_2 = "2.11.2"
 NEWEST = os.environ.get("DAGBUMP_NEWEST") == "1"
 CACHE = CHECKOUT / ".cache"
 PINS = CHECKOUT / "pins"
@@ -29,6 +36,11 @@ PINS = CHECKOUT / "pins"
 def release() -> str:
     """Return the Airflow release whose schema the tests run on."""
     return os.environ.get("DAGBUMP_AIRFLOW") or DEFAULT_RELEASE
+
+
+def number() -> tuple[int, ...]:
+    """Return the number of that release, without what makes it a pre-release: (3, 4, 0) for 3.4.0b2."""
+    return Version(release()).release
 
 
 @cache
@@ -112,6 +124,7 @@ def airflow(version: str, url: URL, home: Path, *words: str) -> str:
     done = subprocess.run(
         [python_of(version), "-m", "airflow", *words],
         env=environment_for(url, home),
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
