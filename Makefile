@@ -6,6 +6,7 @@
 # make bench: what it costs, beside stock Airflow; writes docs/benchmark* and wants an idle machine. ARGS=--report-only:
 #   writes tables and plots from docs/benchmark.json, without measuring.
 # make bench-quick: the same in small, into .cache/benchmark; fails where what it counts is not as promised.
+# make bench-scheduler: what is left of a scheduler's loop with the plugin; writes docs/scheduler-loops*. ARGS=--quick: in small.
 # make test-newest: the suite with the newest of everything, in an environment of its own.
 # make pins: writes pins/*.txt, the versions of all that is installed, with the newest of everything.
 # make demo-tables: takes over the tables of a new Airflow into the demo.
@@ -20,7 +21,7 @@ PINS := pins/development.txt
 
 RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2
 
-.PHONY: demo test test-newest test-airflow test-migrations test-matrix bench bench-quick pins demo-tables freeze lint clean
+.PHONY: demo test test-newest test-airflow test-migrations test-matrix bench bench-quick bench-scheduler pins demo-tables freeze lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -47,6 +48,9 @@ bench: .venv/.bench
 
 bench-quick: .venv/.bench
 	PYTHONPATH=tests $(BIN)/python -m benchmarks --quick $(ARGS)
+
+bench-scheduler: .venv/.bench
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.scheduler $(ARGS)
 
 # With dagbump beside it, an Airflow keeps the versions that it has without.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --no-python-downloads --no-annotate --no-header --no-emit-package dagbump

@@ -50,6 +50,8 @@ def run(plan: Plan, progress: Progress) -> Results:
             release: stack.enter_context(start_airflow(release, server.database(name), home / release, most_runs))
             for release, name in _STOCK.items()
         }
+        for worker in workers.values():
+            worker("take_times")
         bench = _Bench(plan, server, workers, observer)
         steady, version_change = [], []
         for shape in plan.shapes:

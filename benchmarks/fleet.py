@@ -11,7 +11,7 @@ from support.releases.worker import Worker
 
 from benchmarks.plan import Shape
 
-_DAG_ID = "fleet"
+DAG_ID = "fleet"
 # Up to here Airflow itself creates every run of a fleet; above, one run, which SQL copies.
 _MOST_TIS_BY_AIRFLOW = 10_000
 
@@ -27,6 +27,10 @@ with DAG("{dag_id}", schedule=None):
             before >> task
         before = task
 """
+# To be added: a task that is mapped, over ten TIs.
+MAPPED = """\
+    BashOperator.partial(task_id="mapped_9").expand(bash_command=["true"] * 10)
+"""
 
 # Of ten TIs four have finished, three have no state yet, two are scheduled and one is running; all over the table.
 _SET_STATES = """
@@ -40,12 +44,17 @@ _SET_STATES = """
 """
 
 
-def make(shape: Shape, worker: Worker, connection: psycopg.Connection[Any]) -> None:
+def write_dag(tasks: int, worker: Worker, more: str = "") -> None:
+    """Let Airflow write the DAG with so many tasks, and with what is to be added, into the worker's database."""
+    worker("write_dag", file=f"{DAG_ID}.py", source=_DAG_FILE.format(dag_id=DAG_ID, tasks=tasks) + more)
+
+
+def make(shape: Shape, worker: Worker, connection: psycopg.Connection[Any], more: str = "") -> None:
     """Make the fleet in the worker's database, to which the connection leads too."""
-    worker("write_dag", file=f"{_DAG_ID}.py", source=_DAG_FILE.format(dag_id=_DAG_ID, tasks=shape.tis))
+    write_dag(shape.tis, worker, more)
     by_airflow = shape.runs if shape.runs * shape.tis <= _MOST_TIS_BY_AIRFLOW else 1
     for number in range(by_airflow):
-        run = worker("create_run", dag_id=_DAG_ID, run_id=f"run_{number}")
+        run = worker("create_run", dag_id=DAG_ID, run_id=f"run_{number}")
     if by_airflow < shape.runs:
         Fleet(connection).copy_run(run, shape.runs - by_airflow)
     connection.execute(_SET_STATES)
@@ -55,4 +64,4 @@ def make(shape: Shape, worker: Worker, connection: psycopg.Connection[Any]) -> N
 
 def change_version(connection: psycopg.Connection[Any]) -> UUID:
     """Let a new version of the DAG be there: what Airflow wrote for the last one, under a new number."""
-    return Fleet(connection).copy_latest_version(_DAG_ID)
+    return Fleet(connection).copy_latest_version(DAG_ID)

@@ -12,7 +12,6 @@ import psycopg
 
 from benchmarks.contenders import Contender, Memory, Timing
 from benchmarks.database import Touched, count_stale, move, observe, stale_ids, vacuum
-from benchmarks.fleet import change_version
 from benchmarks.plan import Plan, Rounds
 
 Progress = Callable[[str], None]
@@ -116,7 +115,7 @@ def measure_version_change(
     """Measure loops after a version change, in which the unfinished TIs of all runs are to be moved."""
     samples = [_Samples(contender) for contender in contenders]
     for contender in contenders:  # Makes the room that the rows of each later change go to.
-        version = change_version(contender.connection)
+        version = contender.change_version()
         move(contender.connection, stale_ids(contender.connection), version)
     for mine in _turns(samples, plan.version_change, progress, "version change"):
         _set_the_stage(mine.contender)
@@ -133,7 +132,7 @@ def _set_the_stage(contender: Contender) -> None:
     """Make tables without dead rows, a loop as there was one a second ago, and then a new version."""
     vacuum(contender.connection)
     contender.warm_up()
-    contender.prepare(change_version(contender.connection))
+    contender.prepare(contender.change_version())
 
 
 def _turns(samples: Sequence[_Samples], rounds: Rounds, progress: Progress, what: str) -> Iterator[_Samples]:

@@ -42,10 +42,15 @@ def fill(document: str, results: Results, held: Sequence[Threshold]) -> str:
         "memory saved": _memory_saved(results.steady),
         "life cycles": _life_cycles(results.life_cycles),
     }
+    return fill_blocks(document, blocks)
+
+
+def fill_blocks(document: str, blocks: Mapping[str, str]) -> str:
+    """Put texts into a document, each between the markers of its name."""
     return _BLOCK.sub(lambda found: f"{found[1]}\n{blocks[found[2]]}\n{found[3]}", document)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
     """Write a table, its first columns set to the left, the others to the right."""
     rule = ["---" if number < left else "---:" for number in range(len(header))]
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
@@ -66,7 +71,7 @@ def _machine(results: Results) -> str:
         "dagbump": f"{machine['dagbump']}, revision {machine['dagbump_revision']}; Python {machine['python']}, "
         f"psycopg {machine['psycopg']}",
     }
-    return _table(("", ""), rows.items(), left=2)
+    return table(("", ""), rows.items(), left=2)
 
 
 def thresholds_table(held: Sequence[Threshold]) -> str:
@@ -82,7 +87,7 @@ def thresholds_table(held: Sequence[Threshold]) -> str:
         for threshold in held
     ]
     kept = sum(threshold.held for threshold in held)
-    return f"{kept} of {len(held)} held.\n\n" + _table(("What", "Where", "At most", "Measured", ""), rows, left=2)
+    return f"{kept} of {len(held)} held.\n\n" + table(("What", "Where", "At most", "Measured", ""), rows, left=2)
 
 
 def _times(costs: Sequence[FleetCosts]) -> str:
@@ -93,7 +98,7 @@ def _times(costs: Sequence[FleetCosts]) -> str:
 def _times_of(fleets: Sequence[FleetCosts]) -> str:
     names = [name for name in NAMES if any(name in fleet.contenders for fleet in fleets)]
     rows = [(str(fleet), *(_time(fleet.contenders, name) for name in names)) for fleet in fleets]
-    return _table(("Runs x TIs", *(NAMES[name] for name in names)), rows)
+    return table(("Runs x TIs", *(NAMES[name] for name in names)), rows)
 
 
 def _time(contenders: Mapping[str, Cost], name: str) -> str:
@@ -120,7 +125,7 @@ def _counts(costs: Sequence[FleetCosts]) -> str:
         for name in NAMES
         if name != "select-1" and (cost := fleet.contenders.get(name))
     ]
-    return _table(header, rows, left=2)
+    return table(header, rows, left=2)
 
 
 def _memory(steady: Sequence[FleetCosts]) -> str:
@@ -130,7 +135,7 @@ def _memory(steady: Sequence[FleetCosts]) -> str:
         for name in NAMES
         if fleet.tis == _PROPOSAL_TASKS[1] and (cost := fleet.contenders.get(name)) and cost.memory
     ]
-    return _table(("20 runs x 100 tasks", "TIs loaded", "Kept, kB", "Peak, kB"), rows)
+    return table(("20 runs x 100 tasks", "TIs loaded", "Kept, kB", "Peak, kB"), rows)
 
 
 def _memory_cells(cost: Cost) -> Sequence[str]:
@@ -147,7 +152,7 @@ def _memory_saved(steady: Sequence[FleetCosts]) -> str:
             saved = before.memory.kept - after.memory.kept
             figures = map(_kilobytes, (before.memory.kept, after.memory.kept, saved))
             rows.append((str(fleet.tis), *figures, f"{saved / before.memory.kept:.3%}"))
-    return _table(("Tasks per run, 20 runs", "Before, kB", "After, kB", "Saved, kB", "Saved"), rows)
+    return table(("Tasks per run, 20 runs", "Before, kB", "After, kB", "Saved, kB", "Saved"), rows)
 
 
 def _life_cycles(cycles: LifeCycles) -> str:
@@ -159,8 +164,8 @@ def _life_cycles(cycles: LifeCycles) -> str:
             ("Lost to the index", cycles.lost, ".2%"),
         )
     ]
-    table = _table((f"Beside {cycles.fleet}", "Median", "Lower quartile", "Upper quartile"), rows)
-    return f"{table}\n{cycles.lost.count} pairs of runs; standard error of the median loss: {cycles.lost_error:.2%}.\n"
+    lost = table((f"Beside {cycles.fleet}", "Median", "Lower quartile", "Upper quartile"), rows)
+    return f"{lost}\n{cycles.lost.count} pairs of runs; standard error of the median loss: {cycles.lost_error:.2%}.\n"
 
 
 def _exact(value: float) -> str:

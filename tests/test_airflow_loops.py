@@ -158,7 +158,9 @@ class Pair:
                 for _ in range(count)
             ]
             comparison = Comparison(before, snapshot(stock), snapshot(plugin), fleet.latest)
-        return Loops(comparison, *zip(*done, strict=True))
+            lacking = {row.dag_run_id for row in dagbump.preview(stock) if row.missing_tasks}
+        of_stock, of_plugin = zip(*done, strict=True)
+        return Loops(comparison, of_stock, of_plugin, lacking)
 
 
 @dataclass
@@ -168,6 +170,7 @@ class Loops:
     comparison: Comparison
     stock: tuple[dict[str, Any], ...]  # the answers of support/inside_airflow/loops.py
     plugin: tuple[dict[str, Any], ...]
+    lacking: set[int]  # runs of which preview says, in the stock scheduler's database, that they lack a task
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +205,30 @@ def test_the_databases_end_the_same(pair: Pair, cases: Counter[str], seed: int) 
     if loops.comparison.differences:
         pytest.fail("\n".join(loops.comparison.differences), pytrace=False)
     assert_queued_the_same(loops)
+    # What Airflow has verified lacks nothing: no false alarm.
+    assert not loops.lacking & {run for stock in loops.stock for run in stock["verified"]}
     cases.update({base, f"{count} loops", *happened(loops)})
+
+
+@pytest.mark.parametrize("seed", SEEDS[:: 2 if len(SEEDS) > 1 else 1])
+def test_a_loop_that_looks_for_missing_tasks_leaves_none(pair: Pair, seed: int) -> None:
+    with pair.fleet(seed, "plain") as fleet:
+        fleet.make()
+    with pair.plugin.connection() as connection:
+        expected = fleet.missing_tasks(connection)
+        before = {row.dag_run_id: row for row in dagbump.preview(connection)}
+        assert {run: row.missing_tasks for run, row in before.items() if row.missing_tasks} == expected
+
+        answer = pair.plugin.worker("do_scheduling", max_runs=20, missing_tasks=True)
+
+        if answer["error"]:
+            return
+        lacked = {run for run, row in before.items() if row.verdict == "missing_tasks"}
+        still = {row.dag_run_id for row in dagbump.preview(connection) if row.verdict == "missing_tasks"}
+        assert still == lacked - set(answer["verified"])
+        # Airflow leaves a run alone whose logical date lies in the future, and ends one for its timeout.
+        future = {run for (run,) in connection.execute("SELECT id FROM dag_run WHERE logical_date > now()")}
+        assert {run for run in still if before[run].dag_id != "timeout"} <= future
 
 
 def kind(error: str) -> str:

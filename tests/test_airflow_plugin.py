@@ -41,7 +41,13 @@ REPLACED = {
     "get_latest_version": "DagVersion",
 }
 
-NOTHING_WRONG: dict[str, Any] = {"error": None, "logged": [], "loaded_by_examining": 0}
+NOTHING_WRONG: dict[str, Any] = {
+    "error": None,
+    "logged": [],
+    "skipped": [],
+    "loaded_by_examining": 0,
+    "loaded_by_verifying": 0,
+}
 
 V1 = 'task("A") >> task("B") >> task("C")'
 V2 = 'task("A") >> task("B") >> task("C") >> task("D")'
@@ -475,9 +481,10 @@ class TestWarnHeldAfter:
             assert [(loop["error"], loop["logged"]) for loop in loops] == [(None, [])] * 3
         dag.finish()
 
+    @pytest.mark.parametrize("setting", ["warn_held_after", "missing_tasks_interval"])
     @pytest.mark.parametrize("value", ["a while", "-1", "nan"])
-    def test_what_is_no_number_of_seconds_is_refused(self, stock: Worker, value: str) -> None:
-        (warning,) = stock("start_scheduler_with", misfit=f"warn_held_after: {value}")
+    def test_what_is_no_number_of_seconds_is_refused(self, stock: Worker, setting: str, value: str) -> None:
+        (warning,) = stock("start_scheduler_with", misfit=f"{setting}: {value}")
 
         assert warning.startswith(STAYS_OFF)
         assert "may be a number of seconds" in warning
@@ -498,9 +505,10 @@ class TestHeldTis:
     def test_verify_once(self, held: tuple[LiveDag, psycopg.Connection[Any]]) -> None:
         dag, _ = held
 
-        verified = [dag.worker("loop")["verified"] for _ in range(3)]
+        loops = [dag.worker("loop") for _ in range(3)]
 
-        assert verified == [[dag.run], [], []]
+        assert [loop["skipped"] for loop in loops] == [[dag.run], [], []]
+        assert [loop["verified"] for loop in loops] == [[]] * 3
         assert dag.tis() == BEFORE
 
     def test_verify_anew_for_a_newer_version(self, held: tuple[LiveDag, psycopg.Connection[Any]]) -> None:
@@ -509,19 +517,16 @@ class TestHeldTis:
         other = dag.start_another_run()  # a version that no TI refers to would be rewritten
         dag.write(V1, description="the third version")
 
-        verified = [dag.worker("loop")["verified"] for _ in range(2)]
+        verified = [dag.worker("loop")["skipped"] for _ in range(2)]
 
         assert sorted(verified[0]) == [dag.run, other]
         assert verified[1] == []
 
-    @pytest.mark.parametrize("fault", ["verify raises", "database fails"])
-    def test_verify_anew_after_a_loop_that_did_not_commit(
-        self, held: tuple[LiveDag, psycopg.Connection[Any]], fault: str
-    ) -> None:
+    def test_verify_anew_after_a_loop_that_did_not_commit(self, held: tuple[LiveDag, psycopg.Connection[Any]]) -> None:
         dag, _ = held
-        dag.worker("loop", fault=fault)
+        dag.worker("loop", fault="database fails")
 
-        verified = [dag.worker("loop")["verified"] for _ in range(2)]
+        verified = [dag.worker("loop")["skipped"] for _ in range(2)]
 
         assert verified == [[dag.run], []]
 
@@ -530,7 +535,7 @@ class TestHeldTis:
         dag.worker("loop")
         holder.rollback()
 
-        verified = [dag.worker("loop")["verified"] for _ in range(2)]
+        verified = [dag.worker("loop")["skipped"] for _ in range(2)]
 
         assert verified == [[dag.run], []]
         assert dag.tis() == {"A": ("success", 1), "B": ("running", 2), "C": (None, 2)}
@@ -677,13 +682,22 @@ class TestMetrics:
             drain(statsd)
             landed.worker("loop")
 
-        sent = received(statsd, 3)
+        sent = received(statsd, 4)
 
+        assert sent["airflow.dagbump.verify"] == "1|c"
         assert sent["airflow.dagbump.task_instances_bumped"] == "1|c"
         assert sent["airflow.dagbump.task_instances_locked"] == "1|c"
         milliseconds, kind = sent["airflow.dagbump.bump"].split("|")
         assert kind == "ms"
         assert float(milliseconds) > 0
+
+    def test_a_verify_that_is_skipped_is_counted(self, dag: LiveDag, statsd: socket.socket) -> None:
+        dag.start(V1, {"A": "success", "B": "running"})
+        dag.write(V1, description="reworded")
+        drain(statsd)
+        dag.worker("loop")
+
+        assert received(statsd, 3)["airflow.dagbump.verify_skipped"] == "1|c"
 
     def test_a_fallback_is_counted(
         self, landed: LiveDag, statsd: socket.socket, airflow_url: URL, connection: psycopg.Connection[Any]

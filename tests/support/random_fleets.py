@@ -41,6 +41,7 @@ UNFINISHED = (
     "a_state_of_4",
 )
 STARTED = {"running", "restarting", "up_for_retry", "up_for_reschedule", "deferred", *FINISHED}
+IN_FUTURE = {"L", "K"}  # tasks whose start_date is
 RUN_TYPES = ("manual", "scheduled", "asset_triggered")
 
 # ---- The DAGs, as Airflow writes them ----
@@ -50,7 +51,7 @@ from datetime import datetime, timedelta, timezone
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task_group
 
 FUTURE = datetime(2100, 1, 1, tzinfo=timezone.utc)
 PAST = datetime(2024, 1, 1, tzinfo=timezone.utc)
@@ -62,6 +63,11 @@ def task(task_id, **arguments):
 
 def mapped(task_id, commands):
     return BashOperator.partial(task_id=task_id).expand(bash_command=commands)
+
+
+@task_group
+def group(n):
+    task("inner")
 
 
 def callback(context): ...
@@ -92,6 +98,14 @@ DAGS: Mapping[str, tuple[str, Sequence[str]]] = {
             'mapped("m", task("A").output)',
             'mapped("m", task("A").output) >> task("Z")',
             'mapped("n", mapped("m", task("A").output).output)',
+        ),
+    ),
+    "groups": (
+        "schedule=None",
+        (
+            'group.expand(n=[1, 2]) >> task("Z")',
+            'group.expand(n=[1, 2, 3]) >> task("Y")',
+            'task("group.inner") >> task("Z")',
         ),
     ),
     "timeout": (
@@ -199,9 +213,36 @@ class RandomFleet:
             "UPDATE dag SET next_dagrun_create_after = NULL WHERE NOT dag_id = ANY (%s)", (dag_ids,)
         )
         kept = {dag_id: self._dag(dag_id) for dag_id in dag_ids}
+        if self._chance(0.1):  # nothing can be queued; of few slots, it would depend on the order who gets them
+            self.connection.execute("UPDATE slot_pool SET slots = 0")
         for number in range(self._random.choice([1, 2, 3, 5, 8])):
             dag_id = self._random.choice(dag_ids)
             self._run(number, self.prototypes[dag_id], kept[dag_id])
+
+    def missing_tasks(self, connection: psycopg.Connection[Any]) -> dict[int, tuple[str, ...]]:
+        """Return the tasks that each running run lacks of those that Airflow gives a new run of its version."""
+        missing: dict[int, tuple[str, ...]] = {}
+        rows = connection.execute(
+            """
+            SELECT id, dag_id, run_type, logical_date IS NOT NULL, bundle_version, created_dag_version_id,
+                ARRAY(SELECT task_id FROM task_instance WHERE (dag_id, run_id) = (run.dag_id, run.run_id))
+            FROM dag_run AS run WHERE state = 'running'
+            """
+        ).fetchall()
+        serialized = {version for (version,) in connection.execute("SELECT dag_version_id FROM serialized_dag")}
+        for run, dag_id, run_type, dated, bundle_version, own, has in rows:
+            version = (own if bundle_version else None) or self.latest.get(dag_id)
+            tasks = {
+                ti["task_id"]
+                for prototype in self.prototypes[dag_id]
+                if prototype.version == version and version in serialized
+                for ti in prototype.tis
+            }
+            if dated and run_type != "backfill":
+                tasks -= IN_FUTURE
+            if tasks - set(has):
+                missing[run] = tuple(sorted(tasks - set(has)))
+        return missing
 
     def landed(self) -> None:
         """Write not a random fleet, but one run of version 1 of a DAG that has come to version 2."""

@@ -22,6 +22,7 @@ _REPLACED = {
 }
 _CALLED = {
     "DagRun.check_version_id_exists_in_dr": {"dag_version_id", "session"},
+    "DagRun.fetch_task_instances": {"dag_id", "run_id", "task_ids", "session"},
     "DagRun.verify_integrity": {"dag_version_id", "session"},
     "DagVersion.get_latest_version": {"dag_id", "session"},
 }
@@ -31,6 +32,12 @@ _MAKERS = {
     "SchedulerJobRunner._verify_integrity_if_dag_changed": [SCHEDULER_MODULE],
     "DagRun.get_running_dag_runs_to_examine": ["airflow.utils.retries", "airflow.models.dagrun"],
     "DagVersion.get_latest_version": ["airflow.utils.session", "airflow.models.dag_version"],
+}
+# What verify_integrity consists of, as far as dagbump relies on it: to know when it does nothing, and what it reads.
+_VERIFY = {
+    "DagRun.verify_integrity": ["airflow.utils.session", "airflow.models.dagrun"],
+    "DagRun._check_for_removed_or_restored_tasks": ["airflow.models.dagrun"],
+    "DagRun._create_tasks": ["airflow.models.dagrun"],
 }
 
 
@@ -48,6 +55,26 @@ def dag_of(runner: SchedulerJobRunner, run: DagRun, session: Any) -> Any:
     bag = runner.scheduler_dag_bag
     get_dag = getattr(bag, "get_dag_for_run", None) or bag.get_dag  # from 3.1 on, 3.0
     return get_dag(dag_run=run, session=session)
+
+
+def forget_dag(runner: SchedulerJobRunner, version: DagVersion) -> None:
+    """Let a scheduler read the DAG of a version anew: up to 3.2 it never does, and from 3.3 on not at once."""
+    getattr(runner.scheduler_dag_bag, "_dags", {}).pop(version.id, None)
+
+
+def verify_is_airflows_own(scheduler: ModuleType) -> bool:
+    """Say whether verify_integrity is that which dagbump knows, and nobody else's patch has to be called with it."""
+    read = _find(scheduler, "DagRun._check_for_removed_or_restored_tasks").__code__.co_names
+    return "get_task_instances" in read and all(
+        _makers(_find(scheduler, name)) == makers for name, makers in _VERIFY.items()
+    )
+
+
+def task_instances_are_mutated() -> bool:
+    """Say whether the deployment has a task_instance_mutation_hook, which verify_integrity shows every TI."""
+    from airflow import settings
+
+    return not getattr(settings.task_instance_mutation_hook, "is_noop", False)
 
 
 def examining_without_tis(stock: FunctionType) -> FunctionType | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from dagbump.airflow_plugin.compatibility import DagRun, DagVersion
+from dagbump.results import RunScope
 
 
 @dataclass
@@ -22,7 +24,11 @@ class Loop:
         due: ids of the runs for which verify_integrity is due.
         held: ids of the runs that have to wait, since another transaction holds their latest version.
         unmoved: the latest version of each unverified run all of whose stale task instances others hold, by run id.
-        verified: ids of the runs for which verify_integrity has been called.
+        verified: ids of the runs for which verify_integrity has been called, or would do nothing.
+        scopes: what verify_integrity would find, of the runs that were asked about, by run id; for the version in
+            `versions`, and only where it could be read.
+        lacking: ids of the runs that lack a task although Airflow takes them for verified; they are in `due` too.
+        looked_at: ids of the runs in which missing tasks were looked for.
         lost: whether the bump has failed, or has gone with a rollback of the transaction.
             (`DagRun._create_task_instances` rolls back, and lets the loop go on, when somebody else has created the
             same task instance.)
@@ -35,6 +41,9 @@ class Loop:
     held: set[int] = field(default_factory=set)
     unmoved: dict[int, UUID] = field(default_factory=dict)
     verified: set[int] = field(default_factory=set)
+    scopes: dict[int, RunScope] = field(default_factory=dict)
+    lacking: set[int] = field(default_factory=set)
+    looked_at: set[int] = field(default_factory=set)
     lost: bool = False
 
     def knows(self, run: DagRun) -> bool:
@@ -52,18 +61,27 @@ class Memory:
         verified: the version for which verify_integrity has been called of each run that bears no sign of it, since
             all of its stale TIs are held by others; by run id. When they are let go, it is called once more, as
             Airflow's DAG processor may rewrite a version for as long as no TI refers to it.
+        looked_at: when missing tasks were last looked for in each run, by run id, on the monotonic clock; for a while.
     """
 
     unverified: set[int] = field(default_factory=set)
     verified: dict[int, UUID] = field(default_factory=dict)
+    looked_at: dict[int, float] = field(default_factory=dict)
 
     def due(self, loop: Loop, needs_verify: Iterable[int]) -> set[int]:
         """Return the runs that need a verify_integrity: by the bump's answer, but for what is remembered."""
         done = {run for run, version in loop.unmoved.items() if self.verified.get(run) == version}
         return (set(needs_verify) - done) | (self.unverified & loop.judged)
 
+    def not_looked_at(self, runs: Iterable[int], interval: float) -> set[int]:
+        """Return the runs in which missing tasks have not been looked for within so many seconds."""
+        begin = time.monotonic() - interval
+        self.looked_at = {run: when for run, when in self.looked_at.items() if when > begin}
+        return set(runs) - self.looked_at.keys()
+
     def take(self, loop: Loop) -> None:
-        """Remember what a loop has left undone, or has done without a sign."""
+        """Remember what a loop has left undone, or has done without a sign, and what it has looked at."""
+        self.looked_at |= dict.fromkeys(loop.looked_at, time.monotonic())
         self.unverified = (self.unverified | loop.due) - loop.verified
         for run in loop.judged - loop.unmoved.keys():
             self.verified.pop(run, None)

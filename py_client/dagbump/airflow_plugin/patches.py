@@ -39,27 +39,27 @@ def turn_on(scheduler: ModuleType) -> None:
     if hasattr(scheduler.SchedulerJobRunner, "dagbump"):
         return
     require_known_airflow(scheduler)
-    warn_held_after = _warn_held_after()
+    settings = {name: _seconds(name) for name in ("warn_held_after", "missing_tasks_interval")}
     _require_installed()
-    _replace(scheduler, Scheduling(scheduler, warn_held_after))
+    _replace(scheduler, Scheduling(scheduler, **settings))
     reporting.is_on()
 
 
-def _warn_held_after() -> float:
+def _seconds(name: str) -> float:
     from airflow.configuration import conf
     from airflow.exceptions import AirflowConfigException
 
     try:
-        seconds = conf.getfloat("dagbump", "warn_held_after", fallback=60.0)
+        seconds = conf.getfloat("dagbump", name, fallback=60.0)
     except AirflowConfigException as error:
         raise UnfitError(f"{error} It may be a number of seconds") from error
     if not seconds >= 0:  # nor is "nan"
-        raise UnfitError(f"[dagbump] warn_held_after is {seconds:g}; it may be a number of seconds, or 0 for never")
+        raise UnfitError(f"[dagbump] {name} is {seconds:g}; it may be a number of seconds, or 0 for never")
     return float(seconds)
 
 
 def _require_installed() -> None:
-    """Look for the schema, its revision, and the right to call the function, with a call that examines no run."""
+    """Look for the schema, its revision, and the right to call the functions, with calls about no run."""
     from airflow import settings
     from airflow.models.base import Base
 
@@ -69,6 +69,7 @@ def _require_installed() -> None:
     with engine.connect() as connection:
         state.require_usable(connection, Base.metadata.schema)
         client.bump(connection, dag_run_ids=[], caller_verifies=True)
+        client.verify_scope(connection, [])
 
 
 def _replace(scheduler: ModuleType, scheduling: Scheduling) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,16 @@ def waits(dag_id: str, run_id: str) -> None:
     log.info("The latest version of DAG %s is locked; run %s waits for the next loop", dag_id, run_id)
 
 
+def mended(dag_id: str, run_id: str, tasks: Iterable[str]) -> None:
+    """Say that a run lacked tasks, and has them now."""
+    log.info(
+        "Run %s of DAG %s lacked tasks, although Airflow took it for verified; verify_integrity has seen to them: %s",
+        run_id,
+        dag_id,
+        ", ".join(tasks),
+    )
+
+
 def held_for_long(dag_id: str, run_id: str, seconds: float, holder: str) -> None:
     """Warn that a run has been waiting for somebody else's transaction."""
     log.warning(
@@ -55,6 +66,7 @@ class Reporter:
         """Take Airflow's Stats."""
         self._stats = stats
         self._falling_back = False  # the last bump failed
+        self._without_scope = False  # so did the last verify_scope
 
     def timer(self) -> AbstractContextManager[Any]:
         """Take the time of a bump."""
@@ -70,6 +82,28 @@ class Reporter:
             self._stats.incr("dagbump.task_instances_bumped", result.bumped)
         if result.locked:
             self._stats.incr("dagbump.task_instances_locked", result.locked)
+
+    def verified(self) -> None:
+        """Count a verify_integrity."""
+        self._stats.incr("dagbump.verify")
+
+    def verify_skipped(self) -> None:
+        """Count one that was due by Airflow's sign, and would have done nothing."""
+        self._stats.incr("dagbump.verify_skipped")
+
+    def scoped(self) -> None:
+        """Take notice of a verify_scope that worked."""
+        self._without_scope = False
+
+    def scope_failed(self, error: Exception) -> None:
+        """Warn of the first verify_scope that failed."""
+        if not self._without_scope:
+            log.warning(
+                "dagbump.verify_scope has failed: %s verify_integrity runs where Airflow's own sign asks for it, "
+                "and missing tasks are not looked for.",
+                _sentences(error),
+            )
+        self._without_scope = True
 
     def failed(self, error: Exception) -> None:
         """Count a loop that Airflow's own code does; warn of the first."""

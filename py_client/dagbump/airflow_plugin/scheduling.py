@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from time import monotonic
 from types import ModuleType
@@ -16,11 +16,21 @@ from sqlalchemy.orm import Session, aliased
 
 from dagbump import client
 from dagbump.airflow_plugin import reporting
-from dagbump.airflow_plugin.compatibility import DagRun, DagVersion, SchedulerJobRunner, dag_of, stats_of
+from dagbump.airflow_plugin.compatibility import (
+    DagRun,
+    DagVersion,
+    SchedulerJobRunner,
+    dag_of,
+    forget_dag,
+    stats_of,
+    task_instances_are_mutated,
+    verify_is_airflows_own,
+)
 from dagbump.airflow_plugin.loop import HeldRuns, Loop, Memory
 from dagbump.airflow_plugin.reporting import Reporter
+from dagbump.airflow_plugin.verification import few_task_instances, would_do_nothing
 from dagbump.held import describe
-from dagbump.results import BumpResult
+from dagbump.results import BumpResult, RunScope
 
 
 class Scheduling:
@@ -29,20 +39,24 @@ class Scheduling:
     Attributes:
         loop: the one under way, if any. Schedulers run one loop at a time, in one thread.
         memory: what is kept from one loop to the next.
+        missing_tasks_interval: missing tasks are looked for in a run once in so many seconds; 0: never.
     """
 
-    def __init__(self, scheduler: ModuleType, warn_held_after: float) -> None:
+    def __init__(self, scheduler: ModuleType, warn_held_after: float, missing_tasks_interval: float) -> None:
         """Prepare.
 
         Args:
             scheduler: Airflow's module ``airflow.jobs.scheduler_job_runner``.
             warn_held_after: for so many seconds others may hold something of a run before a warning; 0: for ever.
+            missing_tasks_interval: missing tasks are looked for in a run once in so many seconds; 0: never.
         """
         self._held = HeldRuns(warn_held_after)
         self._dag = scheduler.DagModel
         self._dag_run = scheduler.DagRun
         self._dag_version = scheduler.DagVersion
         self._reporter = Reporter(stats_of(scheduler))
+        self.missing_tasks_interval = missing_tasks_interval
+        self._knows_verify = verify_is_airflows_own(scheduler)
         self.loop: Loop | None = None
         self.memory = Memory()
 
@@ -70,13 +84,33 @@ class Scheduling:
             return False
         if run.id not in loop.due:
             return True
-        run.dag = dag_of(runner, run, loop.session)
+        scope = loop.scopes.get(run.id)
+        run.dag = self._dag_to_verify(runner, loop, run, scope)
         if not run.dag:
             return False
-        loop.session.expire(run, ["task_instances"])
-        run.verify_integrity(dag_version_id=loop.versions[run.dag_id].id, session=loop.session)
+        self._verify(loop, run, scope if self._can_be_spared() else None)
         loop.verified.add(run.id)
+        if scope and run.id in loop.lacking:
+            reporting.mended(run.dag_id, run.run_id, scope.missing_tasks or ())
         return True
+
+    def _dag_to_verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun, scope: RunScope | None) -> Any:
+        """Return the DAG of a run; where the scheduler holds one that has been rewritten since, the new one."""
+        dag = dag_of(runner, run, loop.session)
+        if dag and scope and not dag.task_dict.keys() >= set(scope.missing_tasks or ()):
+            forget_dag(runner, loop.versions[run.dag_id])
+            dag = dag_of(runner, run, loop.session)
+        return dag
+
+    def _verify(self, loop: Loop, run: DagRun, scope: RunScope | None) -> None:
+        """Call verify_integrity for what there is to do; without a scope, as Airflow does."""
+        if scope and would_do_nothing(scope):
+            self._reporter.verify_skipped()
+            return
+        self._reporter.verified()
+        loop.session.expire(run, ["task_instances"])
+        with few_task_instances(run, scope, loop.session) if scope else nullcontext():
+            run.verify_integrity(dag_version_id=loop.versions[run.dag_id].id, session=loop.session)
 
     def _bump(self, runner: SchedulerJobRunner, runs: list[DagRun], loop: Loop) -> None:
         """Bump the runs of a loop; on an error it is lost, and Airflow's own code does it."""
@@ -122,12 +156,14 @@ class Scheduling:
         loop.versions = {version.dag_id: version for version in before.values()}
         candidates = [run for run in runs if run.id in before and _will_be_verified(runner, run, loop.session)]
         result = client.bump(loop.session, dag_run_ids=[run.id for run in candidates], caller_verifies=True)
+        scopes = self._scopes(result, {run.id for run in candidates}, loop)
         after = self._latest_versions(candidates, loop.session, self._dag_version.id)
         # The bump is silent about a run where nothing is due, but also about one that it has not examined, or has left
         # to another call, since a newer version landed. Nothing is due where the run was to be examined both before and
         # after, for the same version: unless that has changed, and changed back, during the bump.
         unchanged = {run: before[run] for run, version in after.items() if before[run].id == version}
         self._take(result, candidates, unchanged, loop)
+        self._take_scopes(scopes, candidates, after, loop)
         return result
 
     def _take(self, result: BumpResult, candidates: list[DagRun], unchanged: dict[int, DagVersion], loop: Loop) -> None:
@@ -143,6 +179,66 @@ class Scheduling:
             if row.needs_verify and row.locked and not row.bumped:
                 loop.unmoved[row.dag_run_id] = row.dag_version_id
         loop.due = self.memory.due(loop, (row.dag_run_id for row in result.needs_verify))
+
+    def _scopes(self, result: BumpResult, examined: set[int], loop: Loop) -> tuple[RunScope, ...]:
+        """Ask what verify_integrity would find: in runs that are due, and once in a while in the others.
+
+        Where that fails, Airflow's own sign decides.
+        """
+        asked: set[int] = set()
+        if self._can_be_spared():
+            asked = ({row.dag_run_id for row in result.needs_verify} | self.memory.unverified) & examined
+        if self.missing_tasks_interval:
+            loop.looked_at = self.memory.not_looked_at(examined, self.missing_tasks_interval)
+        if not asked | loop.looked_at:
+            return ()
+        try:
+            with loop.session.connection().begin_nested():
+                scopes = client.verify_scope(loop.session, asked | loop.looked_at)
+        except Exception as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise
+            self._reporter.scope_failed(error)
+            return ()
+        self._reporter.scoped()
+        return scopes
+
+    def _take_scopes(
+        self, scopes: Collection[RunScope], candidates: list[DagRun], after: dict[int, UUID], loop: Loop
+    ) -> None:
+        """Keep the scopes that are of the loop's versions, and let runs be verified that lack a task."""
+        # Asked before the second look at the latest versions: where that shows the loop's version, so did they.
+        current = {
+            run.id
+            for run in candidates
+            if run.dag_id in loop.versions and after.get(run.id) == loop.versions[run.dag_id].id
+        }
+        loop.scopes = {
+            scope.dag_run_id: scope
+            for scope in scopes
+            if scope.dag_run_id in current and scope.missing_tasks is not None
+        }
+        lacking = {run for run, scope in loop.scopes.items() if scope.missing_tasks and run in loop.judged}
+        loop.lacking = self._free_to_verify(lacking - loop.due - loop.held, candidates, loop)
+        loop.due |= loop.lacking
+
+    def _free_to_verify(self, lacking: set[int], candidates: list[DagRun], loop: Loop) -> set[int]:
+        """Lock the versions of these runs, for which new TIs would wait; leave runs alone whose version others hold."""
+        if not lacking:
+            return lacking
+        dag_ids = {run.id: run.dag_id for run in candidates if run.id in lacking}
+        version = self._dag_version
+        query = (
+            sa.select(version.id)
+            .where(version.id.in_({loop.versions[dag_id].id for dag_id in dag_ids.values()}))
+            .with_for_update(read=True, key_share=True, skip_locked=True)
+        )
+        free = set(loop.session.scalars(query))
+        return {run for run, dag_id in dag_ids.items() if loop.versions[dag_id].id in free}
+
+    def _can_be_spared(self) -> bool:
+        """Say whether verify_integrity does only what dagbump knows of."""
+        return self._knows_verify and not task_instances_are_mutated()
 
     def _latest_versions(self, runs: list[DagRun], session: Session, what: Any) -> dict[int, Any]:
         """Read the latest version, or a column of it, for each run that dagbump.bump would examine now; by run id."""

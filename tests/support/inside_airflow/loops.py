@@ -38,18 +38,34 @@ class LoopCommands(Commands):
         if plugin is not None:
             plugin.memory = Memory()
 
-    def do_scheduling(self, max_runs: int) -> dict[str, Any]:
-        """Do one loop of a scheduler that examines so many runs; answer its error, and what it gave to the executor."""
+    def do_scheduling(self, max_runs: int, *, missing_tasks: bool = False) -> dict[str, Any]:
+        """Do one loop of a scheduler that examines so many runs; answer its error, and what it gave to the executor.
+
+        With dagbump, it looks for missing tasks only where it is told to, as a stock one never does.
+        """
         executors = self._executors()
         error = None
-        with patch.object(DagRun, "DEFAULT_DAGRUNS_TO_EXAMINE", max_runs), closing(session()) as orm:
+        verified: list[int] = []
+        plugin = getattr(SchedulerJobRunner, "dagbump", None)
+        if plugin is not None:
+            plugin.missing_tasks_interval = 60 if missing_tasks else 0
+        with (
+            patch.object(DagRun, "DEFAULT_DAGRUNS_TO_EXAMINE", max_runs),
+            verifies(verified),
+            closing(session()) as orm,
+        ):
             try:
                 self.airflow.scheduler._do_scheduling(orm)
                 orm.commit()
             except Exception as raised:  # noqa: BLE001  (the test compares it)
                 error = f"{type(raised).__name__}: {raised}"
         queued = [workload.ti for executor in executors for workload in executor.queued_tasks.values()]
-        return {"error": error, "queued": [in_short(ti) for ti in queued], "logged": self.logged()}
+        return {
+            "error": error,
+            "queued": [in_short(ti) for ti in queued],
+            "logged": self.logged(),
+            "verified": verified,
+        }
 
     def do_scheduling_without_verify(self, max_runs: int) -> dict[str, Any]:
         """Do one loop with a plugin that bumps, and says of each run that it has been verified."""
@@ -90,6 +106,19 @@ def in_short(ti: Any) -> dict[str, Any]:
     """Say what an executor has been given; in 3.0 it is not told the version."""
     columns = ("dag_id", "run_id", "task_id", "map_index", "try_number", "dag_version_id")
     return {name: getattr(ti, name, None) for name in columns}
+
+
+@contextmanager
+def verifies(verified: list[int]) -> Iterator[None]:
+    """Collect the ids of the runs whose verify_integrity is called."""
+
+    def verify_integrity(self: Any, **arguments: Any) -> None:
+        verified.append(self.id)
+        original(self, **arguments)
+
+    original = DagRun.verify_integrity
+    with patch.object(DagRun, "verify_integrity", verify_integrity):
+        yield
 
 
 @contextmanager

@@ -25,13 +25,15 @@ from airflow.listeners.listener import get_listener_manager
 from airflow.models import dagrun
 from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
-from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstance import TaskInstance, clear_task_instances
 from airflow.utils.retries import retry_db_transaction
 from airflow.utils.sqlalchemy import prohibit_commit
+from airflow.utils.state import DagRunState
 from dagbump import client
 from dagbump.airflow_plugin import DagbumpPlugin
 from dagbump.airflow_plugin.scheduling import Scheduling
-from dagbump.results import BumpResult
+from dagbump.airflow_plugin.verification import would_do_nothing
+from dagbump.results import BumpResult, RunScope
 from sqlalchemy.exc import OperationalError
 
 from support.inside_airflow import other_patches
@@ -76,6 +78,10 @@ def warn_held_after(value: str) -> AbstractContextManager[Any]:
     return patch.dict(os.environ, {"AIRFLOW__DAGBUMP__WARN_HELD_AFTER": value})
 
 
+def missing_tasks_interval(value: str) -> AbstractContextManager[Any]:
+    return patch.dict(os.environ, {"AIRFLOW__DAGBUMP__MISSING_TASKS_INTERVAL": value})
+
+
 MISFITS: dict[str, AbstractContextManager[Any]] = {
     "release": patch.object(airflow, "__version__", "3.4.0"),
     "method gone": patch.object(SchedulerJobRunner, "_verify_integrity_if_dag_changed", None),
@@ -91,6 +97,10 @@ MISFITS: dict[str, AbstractContextManager[Any]] = {
     "warn_held_after: nan": warn_held_after("nan"),
     "warn_held_after: 0": warn_held_after("0"),
     "warn_held_after: next loop": warn_held_after("0.000001"),
+    "missing_tasks_interval: a while": missing_tasks_interval("a while"),
+    "missing_tasks_interval: -1": missing_tasks_interval("-1"),
+    "missing_tasks_interval: nan": missing_tasks_interval("nan"),
+    "missing_tasks_interval: 0": missing_tasks_interval("0"),
     "module gone": patch.dict(sys.modules, {"airflow.jobs.job": None}),
     "configuration fails": patch.object(conf, "getboolean", side_effect=ValueError("no such file")),
     "panic": patch.object(client, "bump", side_effect=Panic("a library has given up")),
@@ -137,6 +147,17 @@ class PluginCommands(Commands):
             Job()
         return {"started": started, "logged": self.logged()}
 
+    def let_the_interval_pass(self) -> None:
+        """Let it be long ago that missing tasks were looked for."""
+        SchedulerJobRunner.dagbump.memory.looked_at.clear()
+
+    def clear(self, run: int, task: str) -> None:
+        """Clear a task instance, as a person does."""
+        orm = self.airflow.session("api server")
+        ti = self._tis(orm, run)[task]
+        clear_task_instances([ti], orm, dag_run_state=DagRunState.RUNNING)
+        self.end("api server", "commit")
+
     def remembered(self) -> list[int]:
         """Answer which runs the plugin knows something about that the database does not say."""
         memory = SchedulerJobRunner.dagbump.memory
@@ -159,10 +180,19 @@ class PluginCommands(Commands):
         """
         bumps: list[list[int]] = []
         verified: list[int] = []
+        skipped: list[int] = []
+        loaded_by_verifying: list[object] = []
         tis: list[object] = []
         error = None
         others = partial(self._do, **meanwhile) if meanwhile else lambda: None
-        with counted_bumps(bumps), counted_verifies(verified), loaded(tis), FAULTS[fault](), TIMES[when](others):
+        with (
+            counted_bumps(bumps),
+            counted_verifies(verified),
+            watched_verify(skipped, loaded_by_verifying),
+            loaded(tis),
+            FAULTS[fault](),
+            TIMES[when](others),
+        ):
             try:
                 self._examine_and_schedule(tis, run)
             except Exception as raised:  # noqa: BLE001  (the test shall see it)
@@ -172,7 +202,9 @@ class PluginCommands(Commands):
             "logged": self.logged(),
             "bumps": bumps,
             "verified": verified,
+            "skipped": skipped,
             "loaded_by_examining": tis[0],
+            "loaded_by_verifying": len(loaded_by_verifying),
         }
 
     def _examine_and_schedule(self, tis: list[object], run: int | None) -> None:
@@ -233,6 +265,26 @@ def counted_verifies(verified: list[int]) -> Iterator[None]:
 
     original = DagRun.verify_integrity
     with patch.object(DagRun, "verify_integrity", verify_integrity):
+        yield
+
+
+@contextmanager
+def watched_verify(skipped: list[int], loaded_tis: list[object]) -> Iterator[None]:
+    """Collect the runs whose verify_integrity was due and would do nothing, and the TIs that the others had loaded."""
+
+    def verify(self: Any, loop: Any, run: Any, scope: Any) -> None:
+        if scope and would_do_nothing(scope):
+            skipped.append(run.id)
+        with patch.object(DagRun, "fetch_task_instances", staticmethod(fetch)):
+            original(self, loop, run, scope)
+
+    def fetch(**arguments: Any) -> Any:
+        tis = stock_fetch(**arguments)
+        loaded_tis.extend(tis)
+        return tis
+
+    original, stock_fetch = Scheduling._verify, DagRun.fetch_task_instances
+    with patch.object(Scheduling, "_verify", verify):
         yield
 
 
@@ -329,6 +381,22 @@ def bump_fails_at_its_end() -> Iterator[None]:
         yield
 
 
+def mutation_hook() -> AbstractContextManager[Any]:
+    """Let the deployment have a task_instance_mutation_hook."""
+    return patch.object(settings, "task_instance_mutation_hook", lambda _, **__: None)
+
+
+@contextmanager
+def unreadable_dags() -> Iterator[None]:
+    """As where Airflow compresses its serialized DAGs."""
+
+    def verify_scope(_: Any, dag_run_ids: Any) -> Any:
+        return tuple(RunScope(run, None, None, None, None) for run in dag_run_ids)
+
+    with patch.object(client, "verify_scope", verify_scope):
+        yield
+
+
 @contextmanager
 def holders_are_gone() -> Iterator[None]:
     """The function is not there when it is asked."""
@@ -354,6 +422,8 @@ FAULTS: dict[str | None, Callable[[], AbstractContextManager[None]]] = {
     "database fails": partial(database_fails, 100),
     "connection is lost": connection_is_lost,
     "bump fails at its end": bump_fails_at_its_end,
+    "mutation hook": mutation_hook,
+    "unreadable DAGs": unreadable_dags,
     "holders are gone": holders_are_gone,
     "holders are not asked": holders_are_not_asked,
 }

@@ -1,0 +1,374 @@
+"""What is left of a scheduler's work with the plugin: ``make bench-scheduler``; of an idle machine it wants 20 minutes.
+
+Two questions, asked of real Airflow, its own methods called, stock and with the plugin on, with the optional index,
+side by side. What does all work about a new version cost, verify_integrity included, to its commit (without the reading
+of the new DAG, which a scheduler does in any case)? And what part of a whole loop is that? Most of a loop is
+update_state, which dagbump does not touch.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import psycopg
+import typer
+from dagbump import client
+from pydantic import TypeAdapter
+from rich.console import Console
+from support.releases import environments
+from support.releases.worker import Worker, start_worker
+from support.server import Server
+
+from benchmarks import fleet, machine
+from benchmarks.contenders import BareUpdate, Contender, Memory, SelectOne, Timing
+from benchmarks.database import connect, install, recreate, scalar, start_server
+from benchmarks.measure import Cost, figure, measure_steady, measure_version_change
+from benchmarks.plan import LOOP_RUNS, QUICK, Plan, Rounds, Shape
+from benchmarks.report import fill_blocks, table
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "scheduler-loops.md"
+RELEASES = ("3.1.6", "3.3.2")
+# What the new version brings, and what is added to the DAG file of the fleet from the start.
+KINDS = {"nothing": "", "a task": "", "nothing, with a mapped task": fleet.MAPPED}
+LOOPS = {"steady": False, "version change": True}
+_HUGE = 2_000  # TIs per run, from which on a loop takes a minute
+_CONF = 1_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class Loops:
+    """What whole loops took, in one fleet; milliseconds are medians.
+
+    Attributes:
+        fleet: runs x TIs.
+        loop: one of `LOOPS`.
+        conf: bytes of each run's conf.
+        who: whose loop it is.
+        ms: the whole loop.
+        version_ms: of which examining, bumping, verifying, and reading the DAG for it.
+        peak: bytes that Python held at most; None where it was not traced.
+        count: of how many loops.
+    """
+
+    fleet: str
+    loop: str
+    conf: int
+    who: str
+    ms: float
+    version_ms: float
+    peak: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was found out.
+
+    Attributes:
+        machine: what it ran on.
+        version_work: by kind, then by fleet, then by contender.
+        look: the look for missing tasks, by fleet; and a round trip.
+        loops: whole loops.
+    """
+
+    machine: dict[str, Any]
+    version_work: dict[str, dict[str, dict[str, Cost]]]
+    look: dict[str, dict[str, Cost]]
+    loops: list[Loops]
+
+
+class Scheduler(Contender):
+    """What a scheduler of a release does about versions, in one loop; without the reading of the new DAG."""
+
+    in_python = True
+
+    def __init__(self, name: str, worker: Worker, connection: psycopg.Connection[Any], shape: Shape, kind: str) -> None:
+        """Take a worker, which holds the clock."""
+        super().__init__(name, connection, connection)
+        self._worker = worker
+        self._tasks = shape.tis
+        self._adds_tasks = kind == "a task"
+
+    def change_version(self) -> UUID:
+        """Let there be a new version, with one task more where that is what is measured."""
+        if not self._adds_tasks:
+            return super().change_version()
+        self._tasks += 1
+        fleet.write_dag(self._tasks, self._worker)
+        version: UUID = scalar(self.connection, "SELECT id FROM dag_version ORDER BY version_number DESC LIMIT 1")
+        return version
+
+    def loop(self) -> Timing:
+        """Let Airflow do a loop."""
+        timing = Timing(**self._worker("loop"))
+        return Timing(timing.ms - timing.dag_ms, timing.verify_ms - timing.dag_ms)
+
+    def inspect(self) -> Memory:
+        """Let Airflow do a loop under tracemalloc."""
+        return Memory(**self._worker("inspect"))
+
+
+class Look(Contender):
+    """The look for missing tasks, as the plugin takes it once a minute."""
+
+    def _work(self) -> None:
+        client.verify_scope(self._own, range(1, LOOP_RUNS + 1))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One fleet, in a database for each contender: by its name, the worker and a connection; and the bare UPDATE's."""
+
+    shape: Shape
+    workers: dict[str, tuple[Worker, psycopg.Connection[Any]]]
+    updates: dict[str, psycopg.Connection[Any]]
+
+
+@contextmanager
+def _stage(server: Server, shape: Shape, kind: str, releases: Sequence[str]) -> Iterator[_Stage]:
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dagbump-bench-")))
+        stage = _Stage(shape, {}, {})
+
+        def start(name: str, release: str, template: str) -> tuple[Worker, psycopg.Connection[Any]]:
+            database = f"bench_{name.replace('.', '_').replace('-', '_')}"
+            stack.callback(server.drop_database, database)
+            url = recreate(server, database, template)
+            if template.startswith("bench_stock"):
+                install(url, with_index=True)
+            environment = {"AIRFLOW__DAGBUMP__ENABLED": "True", "AIRFLOW__DAGBUMP__MISSING_TASKS_INTERVAL": "0"}
+            script = Path(__file__).with_name("scheduler_worker.py")
+            worker = stack.enter_context(start_worker(release, url, home / name, environment, script))
+            return worker, stack.enter_context(closing(connect(url)))
+
+        for release in releases:
+            stock = f"stock-{release}"
+            worker, connection = start(stock, release, _template(release))
+            fleet.make(shape, worker, connection, KINDS[kind])
+            worker("disconnect")
+            connection.close()
+            database = f"bench_stock_{release.replace('.', '_')}"
+            plugin = f"plugin-{release}"
+            stage.workers[plugin] = start(plugin, release, database)
+            stage.workers[plugin][0]("turn_on")
+            update = f"bench_update_{release.replace('.', '_')}"
+            stack.callback(server.drop_database, update)
+            url = recreate(server, update, database)
+            install(url, with_index=True)
+            stage.updates[release] = stack.enter_context(closing(connect(url)))
+            stage.workers[stock] = worker, stack.enter_context(closing(connect(server.database(database))))
+            stage.updates[release].execute("VACUUM (ANALYZE)")
+        for each, own in stage.workers.values():
+            own.execute("VACUUM (ANALYZE)")
+            each("take_times")
+        yield stage
+
+
+def _template(release: str) -> str:
+    return f"bench_template_{release}"
+
+
+def measure(plan: _Plan, progress: Callable[[str], None]) -> Results:
+    """Do it all."""
+    work: dict[str, dict[str, dict[str, Cost]]] = {kind: {} for kind in KINDS}
+    look: dict[str, dict[str, Cost]] = {}
+    loops: list[Loops] = []
+    with ExitStack() as stack:
+        server = stack.enter_context(start_server())
+        observer = stack.enter_context(server.maintenance())
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dagbump-bench-")))
+        for release in RELEASES:
+            stack.callback(server.drop_database, _template(release))
+            environments.migrate(release, recreate(server, _template(release), "template0"), home)
+        for shape, kind in plan.version_work:
+            progress(f"{shape}, {kind}: Airflow makes the fleet")
+            with _stage(server, shape, kind, RELEASES) as stage:
+                contenders = _contenders(stage, kind)
+                work[kind][str(shape)] = measure_version_change(contenders, plan.rounds, observer, progress)
+                if kind == "nothing":
+                    own = stage.updates[RELEASES[-1]]
+                    sides = [Look("look", own, own), SelectOne("select-1", own, own)]
+                    look[str(shape)] = measure_steady(sides, plan.rounds, observer, progress)
+        for shape in plan.whole_loops:
+            progress(f"{shape}: Airflow makes the fleet for whole loops")
+            with _stage(server, shape, "nothing", RELEASES if shape.tis < _HUGE else RELEASES[-1:]) as stage:
+                loops += _measure_loops(stage, plan, progress)
+        first = next(iter(work["nothing"].values()))
+        return Results(machine.describe(server, {}) | {"contenders": sorted(first)}, work, look, loops)
+
+
+def _contenders(stage: _Stage, kind: str) -> list[Contender]:
+    schedulers = [
+        Scheduler(name, worker, connection, stage.shape, kind) for name, (worker, connection) in stage.workers.items()
+    ]
+    updates = [BareUpdate(f"update-{release}", own, own) for release, own in stage.updates.items()]
+    return [*schedulers, *updates]
+
+
+def _measure_loops(stage: _Stage, plan: _Plan, progress: Callable[[str], None]) -> Iterator[Loops]:
+    for conf in (0,) if stage.shape.tis >= _HUGE else (0, _CONF):
+        for worker, own in stage.workers.values():
+            if conf:
+                own.execute("UPDATE dag_run SET conf = json_build_object('x', repeat('x', %s))", (conf,))
+            worker("whole_loop")  # what there is to schedule is scheduled, once
+        for loop in LOOPS:
+            progress(f"{stage.shape}, conf of {conf:,} bytes: {loop}")
+            yield from _measure_loop(stage, plan, loop, conf)
+
+
+def _measure_loop(stage: _Stage, plan: _Plan, loop: str, conf: int) -> Iterator[Loops]:
+    huge = stage.shape.tis >= _HUGE
+
+    def once(name: str, **how: bool) -> dict[str, float]:
+        worker, own = stage.workers[name]
+        if LOOPS[loop]:
+            fleet.change_version(own)
+        answer: dict[str, float] = worker("whole_loop", **how)
+        return answer
+
+    taken = [{name: once(name) for name in stage.workers} for _ in range(1 if huge else plan.loops)]
+    for name in stage.workers:
+        ms, version_ms = (
+            figure(statistics.median(each[name][part] for each in taken)) for part in ("ms", "version_ms")
+        )
+        peak = None if huge else once(name, traced=True)["peak"]
+        yield Loops(str(stage.shape), loop, conf, name, ms, version_ms, peak, len(taken))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is measured.
+
+    Attributes:
+        version_work: fleets, and what the new version brings.
+        whole_loops: fleets.
+        rounds: how often.
+        loops: how often a whole loop.
+    """
+
+    version_work: tuple[tuple[Shape, str], ...]
+    whole_loops: tuple[Shape, ...]
+    rounds: Plan
+    loops: int
+
+
+def _shapes(*sizes: int) -> tuple[Shape, ...]:
+    return tuple(Shape(LOOP_RUNS, tis) for tis in sizes)
+
+
+def _rounds(seconds: float, least: int, most: int) -> Plan:
+    steady = Rounds(seconds=1, least=3, most=20)
+    return Plan(
+        _shapes(500),
+        steady,
+        0.04,
+        QUICK.observed,
+        Rounds(seconds=seconds, least=least, most=most, limit_seconds=60),
+        5,
+        Shape(1, 1),
+        0,
+    )
+
+
+FULL = _Plan(
+    tuple((shape, kind) for kind in ("nothing", "a task") for shape in _shapes(500, 5_000))
+    + tuple((shape, "nothing, with a mapped task") for shape in _shapes(500)),
+    _shapes(100, 500, 5_000),
+    _rounds(8, 3, 15),
+    3,
+)
+SMALL = _Plan(tuple((shape, kind) for kind in KINDS for shape in _shapes(50)), _shapes(50), _rounds(0.1, 2, 2), 1)
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="One small fleet, to keep it from rotting.")] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Write the document from the JSON.")] = False,
+) -> None:
+    """Measure stock Airflow beside Airflow with the plugin, and write the report."""
+    console = Console(stderr=True, highlight=False)
+    directory = DOCUMENT.parents[1] / ".cache" / "benchmark" if quick else DOCUMENT.parent
+    file = directory / "scheduler-loops.json"
+    if not report_only:
+        directory.mkdir(parents=True, exist_ok=True)
+        results = measure(SMALL if quick else FULL, lambda line: console.print(line, soft_wrap=True))
+        file.write_text(json.dumps(asdict(results), indent=1) + "\n", encoding="utf-8")
+    text = fill_blocks(DOCUMENT.read_text(encoding="utf-8"), blocks(load(file)))
+    (directory / DOCUMENT.name).write_text(text, encoding="utf-8")
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def load(file: Path) -> Results:
+    """Read what was found out."""
+    return TypeAdapter(Results).validate_json(file.read_bytes())
+
+
+def blocks(results: Results) -> dict[str, str]:
+    """Return the tables of the document."""
+    about = results.machine
+    return {
+        "machine": f"{about['date']}; {about['cores']} cores ({about['processor']}); PostgreSQL {about['postgresql']}, "
+        f"{about['postgresql_source']}; dagbump {about['dagbump']}, revision {about['dagbump_revision']}.\n",
+        "version work": _version_work(results),
+        "look": _look(results),
+        "whole loops": _whole_loops(results),
+    }
+
+
+def _version_work(results: Results) -> str:
+    rows = [
+        (
+            kind,
+            where,
+            *(
+                cell
+                for release in RELEASES
+                for cell in (
+                    f"{costs[f'stock-{release}'].ms.median:,.0f} ({_loaded(costs[f'stock-{release}'])})",
+                    f"{costs[f'plugin-{release}'].ms.median:,.0f} ({_loaded(costs[f'plugin-{release}'])})",
+                    f"{costs[f'plugin-{release}'].times(costs[f'update-{release}']):.2f}",
+                )
+            ),
+        )
+        for kind, fleets in results.version_work.items()
+        for where, costs in fleets.items()
+    ]
+    header = [f"{what} {release}" for release in RELEASES for what in ("stock", "plugin", "plugin to bare UPDATE,")]
+    return table(("the new version brings", "runs x TIs", *header), rows, left=2)
+
+
+def _loaded(cost: Cost) -> str:
+    return f"{cost.memory.tis_loaded:,}" if cost.memory else "-"
+
+
+def _look(results: Results) -> str:
+    rows = [(where, f"{costs['look'].ms.median:.3g}") for where, costs in results.look.items()]
+    return table(("runs x TIs, one DAG", "ms"), rows)
+
+
+def _whole_loops(results: Results) -> str:
+    rows = [
+        (
+            loops.loop,
+            loops.fleet,
+            f"{loops.conf:,}",
+            loops.who,
+            f"{loops.ms:,.0f}",
+            f"{loops.version_ms:,.0f}",
+            "-" if loops.peak is None else f"{loops.peak / 1e6:,.1f}",
+        )
+        for loops in results.loops
+    ]
+    header = ("loop", "runs x TIs", "conf, bytes", "who", "whole loop, ms", "of it about versions, ms", "peak, MB")
+    return table(header, rows, left=4)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,53 @@
+"""verify_integrity by the truth: called where it would do something, and with no more task instances than it needs.
+
+What it does on a running run (the same in Airflow 3.0 to 3.3) is to take back REMOVED TIs whose task is in the DAG, to
+compare the indexes of mapped TIs with what they are mapped over, and to create the TIs of tasks that have none. For the
+first two it needs these TIs; of all others only their task_id, to know which tasks have one. `dagbump.verify_scope` has
+that from the database. A task_instance_mutation_hook is shown every TI: where there is one, it is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from dagbump.airflow_plugin.compatibility import DagRun
+from dagbump.results import RunScope
+
+
+class PlainTi:
+    """A TI of which verify_integrity looks at no more than this."""
+
+    __slots__ = ("task_id",)
+    state = None
+    map_index = -1
+
+    def __init__(self, task_id: str) -> None:
+        """Take its task_id."""
+        self.task_id = task_id
+
+
+def would_do_nothing(scope: RunScope) -> bool:
+    """Say whether verify_integrity would leave everything as it is."""
+    return not (scope.missing_tasks or scope.restored_tasks or scope.has_mapped)
+
+
+@contextmanager
+def few_task_instances(run: DagRun, scope: RunScope, session: Session) -> Iterator[None]:
+    """Let ``run.get_task_instances``, which verify_integrity asks once, load only the TIs that it may change."""
+    tasks = run.dag.task_dict
+    changeable = {task_id for task_id, task in tasks.items() if task.get_needs_expansion()}
+    changeable.update(scope.restored_tasks or ())
+    tis: list[Any] = [PlainTi(task_id) for task_id in tasks.keys() - changeable - set(scope.missing_tasks or ())]
+    if changeable:
+        tis += run.fetch_task_instances(
+            dag_id=run.dag_id, run_id=run.run_id, task_ids=sorted(changeable), session=session
+        )
+    run.get_task_instances = lambda *_, **__: tis  # of this object alone
+    try:
+        yield
+    finally:
+        del run.get_task_instances
