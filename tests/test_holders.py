@@ -494,7 +494,7 @@ def test_details_of_other_roles_are_for_those_that_may_know(
         SELECT format('ALTER TABLE %s OWNER TO dagbump_test_role', oid::regclass) FROM pg_class
         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
         UNION ALL
-        SELECT format('ALTER FUNCTION %s OWNER TO dagbump_test_role', oid::regprocedure) FROM pg_proc
+        SELECT format('ALTER ROUTINE %s OWNER TO dagbump_test_role', oid::regprocedure) FROM pg_proc
         WHERE pronamespace = 'dagbump'::regnamespace
         """
     ).fetchall()
