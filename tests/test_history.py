@@ -186,7 +186,7 @@ class TestDamage:
     def test_an_upgrade_waits_for_nobody_who_bumps(self, fleet: Fleet, connection: Connection, database: URL) -> None:
         stale_run(fleet)
         dagbump.bump(connection)  # not committed
-        engine = dagbump_database.create_engine(f"{libpq(database)}?options=-clock_timeout%3D50ms")
+        engine = dagbump_database.create_engine(libpq(database.update_query_dict({"options": "-clock_timeout=50ms"})))
         installer.upgrade(engine)
         connection.commit()
         assert len(recorded(fleet)) == 1

@@ -372,9 +372,10 @@ class TestWhereNobodyIsASuperuser:
             self.do(admin, "GRANT dagbump_test_airflow TO dagbump_test_admin WITH SET TRUE")
         assert self.may_upgrade(admin).ok
         installer.upgrade(create_engine(libpq(admin)))
-        with pytest.raises(dagbump.InsufficientPrivilege) as refused_index:
-            installer.upgrade(create_engine(libpq(admin)), installer.NEWEST_INDEX)
-        self.do(admin, str(refused_index.value).split("run: ")[1])
+        if release >= 150000:  # before, everybody may create in the schema public
+            with pytest.raises(dagbump.InsufficientPrivilege) as refused_index:
+                installer.upgrade(create_engine(libpq(admin)), installer.NEWEST_INDEX)
+            self.do(admin, str(refused_index.value).split("run: ")[1])
         installer.upgrade(create_engine(libpq(admin)), installer.NEWEST_INDEX)
         self.an_operator_works(admin)
         installer.downgrade(create_engine(libpq(admin)))

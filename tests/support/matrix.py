@@ -119,8 +119,8 @@ def _pytest(python: Path, words: Sequence[str], variables: dict[str, str], *, re
     ended = [(case, {child.tag for child in case}) for case in cases]
     failed = [_name(case) for case, how in ended if how & {"failure", "error"}]
     passed = sum(not how & {"failure", "error", "skipped"} for _, how in ended)
-    if done.returncode and not failed:
-        failed = [f"pytest ended with {done.returncode}"]
+    if done.returncode > 1 or (done.returncode and not failed):  # 1: tests failed; more: cut off, say
+        failed.append(f"pytest ended with {done.returncode}")
     return Outcome(passed, tuple(failed), time.monotonic() - began, refused)
 
 
