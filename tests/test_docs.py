@@ -1,0 +1,72 @@
+"""What the documents show can be done: every command, and every SQL statement, on a database with 50 DAGs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy.engine import URL
+from support import example_fleet
+from support.fleet import Fleet
+from support.processes import CHECKOUT, DAGBUMP, command
+from support.server import libpq
+
+pytestmark = pytest.mark.once
+
+# What docs/managed-services.md shows is for other roles, and run in test_operators.py.
+DOCUMENTS = [CHECKOUT / name for name in ("README.md", "docs/repair.md", "docs/stuck-runs.md", "docs/verify.md")]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# These go on until somebody ends them; other tests run them.
+ENDLESS = {"run", "demo"}
+
+
+def blocks(document: Path, language: str) -> Iterator[str]:
+    for found, text in BLOCK.findall(document.read_text(encoding="utf-8")):
+        if found == language:
+            yield text
+
+
+def commands(document: Path) -> Iterator[list[str]]:
+    """Yield the words of each `$ dagbump …`; what stands behind it, a comment or another command, aside."""
+    for block in blocks(document, "console"):
+        for line in re.findall(r"^\$ dagbump (.*)$", block, re.MULTILINE):
+            words = shlex.split(re.split(r" (?:[|&]|>{1,2}) ", line)[0], comments=True)
+            if words[0] not in ENDLESS:
+                yield [*words, "--yes"] if words == ["repair"] else words  # there is no terminal to ask on
+
+
+def test_the_commands_that_are_shown_are_found() -> None:
+    shown = [words for document in DOCUMENTS for words in commands(document)]
+    assert ["upgrade", "--with-index"] in shown
+    assert ["history", "--limit", "3"] in shown
+    assert len(shown) >= 10
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_every_command_can_be_run(document: Path, fleet: Fleet, database: URL) -> None:
+    example_fleet.make(fleet)
+    fleet.execute("ANALYZE")
+    for words in commands(document):
+        done = command(*DAGBUMP, *words, DAGBUMP_URL=libpq(database))
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_every_statement_can_be_run(document: Path, fleet: Fleet) -> None:
+    example_fleet.make(fleet)
+    fleet.execute("DROP ROLE IF EXISTS airflow_operator")
+    fleet.execute("CREATE ROLE airflow_operator")
+    try:
+        connection: psycopg.Connection[Any] = fleet.connection
+        for block in blocks(document, "sql"):
+            for statement in re.sub(r"--.*", "", block).split(";"):
+                # pg_cron works in one database of a server alone.
+                if statement.strip() and "cron." not in statement:
+                    connection.execute(statement.encode())
+    finally:
+        fleet.execute("DROP OWNED BY airflow_operator; DROP ROLE airflow_operator")
