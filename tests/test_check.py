@@ -110,11 +110,16 @@ DAMAGES = {
     "a setting taken away": ("ALTER FUNCTION dagbump.bump RESET search_path", "functions", "changed: dagbump.bump("),
     "a call that does nothing": ("ALTER FUNCTION dagbump.bump STRICT", "functions", "changed: dagbump.bump("),
     "another default": (
-        "DO $$ BEGIN EXECUTE replace(pg_get_functiondef('dagbump.bump'::regproc), 'DEFAULT false', 'DEFAULT true'); END $$",
+        "DO $$ BEGIN EXECUTE "
+        "replace(pg_get_functiondef('dagbump.bump'::regproc), 'DEFAULT false', 'DEFAULT true'); END $$",
         "functions",
         "changed: dagbump.bump(",
     ),
-    "no history": ("DROP TABLE dagbump.history", "history", "dagbump.history is missing, and without it nothing is moved"),
+    "no history": (
+        "DROP TABLE dagbump.history",
+        "history",
+        "dagbump.history is missing, and without it nothing is moved",
+    ),
     "a history altered": (
         "ALTER TABLE dagbump.history ALTER dag_id SET NOT NULL",
         "history",
