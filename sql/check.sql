@@ -31,6 +31,8 @@ BEGIN
 
     @include:checked_functions@
 
+    @include:checked_history@
+
     @include:checked_tables@
 
     @include:checked_keys@
@@ -57,6 +59,7 @@ Answers one row per item, in this order.
   item    server           PostgreSQL 13 to 18; whether it is a hot standby
           installation     release and revision, when and by whom
           functions        their bodies, settings and security are as the upgrade has made them
+          history          the table is there, and not altered: else nothing is moved
           airflow tables   tables and columns are there, and as they were at the upgrade
           column types     each column is of a type that the functions take
           plain tables     no partitions, inheritance, views, rules, nor policies that hide rows

@@ -22,17 +22,55 @@ CREATE TABLE IF NOT EXISTS dagbump.history (
     bumped integer
 );
 
--- Whatever was there before. Locks the table only where there is something to mend: whoever bumps would wait.
+-- Whatever was there before, and nothing that is recorded is lost. Locks the table only where there is something to mend:
+-- whoever bumps would wait.
 DO $mend_history$
 DECLARE
-    altered text;
+    altered record;
 BEGIN
-    FOR altered IN
+    IF EXISTS (
         @include:altered_history@
-    LOOP
-        EXECUTE pg_catalog.format('ALTER TABLE dagbump.history DROP COLUMN IF EXISTS %I', altered);
-    END LOOP;
-    IF FOUND THEN
+    ) THEN
+        -- What makes a column NOT NULL goes; with it the identity that needs it.
+        FOR altered IN
+            SELECT con.conname
+            FROM pg_catalog.pg_constraint AS con
+            WHERE con.conrelid = 'dagbump.history'::regclass::oid AND con.contype::text = 'p'
+        LOOP
+            EXECUTE pg_catalog.format('ALTER TABLE dagbump.history DROP CONSTRAINT %I', altered.conname);
+        END LOOP;
+        FOR altered IN
+            SELECT attribute.attname
+            FROM pg_catalog.pg_attribute AS attribute
+            WHERE attribute.attrelid = 'dagbump.history'::regclass::oid AND attribute.attnum > 0 AND attribute.attnotnull
+        LOOP
+            EXECUTE pg_catalog.format(
+                'ALTER TABLE dagbump.history ALTER COLUMN %1$I DROP IDENTITY IF EXISTS, ALTER COLUMN %1$I DROP NOT NULL',
+                altered.attname
+            );
+        END LOOP;
+        -- A column of another type is given the right one; where a value in it does not fit, it stays, under another name.
+        FOR altered IN
+            SELECT found.attname, found.type, attribute.attnum
+            FROM (
+                @include:altered_history@
+            ) AS found
+            JOIN pg_catalog.pg_attribute AS attribute ON attribute.attname::text = found.attname
+            WHERE attribute.attrelid = 'dagbump.history'::regclass::oid AND found.type IS NOT NULL
+        LOOP
+            BEGIN
+                EXECUTE pg_catalog.format(
+                    'ALTER TABLE dagbump.history ALTER COLUMN %1$I TYPE pg_catalog.%2$I USING %1$I::text::pg_catalog.%2$I',
+                    altered.attname, altered.type
+                );
+            EXCEPTION
+                WHEN data_exception THEN
+                    EXECUTE pg_catalog.format(
+                        'ALTER TABLE dagbump.history RENAME COLUMN %I TO %I',
+                        altered.attname, altered.attname || '_altered_' || altered.attnum::text
+                    );
+            END;
+        END LOOP;
         ALTER TABLE dagbump.history
             ADD COLUMN IF NOT EXISTS bumped_at timestamptz,
             ADD COLUMN IF NOT EXISTS bumped_by text,

@@ -26,6 +26,7 @@ ITEMS = [
     "server",
     "installation",
     "functions",
+    "history",
     "airflow tables",
     "column types",
     "plain tables",
@@ -61,6 +62,12 @@ def test_all_is_ok_after_an_upgrade(connection: psycopg.Connection[Any]) -> None
     items = dagbump.check(connection)
     assert [item.item for item in items] == ITEMS
     assert [item for item in items if not item.ok] == []
+
+
+@pytest.mark.parametrize("setting", ["quote_all_identifiers = on", "standard_conforming_strings = off"])
+def test_settings_of_the_session_change_nothing(connection: psycopg.Connection[Any], setting: str) -> None:
+    connection.execute(f"SET LOCAL {setting}".encode())
+    assert wrong(connection) == {}
 
 
 def test_it_runs_in_a_read_only_transaction(connection: psycopg.Connection[Any]) -> None:
@@ -101,6 +108,23 @@ DAMAGES = {
         "changed: dagbump.help(text). `dagbump upgrade`",
     ),
     "a setting taken away": ("ALTER FUNCTION dagbump.bump RESET search_path", "functions", "changed: dagbump.bump("),
+    "a call that does nothing": ("ALTER FUNCTION dagbump.bump STRICT", "functions", "changed: dagbump.bump("),
+    "another default": (
+        "DO $$ BEGIN EXECUTE "
+        "replace(pg_get_functiondef('dagbump.bump'::regproc), 'DEFAULT false', 'DEFAULT true'); END $$",
+        "functions",
+        "changed: dagbump.bump(",
+    ),
+    "no history": (
+        "DROP TABLE dagbump.history",
+        "history",
+        "dagbump.history is missing, and without it nothing is moved",
+    ),
+    "a history altered": (
+        "ALTER TABLE dagbump.history ALTER dag_id SET NOT NULL",
+        "history",
+        "nothing is moved: dag_id. Run `dagbump upgrade`",
+    ),
     "a function dropped": ("DROP FUNCTION dagbump.preview", "functions", "missing: dagbump.preview("),
     "a function added": (
         "CREATE FUNCTION dagbump.bump(text) RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'",
@@ -180,6 +204,11 @@ DAMAGES = {
         "GRANT CREATE ON SCHEMA dagbump TO pg_monitor",
         "grants",
         "pg_monitor: CREATE on schema dagbump",
+    ),
+    "a grant to write a column": (
+        "GRANT UPDATE (bumped_by) ON dagbump.history TO pg_monitor",
+        "grants",
+        "pg_monitor: UPDATE on history (bumped_by)",
     ),
     "autovacuum off for the table": (
         "ALTER TABLE task_instance SET (autovacuum_enabled = off)",
@@ -299,6 +328,7 @@ class TestTheOwnersRights:
                 "EXECUTE ON FUNCTION dagbump.take_version",
                 "GRANT EXECUTE ON ROUTINE dagbump.take_version(uuid,text,text,uuid[],boolean) TO dagbump_test_owner;",
             ),
+            ("INSERT ON dagbump.history", "GRANT INSERT ON TABLE dagbump.history TO dagbump_test_owner;"),
         ):
             owned.execute(sql.SQL("REVOKE {} FROM {}").format(sql.SQL(lost), sql.Identifier(self.OWNER)))
             said = wrong(owned)["owner's rights"]

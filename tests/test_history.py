@@ -183,6 +183,44 @@ class TestDamage:
         (row,) = recorded(fleet)
         assert (row["bumped"], row["ticket"], row["application_name"]) == (1, "T-1", None)
 
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "ALTER TABLE dagbump.history ALTER dag_id SET NOT NULL, ALTER bumped_at SET NOT NULL",
+            "ALTER TABLE dagbump.history ADD PRIMARY KEY (bumped_at, dag_run_id)",
+            "ALTER TABLE dagbump.history ALTER dag_run_id TYPE integer, ALTER from_versions TYPE text, "
+            "ALTER run_id TYPE varchar(250)",
+        ],
+    )
+    def test_an_upgrade_loses_nothing_that_is_recorded(
+        self, fleet: Fleet, connection: Connection, database: URL, damage: str
+    ) -> None:
+        stale_run(fleet)
+        dagbump.bump(connection)
+        connection.commit()
+        before = recorded(fleet)
+        fleet.connection.execute(damage.encode())
+        installer.upgrade(dagbump_database.create_engine(libpq(database)))
+        assert recorded(fleet) == before
+
+    def test_what_does_not_fit_stays_beside(self, fleet: Fleet, connection: Connection, database: URL) -> None:
+        stale_run(fleet)
+        dagbump.bump(connection)
+        connection.commit()
+        fleet.connection.execute("ALTER TABLE dagbump.history ALTER bumped TYPE text USING 'one'")
+        installer.upgrade(dagbump_database.create_engine(libpq(database)))
+        (row,) = recorded(fleet)
+        assert (row["bumped"], row["bumped_altered_10"]) == (None, "one")
+
+    def test_quoted_identifiers_lose_nothing(self, fleet: Fleet, connection: Connection, database: URL) -> None:
+        stale_run(fleet)
+        connection.execute("SET LOCAL quote_all_identifiers = on")
+        assert dagbump.bump(connection).bumped == 1
+        connection.commit()
+        before = recorded(fleet)
+        installer.upgrade(dagbump_database.create_engine(f"{libpq(database)}?options=-cquote_all_identifiers%3Don"))
+        assert recorded(fleet) == before
+
     def test_an_upgrade_waits_for_nobody_who_bumps(self, fleet: Fleet, connection: Connection, database: URL) -> None:
         stale_run(fleet)
         dagbump.bump(connection)  # not committed

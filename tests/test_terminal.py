@@ -7,7 +7,9 @@ import re
 from datetime import datetime
 from typing import Any
 
+import dagbump
 import pytest
+from conftest import Connect
 from dagbump.command_line.app import app
 from sqlalchemy.engine import URL
 from support.fleet import Fleet
@@ -67,6 +69,28 @@ class TestTables:
 
     def test_a_value_is_not_markup(self, url: str) -> None:
         assert "manual__[red]x[/red]" in command(*DAGBUMP, "preview", "--url", url).stdout
+
+    @pytest.mark.parametrize("words", [["preview"], ["bump"], ["repair", "--dry-run"], ["holders"], ["history"]])
+    def test_a_value_commands_no_terminal(
+        self, fleet: Fleet, connect: Connect, database: URL, words: list[str]
+    ) -> None:
+        """Whoever may trigger a run names it."""
+        old, _ = fleet.dag("d", versions=2, is_paused=words[0] == "repair")
+        run = fleet.run("d", "r\x1b]0;owned\x07\n1 \x9b2J")
+        fleet.tis(run, old, ["queued"])
+        if words == ["history"]:
+            dagbump.bump(fleet.connection, caller_verifies=True)
+        if words == ["holders"]:
+            connect().execute("SELECT FROM task_instance FOR UPDATE")
+        done = command(*DAGBUMP, *words, "--url", libpq(database))
+        (line,) = (line for line in done.stdout.splitlines() if "owned" in line)
+        assert "r\\x1b]0;owned\\x07\\n1 \\x9b2J" in line
+
+    def test_nor_does_a_sentence(self, fleet: Fleet, database: URL) -> None:
+        fleet.dag("d\x1b[2J")
+        run = fleet.run("d\x1b[2J", state="failed")
+        done = command(*DAGBUMP, "bump", "--dag-run-id", str(run), "--url", libpq(database))
+        assert "Run 1 of DAG d\\x1b[2J is failed." in done.stdout
 
 
 class TestSentences:

@@ -21,7 +21,7 @@ DECLARE
         CROSS JOIN LATERAL pg_catalog.unnest(proc.proconfig) AS config (setting)
         JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname::text = CASE
             WHEN config.setting ~ '^search_path=.*, "?pg_temp"?$' THEN (
-                pg_catalog.parse_ident(pg_catalog.regexp_replace(config.setting, '^search_path=(.*), "?pg_temp"?$', '\1'))
+                pg_catalog.parse_ident(pg_catalog.substring(config.setting, '^search_path=(.*), "?pg_temp"?$'))
             )[1]
         END
         WHERE proc.proname::text = 'bump'
@@ -128,7 +128,7 @@ BEGIN
         SELECT function.called || ' has an argument whose default is an expression'
         FROM function
         WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
-            !~ '^(NULL::["a-z ]+(\[\])?|true|false|[0-9]+)(, (NULL::["a-z ]+(\[\])?|true|false|[0-9]+))*$'
+            !~ '^(NULL::["a-z ]+([[][]])?|true|false|[0-9]+)(, (NULL::["a-z ]+([[][]])?|true|false|[0-9]+))*$'
         UNION ALL
         SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
         FROM function

@@ -37,9 +37,13 @@ VALUES (
                                 proc.prosecdef,
                                 proc.provolatile,
                                 proc.proretset,
+                                proc.proisstrict,
+                                proc.proparallel,
                                 proc.prorettype,
                                 pg_catalog.array_to_string(proc.proargnames, ','),
                                 pg_catalog.array_to_string(proc.proconfig, ','),
+                                -- Types in it are quoted, where quote_all_identifiers is on.
+                                pg_catalog.replace(pg_catalog.pg_get_expr(proc.proargdefaults, 0::oid), '"', ''),
                                 proc.prosrc
                             ),
                             pg_catalog.getdatabaseencoding()

@@ -36,6 +36,10 @@ FROM (
     FROM pg_catalog.pg_proc AS proc
     WHERE proc.pronamespace = 'dagbump'::regnamespace::oid
     AND NOT pg_catalog.has_function_privilege(owner, proc.oid, 'EXECUTE')
+    UNION ALL
+    SELECT pg_catalog.format('GRANT %s ON TABLE dagbump.history TO %I;', privilege.name, pg_catalog.pg_get_userbyid(owner))
+    FROM (VALUES ('SELECT'), ('INSERT'), ('DELETE')) AS privilege (name)
+    WHERE NOT pg_catalog.has_table_privilege(owner, pg_catalog.to_regclass('dagbump.history')::oid, privilege.name)
 ) AS statement;
 findings := nullif(pg_catalog.concat_ws(' ', findings, missing), '');
 ok := findings IS NULL;

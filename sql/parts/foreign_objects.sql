@@ -73,7 +73,7 @@ UNION ALL
 SELECT function.called || ' has an argument whose default is an expression'
 FROM function
 WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
-    !~ '^(NULL::["a-z ]+(\[\])?|true|false|[0-9]+)(, (NULL::["a-z ]+(\[\])?|true|false|[0-9]+))*$'
+    !~ '^(NULL::["a-z ]+([[][]])?|true|false|[0-9]+)(, (NULL::["a-z ]+([[][]])?|true|false|[0-9]+))*$'
 UNION ALL
 SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
 FROM function

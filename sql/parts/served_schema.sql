@@ -9,7 +9,7 @@
     CROSS JOIN LATERAL pg_catalog.unnest(proc.proconfig) AS config (setting)
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname::text = CASE
         WHEN config.setting ~ '^search_path=.*, "?pg_temp"?$' THEN (
-            pg_catalog.parse_ident(pg_catalog.regexp_replace(config.setting, '^search_path=(.*), "?pg_temp"?$', '\1'))
+            pg_catalog.parse_ident(pg_catalog.substring(config.setting, '^search_path=(.*), "?pg_temp"?$'))
         )[1]
     END
     WHERE proc.proname::text = 'bump'

@@ -111,9 +111,13 @@ BEGIN
                                 proc.prosecdef,
                                 proc.provolatile,
                                 proc.proretset,
+                                proc.proisstrict,
+                                proc.proparallel,
                                 proc.prorettype,
                                 pg_catalog.array_to_string(proc.proargnames, ','),
                                 pg_catalog.array_to_string(proc.proconfig, ','),
+                                -- Types in it are quoted, where quote_all_identifiers is on.
+                                pg_catalog.replace(pg_catalog.pg_get_expr(proc.proargdefaults, 0::oid), '"', ''),
                                 proc.prosrc
                             ),
                             pg_catalog.getdatabaseencoding()
@@ -133,6 +137,51 @@ BEGIN
         WHEN recorded_functions IS NULL THEN 'There is no record of how they should be. Run `dagbump upgrade`.'
         WHEN findings IS NULL THEN 'as shipped'
         ELSE findings || '. `dagbump upgrade` makes anew what is missing or changed; what is not of this release, look at and drop.'
+    END;
+    RETURN NEXT;
+
+    item := 'history';
+    SELECT pg_catalog.string_agg(altered.attname, ', ' ORDER BY altered.attname) INTO findings
+    FROM (
+        -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which that
+        -- table has nowhere. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
+        SELECT wanted.attname, wanted.type
+        FROM (
+            VALUES
+            ('bumped_at', 'timestamptz'),
+            ('bumped_by', 'text'),
+            ('application_name', 'text'),
+            ('dag_run_id', 'int8'),
+            ('dag_id', 'text'),
+            ('run_id', 'text'),
+            ('from_versions', 'jsonb'),
+            ('dag_version_id', 'uuid'),
+            ('version_number', 'int4'),
+            ('bumped', 'int4')
+        ) AS wanted (attname, type)
+        WHERE NOT EXISTS (
+            SELECT FROM pg_catalog.pg_attribute AS attribute
+            JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
+            WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
+            AND attribute.attname::text = wanted.attname
+            AND type.typnamespace = 'pg_catalog'::regnamespace::oid
+            AND type.typname::text = wanted.type
+            AND attribute.atttypmod = -1
+        )
+        UNION ALL
+        SELECT attribute.attname::text, NULL
+        FROM pg_catalog.pg_attribute AS attribute
+        WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
+        AND attribute.attnum > 0
+        AND attribute.attnotnull
+    ) AS altered;
+    ok := findings IS NULL;
+    detail := CASE
+        WHEN pg_catalog.to_regclass('dagbump.history') IS NULL
+            THEN 'The table dagbump.history is missing, and without it nothing is moved. Run `dagbump upgrade`, which makes it.'
+        WHEN findings IS NULL THEN 'the table is as shipped'
+        ELSE 'The table dagbump.history has been altered, and so nothing is moved: ' || findings || '. Run `dagbump upgrade`, which '
+            'mends it, and keeps what it holds.'
     END;
     RETURN NEXT;
 
@@ -441,7 +490,7 @@ BEGIN
         SELECT function.called || ' has an argument whose default is an expression'
         FROM function
         WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
-            !~ '^(NULL::["a-z ]+(\[\])?|true|false|[0-9]+)(, (NULL::["a-z ]+(\[\])?|true|false|[0-9]+))*$'
+            !~ '^(NULL::["a-z ]+([[][]])?|true|false|[0-9]+)(, (NULL::["a-z ]+([[][]])?|true|false|[0-9]+))*$'
         UNION ALL
         SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
         FROM function
@@ -515,6 +564,10 @@ BEGIN
         FROM pg_catalog.pg_proc AS proc
         WHERE proc.pronamespace = 'dagbump'::regnamespace::oid
         AND NOT pg_catalog.has_function_privilege(owner, proc.oid, 'EXECUTE')
+        UNION ALL
+        SELECT pg_catalog.format('GRANT %s ON TABLE dagbump.history TO %I;', privilege.name, pg_catalog.pg_get_userbyid(owner))
+        FROM (VALUES ('SELECT'), ('INSERT'), ('DELETE')) AS privilege (name)
+        WHERE NOT pg_catalog.has_table_privilege(owner, pg_catalog.to_regclass('dagbump.history')::oid, privilege.name)
     ) AS statement;
     findings := nullif(pg_catalog.concat_ws(' ', findings, missing), '');
     ok := findings IS NULL;
@@ -578,6 +631,17 @@ BEGIN
             FROM pg_catalog.pg_proc AS proc
             JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
             WHERE namespace.nspname::text = 'dagbump'
+            UNION ALL
+            SELECT
+                class.oid,
+                'COLUMN',
+                pg_catalog.format('%s (%s)', class.relname, attribute.attname),
+                'SELECT',
+                attribute.attacl
+            FROM pg_catalog.pg_class AS class
+            JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+            JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = class.oid
+            WHERE namespace.nspname::text = 'dagbump' AND class.relkind::text = 'r' AND NOT attribute.attisdropped
         ) AS object
         CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
         LEFT JOIN (
@@ -702,6 +766,7 @@ Answers one row per item, in this order.
   item    server           PostgreSQL 13 to 18; whether it is a hot standby
           installation     release and revision, when and by whom
           functions        their bodies, settings and security are as the upgrade has made them
+          history          the table is there, and not altered: else nothing is moved
           airflow tables   tables and columns are there, and as they were at the upgrade
           column types     each column is of a type that the functions take
           plain tables     no partitions, inheritance, views, rules, nor policies that hide rows

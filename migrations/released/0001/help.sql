@@ -25,7 +25,7 @@ BEGIN
                     -- Of a procedure's, PostgreSQL says IN since 14.
                     || pg_catalog.regexp_replace(
                         pg_catalog.replace(pg_catalog.pg_get_function_arguments(proc.oid), ', ', E',\n    '),
-                        '(^|\n +)IN ', '\1', 'g'
+                        '(^|\n +)IN ', E'\\1', 'g'
                     ) || E'\n)\n\n'
                     || pg_catalog.obj_description(proc.oid, 'pg_proc')
             END

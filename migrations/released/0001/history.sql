@@ -22,44 +22,115 @@ CREATE TABLE IF NOT EXISTS dagbump.history (
     bumped integer
 );
 
--- Whatever was there before. Locks the table only where there is something to mend: whoever bumps would wait.
+-- Whatever was there before, and nothing that is recorded is lost. Locks the table only where there is something to mend:
+-- whoever bumps would wait.
 DO $mend_history$
 DECLARE
-    altered text;
+    altered record;
 BEGIN
-    FOR altered IN
+    IF EXISTS (
         -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which that
-        -- table has nowhere.
-        SELECT wanted.attname
+        -- table has nowhere. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
+        SELECT wanted.attname, wanted.type
         FROM (
             VALUES
-            ('bumped_at', 'timestamp with time zone'),
+            ('bumped_at', 'timestamptz'),
             ('bumped_by', 'text'),
             ('application_name', 'text'),
-            ('dag_run_id', 'bigint'),
+            ('dag_run_id', 'int8'),
             ('dag_id', 'text'),
             ('run_id', 'text'),
             ('from_versions', 'jsonb'),
             ('dag_version_id', 'uuid'),
-            ('version_number', 'integer'),
-            ('bumped', 'integer')
+            ('version_number', 'int4'),
+            ('bumped', 'int4')
         ) AS wanted (attname, type)
         WHERE NOT EXISTS (
             SELECT FROM pg_catalog.pg_attribute AS attribute
+            JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
             WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
             AND attribute.attname::text = wanted.attname
-            AND pg_catalog.format_type(attribute.atttypid, attribute.atttypmod) = wanted.type
+            AND type.typnamespace = 'pg_catalog'::regnamespace::oid
+            AND type.typname::text = wanted.type
+            AND attribute.atttypmod = -1
         )
         UNION ALL
-        SELECT attribute.attname::text
+        SELECT attribute.attname::text, NULL
         FROM pg_catalog.pg_attribute AS attribute
         WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
         AND attribute.attnum > 0
         AND attribute.attnotnull
-    LOOP
-        EXECUTE pg_catalog.format('ALTER TABLE dagbump.history DROP COLUMN IF EXISTS %I', altered);
-    END LOOP;
-    IF FOUND THEN
+    ) THEN
+        -- What makes a column NOT NULL goes; with it the identity that needs it.
+        FOR altered IN
+            SELECT con.conname
+            FROM pg_catalog.pg_constraint AS con
+            WHERE con.conrelid = 'dagbump.history'::regclass::oid AND con.contype::text = 'p'
+        LOOP
+            EXECUTE pg_catalog.format('ALTER TABLE dagbump.history DROP CONSTRAINT %I', altered.conname);
+        END LOOP;
+        FOR altered IN
+            SELECT attribute.attname
+            FROM pg_catalog.pg_attribute AS attribute
+            WHERE attribute.attrelid = 'dagbump.history'::regclass::oid AND attribute.attnum > 0 AND attribute.attnotnull
+        LOOP
+            EXECUTE pg_catalog.format(
+                'ALTER TABLE dagbump.history ALTER COLUMN %1$I DROP IDENTITY IF EXISTS, ALTER COLUMN %1$I DROP NOT NULL',
+                altered.attname
+            );
+        END LOOP;
+        -- A column of another type is given the right one; where a value in it does not fit, it stays, under another name.
+        FOR altered IN
+            SELECT found.attname, found.type, attribute.attnum
+            FROM (
+                -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which that
+                -- table has nowhere. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
+                SELECT wanted.attname, wanted.type
+                FROM (
+                    VALUES
+                    ('bumped_at', 'timestamptz'),
+                    ('bumped_by', 'text'),
+                    ('application_name', 'text'),
+                    ('dag_run_id', 'int8'),
+                    ('dag_id', 'text'),
+                    ('run_id', 'text'),
+                    ('from_versions', 'jsonb'),
+                    ('dag_version_id', 'uuid'),
+                    ('version_number', 'int4'),
+                    ('bumped', 'int4')
+                ) AS wanted (attname, type)
+                WHERE NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_attribute AS attribute
+                    JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
+                    WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
+                    AND attribute.attname::text = wanted.attname
+                    AND type.typnamespace = 'pg_catalog'::regnamespace::oid
+                    AND type.typname::text = wanted.type
+                    AND attribute.atttypmod = -1
+                )
+                UNION ALL
+                SELECT attribute.attname::text, NULL
+                FROM pg_catalog.pg_attribute AS attribute
+                WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
+                AND attribute.attnum > 0
+                AND attribute.attnotnull
+            ) AS found
+            JOIN pg_catalog.pg_attribute AS attribute ON attribute.attname::text = found.attname
+            WHERE attribute.attrelid = 'dagbump.history'::regclass::oid AND found.type IS NOT NULL
+        LOOP
+            BEGIN
+                EXECUTE pg_catalog.format(
+                    'ALTER TABLE dagbump.history ALTER COLUMN %1$I TYPE pg_catalog.%2$I USING %1$I::text::pg_catalog.%2$I',
+                    altered.attname, altered.type
+                );
+            EXCEPTION
+                WHEN data_exception THEN
+                    EXECUTE pg_catalog.format(
+                        'ALTER TABLE dagbump.history RENAME COLUMN %I TO %I',
+                        altered.attname, altered.attname || '_altered_' || altered.attnum::text
+                    );
+            END;
+        END LOOP;
         ALTER TABLE dagbump.history
             ADD COLUMN IF NOT EXISTS bumped_at timestamptz,
             ADD COLUMN IF NOT EXISTS bumped_by text,

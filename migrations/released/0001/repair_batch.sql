@@ -306,29 +306,32 @@ BEGIN
                 IF NOT history_is_whole THEN
                     IF EXISTS (
                         -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which that
-                        -- table has nowhere.
-                        SELECT wanted.attname
+                        -- table has nowhere. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
+                        SELECT wanted.attname, wanted.type
                         FROM (
                             VALUES
-                            ('bumped_at', 'timestamp with time zone'),
+                            ('bumped_at', 'timestamptz'),
                             ('bumped_by', 'text'),
                             ('application_name', 'text'),
-                            ('dag_run_id', 'bigint'),
+                            ('dag_run_id', 'int8'),
                             ('dag_id', 'text'),
                             ('run_id', 'text'),
                             ('from_versions', 'jsonb'),
                             ('dag_version_id', 'uuid'),
-                            ('version_number', 'integer'),
-                            ('bumped', 'integer')
+                            ('version_number', 'int4'),
+                            ('bumped', 'int4')
                         ) AS wanted (attname, type)
                         WHERE NOT EXISTS (
                             SELECT FROM pg_catalog.pg_attribute AS attribute
+                            JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
                             WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
                             AND attribute.attname::text = wanted.attname
-                            AND pg_catalog.format_type(attribute.atttypid, attribute.atttypmod) = wanted.type
+                            AND type.typnamespace = 'pg_catalog'::regnamespace::oid
+                            AND type.typname::text = wanted.type
+                            AND attribute.atttypmod = -1
                         )
                         UNION ALL
-                        SELECT attribute.attname::text
+                        SELECT attribute.attname::text, NULL
                         FROM pg_catalog.pg_attribute AS attribute
                         WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
                         AND attribute.attnum > 0

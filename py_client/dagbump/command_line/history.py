@@ -19,7 +19,7 @@ from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import BIGINT, DagIds, DagRunIds, Json, OfAirflow, Url, Wide, integer, moment
 from dagbump.command_line.output import as_json as to_json
-from dagbump.command_line.output import counted, print_json, printing
+from dagbump.command_line.output import counted, print_json, printing, visible
 from dagbump.command_line.tables import Column, print_table
 from dagbump.results import HistoryEntry
 
@@ -121,7 +121,7 @@ def _print_line(row: HistoryEntry, *, as_json: bool) -> None:
     at = row.bumped_at.astimezone().isoformat(" ", "seconds")
     moved = f"{counted(row.bumped, 'task instance')} to version {row.version_number} from {row.came_from}"
     who = f"{row.bumped_by}{f' ({row.application_name})' if row.application_name else ''}"
-    print(f"{at} {row.dag_id} {row.run_id}: {moved}, by {who}", flush=True)
+    print(visible(f"{at} {row.dag_id} {row.run_id}: {moved}, by {who}"), flush=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -20,6 +21,10 @@ from dagbump.results import BumpResult
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+
+# Characters that move the cursor, end a line, or turn round what is read, rather than being shown.
+_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @contextmanager
@@ -63,6 +68,7 @@ def print_text(message: str) -> None:
 
 def _wrapped(message: str, stream: TextIO | None) -> str:
     """Break lines between words where they go to a terminal, which would break them anywhere."""
+    message = "\n".join(visible(line) for line in message.split("\n"))
     if stream is None or not stream.isatty():
         return message
     width = shutil.get_terminal_size().columns
@@ -93,6 +99,11 @@ def sentence(result: BumpResult) -> str:
         waiting = counted(len(result.needs_verify), "run")
         parts.append(f"left {waiting} to the scheduler, whose verify_integrity is due")
     return "; ".join(parts)
+
+
+def visible(text: str) -> str:
+    """Escape what a terminal would obey: whoever may trigger a run chooses its run_id, and a role its name."""
+    return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def counted(count: int, noun: str) -> str:

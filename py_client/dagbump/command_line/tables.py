@@ -12,6 +12,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from dagbump.command_line.output import visible
+
 # Colours that can be read on a light and on a dark background.
 WRONG, WAITING, GOOD, IDLE = (Style.parse(name) for name in ("bold red", "magenta", "green", "dim"))
 
@@ -92,6 +94,10 @@ def _styled(column: Column, value: Any) -> Text:
 
 
 def _cell(value: Any) -> str:
+    return visible(_words(value))
+
+
+def _words(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {count}" for key, count in sorted(value.items()))
     if isinstance(value, datetime):
