@@ -332,6 +332,8 @@ class TestLookUps:
         assert self.asked(url, "--since", "2000-01-01 10:00Z", "--until", "2000-01-02") == []
         refused = command(*DAGBUMP, "history", "--since", "yesterday", DAGBUMP_URL=url)
         assert (refused.returncode, "nor an age, as 2h" in refused.stderr) == (2, True)
+        refused = command(*DAGBUMP, "history", "--follow", "--until", "2h", DAGBUMP_URL=url)
+        assert (refused.returncode, "say one of them" in refused.stderr) == (2, True)
 
     def test_runs_and_dags(self, url: str, fleet: Fleet) -> None:
         (run,) = fleet.execute("SELECT id FROM dag_run WHERE dag_id = 'older'").fetchone() or (None,)

@@ -14,9 +14,9 @@ def demo(
     runs: Annotated[int, typer.Option("--runs", min=1, metavar="N", help="Running runs in the fleet.")] = 20,
     tis: Annotated[int, typer.Option("--tis", min=1, metavar="N", help="Task instances of each.")] = 100,
 ) -> None:
-    r"""Show it all on an embedded PostgreSQL: a fleet of runs, new DAG versions, loops, and what each costs.
+    """Show it all on an embedded PostgreSQL: a fleet of runs, new DAG versions, loops, and what each costs.
 
-    Touches no database of yours, and removes what it makes. Needs: pip install 'dagbump\[demo]'.
+    Touches no database of yours, and removes what it makes. Needs: pip install 'dagbump[demo]'.
     """
     with exit_codes():
         try:

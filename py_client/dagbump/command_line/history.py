@@ -72,6 +72,8 @@ def history(
 
     With --follow, each is a line (with --json, an object on a line), looked for once a second. It does not reconnect.
     """
+    if follow and until is not None:
+        raise typer.BadParameter("--follow prints what comes, and --until ends before it: say one of them")
     with exit_codes(), usable_connection(url, airflow_schema) as (connection, _):
         rows = client.history(connection, dag_run_id, dag_id, since, until, limit)
         connection.rollback()

@@ -47,7 +47,7 @@ _LEFT = (
 _WHAT_TO_DO = {
     "bump": "other transactions hold these, or they have become stale meanwhile: run the same command again.",
     "needs_verify": "Airflow's scheduler verifies and moves these within a loop; see that one is running.",
-    "missing_tasks": "these lack task instances: Airflow's verify_integrity has to make them.",
+    "missing_tasks": "these lack tasks, which Airflow makes only when the DAG gets its next version.",
     "pinned": "these runs keep the version that they were created with; nothing has to be done.",
     "versionless": "others hold these; or the version of their run is gone: then clear them, or fail the run.",
     "paused": "unpause the DAG, and the scheduler gets to these.",
