@@ -19,7 +19,7 @@ from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import BIGINT, DagIds, DagRunIds, Json, OfAirflow, Url, Wide, integer, moment
 from dagbump.command_line.output import as_json as to_json
-from dagbump.command_line.output import counted, print_json, printing, visible
+from dagbump.command_line.output import counted, print_json, print_text, printing, visible
 from dagbump.command_line.tables import Column, print_table
 from dagbump.results import HistoryEntry
 
@@ -77,6 +77,7 @@ def history(
     with exit_codes(), usable_connection(url, airflow_schema) as (connection, _):
         rows = client.history(connection, dag_run_id, dag_id, since, until, limit)
         connection.rollback()
+        narrowed = dag_run_id or dag_id or since or until or not limit
         if follow:
             with _until_told_to_end():
                 for row in rows:
@@ -90,7 +91,8 @@ def history(
         elif rows:
             print_table(_HISTORY, rows, wide=wide)
         else:
-            print("Nothing has been moved, as far as dagbump.history goes back.")
+            asked_for = ", of what was asked for" if narrowed else ""
+            print_text(f"Nothing has been moved{asked_for}, as far as dagbump.history goes back.")
 
 
 def _what_comes(
