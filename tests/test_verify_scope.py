@@ -162,6 +162,7 @@ def dag(request: pytest.FixtureRequest, worker: Worker, airflow_url: URL) -> Ite
         connection.execute("DELETE FROM dag_run")
 
 
+@pytest.mark.once
 class TestWhatAirflowSerializes:
     def test_a_run_that_airflow_has_made_lacks_nothing(self, dag: SerializedDag) -> None:
         assert dag.scope() == RunScope(dag.run, (), (), (), has_mapped=dag.dag_id in HAVE_MAPPED)
@@ -199,6 +200,7 @@ class TestWhatAirflowSerializes:
         assert dag.scope().vanished_tasks == ()
 
 
+@pytest.mark.once
 def test_what_airflow_has_compressed_cannot_be_read(airflow_url: URL, tmp_path: Path) -> None:
     environment = {"AIRFLOW__CORE__COMPRESS_SERIALIZED_DAGS": "True"}
     with (
