@@ -5,6 +5,7 @@ What is in it, pins/airflow-RELEASE.in says; in which versions, the .txt beside 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -53,10 +54,13 @@ def python_of(version: str) -> Path:
     environment = CACHE / f"airflow-{version}-{name}"
     python = environment / "bin" / "python"
     complete = environment / ".complete"
-    if NEWEST or not complete.exists():
-        uv("venv", "--clear", "--python", "3.11", str(environment))
-        install(version, python, "--requirement", str(packages))
-        complete.touch()
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / f"{environment.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs may want it at once
+        if NEWEST or not complete.exists():
+            uv("venv", "--clear", "--python", "3.11", str(environment))
+            install(version, python, "--requirement", str(packages))
+            complete.touch()
     return python
 
 
