@@ -28,10 +28,11 @@ from support.releases.worker import Worker, start_worker
 from support.server import Server
 
 from benchmarks import fleet, machine
+from benchmarks import plan as loop_plan
 from benchmarks.contenders import BareUpdate, Contender, Memory, SelectOne, Timing
 from benchmarks.database import connect, install, recreate, scalar, start_server
 from benchmarks.measure import Cost, figure, measure_steady, measure_version_change
-from benchmarks.plan import LOOP_RUNS, QUICK, Plan, Rounds, Shape
+from benchmarks.plan import LOOP_RUNS, Plan, Rounds, Shape
 from benchmarks.report import fill_blocks, table
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "scheduler-loops.md"
@@ -39,7 +40,7 @@ RELEASES = ("3.1.6", "3.3.2")
 # What the new version brings, and what is added to the DAG file of the fleet from the start.
 KINDS = {"nothing": "", "a task": "", "nothing, with a mapped task": fleet.MAPPED}
 LOOPS = {"steady": False, "version change": True}
-_HUGE = 2_000  # TIs per run, from which on a loop takes a minute
+_HUGE = 2_000  # TIs per run, from which on a whole loop takes minutes
 _CONF = 1_000_000  # bytes
 
 
@@ -176,8 +177,8 @@ def _template(release: str) -> str:
     return f"bench_template_{release}"
 
 
-def measure(plan: _Plan, progress: Callable[[str], None]) -> Results:
-    """Do it all."""
+def measure(plan: _Plan, progress: Callable[[str], None]) -> Iterator[Results]:
+    """Do it all; answer, after each fleet, what has been found out so far."""
     work: dict[str, dict[str, dict[str, Cost]]] = {kind: {} for kind in KINDS}
     look: dict[str, dict[str, Cost]] = {}
     loops: list[Loops] = []
@@ -188,21 +189,25 @@ def measure(plan: _Plan, progress: Callable[[str], None]) -> Results:
         for release in RELEASES:
             stack.callback(server.drop_database, _template(release))
             environments.migrate(release, recreate(server, _template(release), "template0"), home)
-        for shape, kind in plan.version_work:
-            progress(f"{shape}, {kind}: Airflow makes the fleet")
-            with _stage(server, shape, kind, RELEASES) as stage:
+        about = machine.describe(server, {})
+        for shape, kind in plan.steps:
+            progress(f"{shape}, {kind or 'whole loops'}: Airflow makes the fleet")
+            with _stage(server, shape, kind or "nothing", RELEASES if kind else _of_whole_loops(shape)) as stage:
+                if kind is None:
+                    loops += _measure_loops(stage, plan, progress)
+                    yield Results(about, work, look, loops)
+                    continue
                 contenders = _contenders(stage, kind)
                 work[kind][str(shape)] = measure_version_change(contenders, plan.rounds, observer, progress)
                 if kind == "nothing":
                     own = stage.updates[RELEASES[-1]]
                     sides = [Look("look", own, own), SelectOne("select-1", own, own)]
                     look[str(shape)] = measure_steady(sides, plan.rounds, observer, progress)
-        for shape in plan.whole_loops:
-            progress(f"{shape}: Airflow makes the fleet for whole loops")
-            with _stage(server, shape, "nothing", RELEASES if shape.tis < _HUGE else RELEASES[-1:]) as stage:
-                loops += _measure_loops(stage, plan, progress)
-        first = next(iter(work["nothing"].values()))
-        return Results(machine.describe(server, {}) | {"contenders": sorted(first)}, work, look, loops)
+            yield Results(about, work, look, loops)
+
+
+def _of_whole_loops(shape: Shape) -> tuple[str, ...]:
+    return RELEASES if shape.tis < _HUGE else RELEASES[-1:]
 
 
 def _contenders(stage: _Stage, kind: str) -> list[Contender]:
@@ -239,7 +244,8 @@ def _measure_loop(stage: _Stage, plan: _Plan, loop: str, conf: int) -> Iterator[
         ms, version_ms = (
             figure(statistics.median(each[name][part] for each in taken)) for part in ("ms", "version_ms")
         )
-        peak = None if huge else once(name, traced=True)["peak"]
+        # Tracing takes several times as long; what memory does is seen in the common case.
+        peak = once(name, traced=True)["peak"] if loop == "steady" and not conf and not huge else None
         yield Loops(str(stage.shape), loop, conf, name, ms, version_ms, peak, len(taken))
 
 
@@ -248,29 +254,23 @@ class _Plan:
     """What is measured.
 
     Attributes:
-        version_work: fleets, and what the new version brings.
-        whole_loops: fleets.
+        steps: fleets, and what the new version brings; None: whole loops.
         rounds: how often.
         loops: how often a whole loop.
     """
 
-    version_work: tuple[tuple[Shape, str], ...]
-    whole_loops: tuple[Shape, ...]
+    steps: tuple[tuple[Shape, str | None], ...]
     rounds: Plan
     loops: int
-
-
-def _shapes(*sizes: int) -> tuple[Shape, ...]:
-    return tuple(Shape(LOOP_RUNS, tis) for tis in sizes)
 
 
 def _rounds(seconds: float, least: int, most: int) -> Plan:
     steady = Rounds(seconds=1, least=3, most=20)
     return Plan(
-        _shapes(500),
+        (Shape(1, 1),),
         steady,
         0.04,
-        QUICK.observed,
+        loop_plan.QUICK.observed,
         Rounds(seconds=seconds, least=least, most=most, limit_seconds=60),
         5,
         Shape(1, 1),
@@ -278,14 +278,19 @@ def _rounds(seconds: float, least: int, most: int) -> Plan:
     )
 
 
+_SMALL, _TYPICAL, _MIDDLE, _LARGE = (Shape(LOOP_RUNS, tis) for tis in (50, 100, 500, 5_000))
 FULL = _Plan(
-    tuple((shape, kind) for kind in ("nothing", "a task") for shape in _shapes(500, 5_000))
-    + tuple((shape, "nothing, with a mapped task") for shape in _shapes(500)),
-    _shapes(100, 500, 5_000),
-    _rounds(8, 3, 15),
-    3,
+    (
+        *((_MIDDLE, kind) for kind in KINDS),
+        (_TYPICAL, None),
+        (_MIDDLE, None),
+        (_LARGE, "nothing"),
+        (_LARGE, "a task"),
+    ),
+    _rounds(5, 2, 8),
+    1,
 )
-SMALL = _Plan(tuple((shape, kind) for kind in KINDS for shape in _shapes(50)), _shapes(50), _rounds(0.1, 2, 2), 1)
+QUICK = _Plan((*((_SMALL, kind) for kind in KINDS), (_SMALL, None)), _rounds(0.1, 2, 2), 1)
 
 
 def main(
@@ -296,13 +301,19 @@ def main(
     console = Console(stderr=True, highlight=False)
     directory = DOCUMENT.parents[1] / ".cache" / "benchmark" if quick else DOCUMENT.parent
     file = directory / "scheduler-loops.json"
-    if not report_only:
-        directory.mkdir(parents=True, exist_ok=True)
-        results = measure(SMALL if quick else FULL, lambda line: console.print(line, soft_wrap=True))
+    directory.mkdir(parents=True, exist_ok=True)
+
+    def write() -> None:
+        text = fill_blocks(DOCUMENT.read_text(encoding="utf-8"), blocks(load(file)))
+        (directory / DOCUMENT.name).write_text(text, encoding="utf-8")
+
+    if report_only:
+        write()
+        return
+    for results in measure(QUICK if quick else FULL, lambda line: console.print(line, soft_wrap=True)):
         file.write_text(json.dumps(asdict(results), indent=1) + "\n", encoding="utf-8")
-    text = fill_blocks(DOCUMENT.read_text(encoding="utf-8"), blocks(load(file)))
-    (directory / DOCUMENT.name).write_text(text, encoding="utf-8")
-    console.print(text, markup=False, soft_wrap=True)
+        write()
+    console.print(f"Written to {directory / DOCUMENT.name}.", soft_wrap=True)
 
 
 def load(file: Path) -> Results:
