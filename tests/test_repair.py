@@ -464,6 +464,7 @@ class TestCommand:
             gate.execute("SELECT pg_advisory_unlock(1)")
             assert repair.finish(timeout=30) == 1
         assert repair.count("Interrupted: 6 task instances moved in 1 run; the same command goes on.") == 1
+        assert repair.count("this repair has not come to them") == 1
         assert fleet.versions_of(tis).count(new) == 6
         assert "Done: 6 task instances" in command(*words, DAGBUMP_URL=libpq(database)).stdout
         assert fleet.versions_of(tis) == [new] * 12
