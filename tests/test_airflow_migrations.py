@@ -7,6 +7,7 @@ commands run in both databases at once, and the tests look at what came of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -218,7 +219,7 @@ def test_a_bump_moves_what_it_should_or_fails_closed(chain: Chain, name: str) ->
 
     if is_new_shape and not IS_SERVED:
         assert stage.upgrade[0] == 4
-        assert "missing: task_instance_history" in stage.upgrade[1]
+        assert re.search("missing: .*task_instance_history", stage.upgrade[1])
         assert stage.upgraded == "UnsupportedAirflow"
     else:
         assert stage.upgrade[0] == 0, stage.upgrade[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def test_an_airflow_that_it_does_not_know_is_refused_with_nothing_written(instal
     if installed.release not in environments.BETAS:
         pytest.skip(f"dagbump serves Airflow {installed.release}")
     before = server.dump_schema(installed.url)
-    assert "missing: task_instance_history" in installed.refused("upgrade")
+    assert re.search("missing: .*task_instance_history", installed.refused("upgrade"))
     assert server.dump_schema(installed.url) == before
 
 
