@@ -202,10 +202,13 @@ def test_never_where_the_interval_is_0(dag: LiveDag) -> None:
     assert "D" not in dag.tis()
 
 
-def test_not_where_the_latest_version_is_held(dag: LiveDag, airflow_url: URL) -> None:
+@pytest.mark.parametrize("updated_before", [False, True])
+def test_not_where_the_latest_version_is_held(dag: LiveDag, airflow_url: URL, updated_before: bool) -> None:
     bump_without_a_verify(dag)
     dag.worker("start_scheduler")
     with psycopg.connect(server.libpq(airflow_url)) as other:
+        if updated_before:
+            other.execute("UPDATE dag_version SET last_updated = now() WHERE id = %s", (dag.versions()[2],))
         other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (dag.versions()[2],))
         assert dag.worker("loop")["verified"] == []
     dag.worker("let_the_interval_pass")

@@ -29,8 +29,12 @@ from dagbump.airflow_plugin.compatibility import (
 from dagbump.airflow_plugin.loop import HeldRuns, Loop, Memory
 from dagbump.airflow_plugin.reporting import Reporter
 from dagbump.airflow_plugin.verification import few_task_instances, would_do_nothing
+from dagbump.errors import sqlstate
 from dagbump.held import describe
 from dagbump.results import BumpResult, RunScope
+
+_SET_LOCK_TIMEOUT = sa.text("SELECT pg_catalog.set_config('lock_timeout', :timeout, TRUE)")
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 class Scheduling:
@@ -233,7 +237,18 @@ class Scheduling:
             .where(version.id.in_({loop.versions[dag_id].id for dag_id in dag_ids.values()}))
             .with_for_update(read=True, key_share=True, skip_locked=True)
         )
-        free = set(loop.session.scalars(query))
+        connection = loop.session.connection()
+        try:
+            with connection.begin_nested():
+                # Of a version that was updated before it was locked, SKIP LOCKED waits: see dagbump.take_version.
+                before = connection.scalar(sa.text("SELECT pg_catalog.current_setting('lock_timeout')"))
+                connection.execute(_SET_LOCK_TIMEOUT, {"timeout": "1ms"})
+                free = set(connection.scalars(query))
+                connection.execute(_SET_LOCK_TIMEOUT, {"timeout": before})
+        except DBAPIError as error:
+            if sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                raise
+            return set()
         return {run for run, dag_id in dag_ids.items() if loop.versions[dag_id].id in free}
 
     def _can_be_spared(self) -> bool:
