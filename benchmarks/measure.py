@@ -133,6 +133,8 @@ def _set_the_stage(contender: Contender) -> None:
     vacuum(contender.connection)
     contender.warm_up()
     contender.prepare(contender.change_version())
+    if not count_stale(contender.connection):
+        raise RuntimeError(f"benchmark: there is nothing to do for {contender.name} after a version change")
 
 
 def _turns(samples: Sequence[_Samples], rounds: Rounds, progress: Progress, what: str) -> Iterator[_Samples]:

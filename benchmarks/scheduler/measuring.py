@@ -8,21 +8,17 @@ update_state, which dagbump does not touch.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 import psycopg
-import typer
 from dagbump import client
-from pydantic import TypeAdapter
-from rich.console import Console
 from support.releases import environments
 from support.releases.worker import Worker, start_worker
 from support.server import Server
@@ -33,57 +29,14 @@ from benchmarks.contenders import BareUpdate, Contender, Memory, SelectOne, Timi
 from benchmarks.database import connect, install, recreate, scalar, start_server
 from benchmarks.measure import Cost, figure, measure_steady, measure_version_change
 from benchmarks.plan import LOOP_RUNS, Plan, Rounds, Shape
-from benchmarks.report import fill_blocks, table
+from benchmarks.scheduler.results import A_TASK, MAPPED, NOTHING, RELEASES, Loops, Results
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "scheduler-loops.md"
-RELEASES = ("3.1.6", "3.3.2")
 # What the new version brings, and what is added to the DAG file of the fleet from the start.
-KINDS = {"nothing": "", "a task": "", "nothing, with a mapped task": fleet.MAPPED}
+KINDS = {NOTHING: "", A_TASK: "", MAPPED: fleet.MAPPED}
+# Whether there is a new version.
 LOOPS = {"steady": False, "version change": True}
 _HUGE = 2_000  # TIs per run, from which on a whole loop takes minutes
 _CONF = 1_000_000  # bytes
-
-
-@dataclass(frozen=True)
-class Loops:
-    """What whole loops took, in one fleet; milliseconds are medians.
-
-    Attributes:
-        fleet: runs x TIs.
-        loop: one of `LOOPS`.
-        conf: bytes of each run's conf.
-        who: whose loop it is.
-        ms: the whole loop.
-        version_ms: of which examining, bumping, verifying, and reading the DAG for it.
-        peak: bytes that Python held at most; None where it was not traced.
-        count: of how many loops.
-    """
-
-    fleet: str
-    loop: str
-    conf: int
-    who: str
-    ms: float
-    version_ms: float
-    peak: float | None
-    count: int
-
-
-@dataclass(frozen=True)
-class Results:
-    """All that was found out.
-
-    Attributes:
-        machine: what it ran on.
-        version_work: by kind, then by fleet, then by contender.
-        look: the look for missing tasks, by fleet; and a round trip.
-        loops: whole loops.
-    """
-
-    machine: dict[str, Any]
-    version_work: dict[str, dict[str, dict[str, Cost]]]
-    look: dict[str, dict[str, Cost]]
-    loops: list[Loops]
 
 
 class Scheduler(Contender):
@@ -96,7 +49,7 @@ class Scheduler(Contender):
         super().__init__(name, connection, connection)
         self._worker = worker
         self._tasks = shape.tis
-        self._adds_tasks = kind == "a task"
+        self._adds_tasks = kind == A_TASK
 
     def change_version(self) -> UUID:
         """Let there be a new version, with one task more where that is what is measured."""
@@ -107,14 +60,27 @@ class Scheduler(Contender):
         version: UUID = scalar(self.connection, "SELECT id FROM dag_version ORDER BY version_number DESC LIMIT 1")
         return version
 
+    def warm_up(self) -> None:
+        """Let Airflow do a loop in which nothing changed."""
+        self._worker("loop")
+
     def loop(self) -> Timing:
-        """Let Airflow do a loop."""
+        """Let Airflow do the loop after a change."""
         timing = Timing(**self._worker("loop"))
+        lacking = self._runs_that_lack_a_task()
+        if lacking:
+            raise RuntimeError(f"benchmark: after a loop of {self.name}, {lacking} runs lack a task")
         return Timing(timing.ms - timing.dag_ms, timing.verify_ms - timing.dag_ms)
 
     def inspect(self) -> Memory:
         """Let Airflow do a loop under tracemalloc."""
         return Memory(**self._worker("inspect"))
+
+    def _runs_that_lack_a_task(self) -> int:
+        runs = "SELECT FROM task_instance GROUP BY run_id HAVING count(DISTINCT task_id) < %s"
+        row = self.connection.execute(f"SELECT count(*) FROM ({runs}) AS run", (self._tasks,)).fetchone()
+        assert row is not None
+        return int(row[0])
 
 
 class Look(Contender):
@@ -145,8 +111,12 @@ def _stage(server: Server, shape: Shape, kind: str, releases: Sequence[str]) -> 
             url = recreate(server, database, template)
             if template.startswith("bench_stock"):
                 install(url, with_index=True)
-            environment = {"AIRFLOW__DAGBUMP__ENABLED": "True", "AIRFLOW__DAGBUMP__MISSING_TASKS_INTERVAL": "0"}
-            script = Path(__file__).with_name("scheduler_worker.py")
+            environment = {
+                "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",  # a new version at once
+                "AIRFLOW__DAGBUMP__ENABLED": "True",
+                "AIRFLOW__DAGBUMP__MISSING_TASKS_INTERVAL": "0",
+            }
+            script = Path(__file__).with_name("worker.py")
             worker = stack.enter_context(start_worker(release, url, home / name, environment, script))
             return worker, stack.enter_context(closing(connect(url)))
 
@@ -192,14 +162,14 @@ def measure(plan: _Plan, progress: Callable[[str], None]) -> Iterator[Results]:
         about = machine.describe(server, {})
         for shape, kind in plan.steps:
             progress(f"{shape}, {kind or 'whole loops'}: Airflow makes the fleet")
-            with _stage(server, shape, kind or "nothing", RELEASES if kind else _of_whole_loops(shape)) as stage:
+            with _stage(server, shape, kind or NOTHING, RELEASES if kind else _of_whole_loops(shape)) as stage:
                 if kind is None:
                     loops += _measure_loops(stage, plan, progress)
                     yield Results(about, work, look, loops)
                     continue
                 contenders = _contenders(stage, kind)
                 work[kind][str(shape)] = measure_version_change(contenders, plan.rounds, observer, progress)
-                if kind == "nothing":
+                if kind == NOTHING:
                     own = stage.updates[RELEASES[-1]]
                     sides = [Look("look", own, own), SelectOne("select-1", own, own)]
                     look[str(shape)] = measure_steady(sides, plan.rounds, observer, progress)
@@ -237,6 +207,8 @@ def _measure_loop(stage: _Stage, plan: _Plan, loop: str, conf: int) -> Iterator[
         if LOOPS[loop]:
             fleet.change_version(own)
         answer: dict[str, float] = worker("whole_loop", **how)
+        if answer["runs"] != LOOP_RUNS:
+            raise RuntimeError(f"benchmark: {name} examined {answer['runs']} runs")
         return answer
 
     taken = [{name: once(name) for name in stage.workers} for _ in range(1 if huge else plan.loops)]
@@ -284,102 +256,11 @@ FULL = _Plan(
         *((_MIDDLE, kind) for kind in KINDS),
         (_TYPICAL, None),
         (_MIDDLE, None),
-        (_LARGE, "nothing"),
-        (_LARGE, "a task"),
+        (_LARGE, NOTHING),
+        (_LARGE, A_TASK),
+        (_LARGE, None),
     ),
     _rounds(5, 2, 8),
     1,
 )
 QUICK = _Plan((*((_SMALL, kind) for kind in KINDS), (_SMALL, None)), _rounds(0.1, 2, 2), 1)
-
-
-def main(
-    quick: Annotated[bool, typer.Option("--quick", help="One small fleet, to keep it from rotting.")] = False,
-    report_only: Annotated[bool, typer.Option("--report-only", help="Write the document from the JSON.")] = False,
-) -> None:
-    """Measure stock Airflow beside Airflow with the plugin, and write the report."""
-    console = Console(stderr=True, highlight=False)
-    directory = DOCUMENT.parents[1] / ".cache" / "benchmark" if quick else DOCUMENT.parent
-    file = directory / "scheduler-loops.json"
-    directory.mkdir(parents=True, exist_ok=True)
-
-    def write() -> None:
-        text = fill_blocks(DOCUMENT.read_text(encoding="utf-8"), blocks(load(file)))
-        (directory / DOCUMENT.name).write_text(text, encoding="utf-8")
-
-    if report_only:
-        write()
-        return
-    for results in measure(QUICK if quick else FULL, lambda line: console.print(line, soft_wrap=True)):
-        file.write_text(json.dumps(asdict(results), indent=1) + "\n", encoding="utf-8")
-        write()
-    console.print(f"Written to {directory / DOCUMENT.name}.", soft_wrap=True)
-
-
-def load(file: Path) -> Results:
-    """Read what was found out."""
-    return TypeAdapter(Results).validate_json(file.read_bytes())
-
-
-def blocks(results: Results) -> dict[str, str]:
-    """Return the tables of the document."""
-    about = results.machine
-    return {
-        "machine": f"{about['date']}; {about['cores']} cores ({about['processor']}); PostgreSQL {about['postgresql']}, "
-        f"{about['postgresql_source']}; dagbump {about['dagbump']}, revision {about['dagbump_revision']}.\n",
-        "version work": _version_work(results),
-        "look": _look(results),
-        "whole loops": _whole_loops(results),
-    }
-
-
-def _version_work(results: Results) -> str:
-    rows = [
-        (
-            kind,
-            where,
-            *(
-                cell
-                for release in RELEASES
-                for cell in (
-                    f"{costs[f'stock-{release}'].ms.median:,.0f} ({_loaded(costs[f'stock-{release}'])})",
-                    f"{costs[f'plugin-{release}'].ms.median:,.0f} ({_loaded(costs[f'plugin-{release}'])})",
-                    f"{costs[f'plugin-{release}'].times(costs[f'update-{release}']):.2f}",
-                )
-            ),
-        )
-        for kind, fleets in results.version_work.items()
-        for where, costs in fleets.items()
-    ]
-    header = [f"{what} {release}" for release in RELEASES for what in ("stock", "plugin", "plugin to bare UPDATE,")]
-    return table(("the new version brings", "runs x TIs", *header), rows, left=2)
-
-
-def _loaded(cost: Cost) -> str:
-    return f"{cost.memory.tis_loaded:,}" if cost.memory else "-"
-
-
-def _look(results: Results) -> str:
-    rows = [(where, f"{costs['look'].ms.median:.3g}") for where, costs in results.look.items()]
-    return table(("runs x TIs, one DAG", "ms"), rows)
-
-
-def _whole_loops(results: Results) -> str:
-    rows = [
-        (
-            loops.loop,
-            loops.fleet,
-            f"{loops.conf:,}",
-            loops.who,
-            f"{loops.ms:,.0f}",
-            f"{loops.version_ms:,.0f}",
-            "-" if loops.peak is None else f"{loops.peak / 1e6:,.1f}",
-        )
-        for loops in results.loops
-    ]
-    header = ("loop", "runs x TIs", "conf, bytes", "who", "whole loop, ms", "of it about versions, ms", "peak, MB")
-    return table(header, rows, left=4)
-
-
-if __name__ == "__main__":
-    typer.run(main)
