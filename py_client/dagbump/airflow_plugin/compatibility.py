@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
@@ -34,9 +35,10 @@ _MAKERS = {
     "DagVersion.get_latest_version": ["airflow.utils.session", "airflow.models.dag_version"],
 }
 # What verify_integrity consists of, as far as dagbump relies on it: to know when it does nothing, and what it reads.
+_CHECK = "_check_for_removed_or_restored_tasks"
 _VERIFY = {
     "DagRun.verify_integrity": ["airflow.utils.session", "airflow.models.dagrun"],
-    "DagRun._check_for_removed_or_restored_tasks": ["airflow.models.dagrun"],
+    f"DagRun.{_CHECK}": ["airflow.models.dagrun"],
     "DagRun._create_tasks": ["airflow.models.dagrun"],
 }
 
@@ -64,9 +66,11 @@ def forget_dag(runner: SchedulerJobRunner, version: DagVersion) -> None:
 
 def verify_is_airflows_own(scheduler: ModuleType) -> bool:
     """Say whether verify_integrity is that which dagbump knows, and nobody else's patch has to be called with it."""
-    read = _find(scheduler, "DagRun._check_for_removed_or_restored_tasks").__code__.co_names
-    return "get_task_instances" in read and all(
-        _makers(_find(scheduler, name)) == makers for name, makers in _VERIFY.items()
+    verify, check = map(partial(_find, scheduler), ("DagRun.verify_integrity", f"DagRun.{_CHECK}"))
+    return (
+        _CHECK in inspect.unwrap(verify).__code__.co_names
+        and "get_task_instances" in check.__code__.co_names
+        and all(_makers(_find(scheduler, name)) == makers for name, makers in _VERIFY.items())
     )
 
 

@@ -18,18 +18,6 @@ from dagbump.airflow_plugin.compatibility import DagRun
 from dagbump.results import RunScope
 
 
-class PlainTi:
-    """A TI of which verify_integrity looks at no more than this."""
-
-    __slots__ = ("task_id",)
-    state = None
-    map_index = -1
-
-    def __init__(self, task_id: str) -> None:
-        """Take its task_id."""
-        self.task_id = task_id
-
-
 def would_do_nothing(scope: RunScope) -> bool:
     """Say whether verify_integrity would leave everything as it is."""
     return not (scope.missing_tasks or scope.restored_tasks or scope.has_mapped)
@@ -37,17 +25,26 @@ def would_do_nothing(scope: RunScope) -> bool:
 
 @contextmanager
 def few_task_instances(run: DagRun, scope: RunScope, session: Session) -> Iterator[None]:
-    """Let ``run.get_task_instances``, which verify_integrity asks once, load only the TIs that it may change."""
+    """Let verify_integrity load, of the run's TIs, only those that it may change.
+
+    It asks ``run.get_task_instances`` once, in ``run._check_for_removed_or_restored_tasks``, whose answer is the
+    task_ids that have a TI.
+    """
     tasks = run.dag.task_dict
-    changeable = {task_id for task_id, task in tasks.items() if task.get_needs_expansion()}
-    changeable.update(scope.restored_tasks or ())
-    tis: list[Any] = [PlainTi(task_id) for task_id in tasks.keys() - changeable - set(scope.missing_tasks or ())]
+    changeable = set(scope.restored_tasks or ())
+    if scope.has_mapped:
+        changeable.update(task_id for task_id, task in tasks.items() if task.get_needs_expansion())
+    have_tis = tasks.keys() - changeable - set(scope.missing_tasks or ())
+    tis: list[Any] = []
     if changeable:
-        tis += run.fetch_task_instances(
+        tis = run.fetch_task_instances(
             dag_id=run.dag_id, run_id=run.run_id, task_ids=sorted(changeable), session=session
         )
-    run.get_task_instances = lambda *_, **__: tis  # of this object alone
+    check = run._check_for_removed_or_restored_tasks
+    # Of this object alone.
+    run.get_task_instances = lambda *_, **__: tis
+    run._check_for_removed_or_restored_tasks = lambda *args, **options: check(*args, **options) | have_tis
     try:
         yield
     finally:
-        del run.get_task_instances
+        del run.get_task_instances, run._check_for_removed_or_restored_tasks
