@@ -42,6 +42,44 @@ _SET_STATES = """
         updated_at = now()
 """
 
+# Foreign keys are not enforced meanwhile; what refers to a DAG by its dag_id follows below.
+_SPLIT_DAG = (
+    "SET session_replication_role = replica",
+    """
+    INSERT INTO dag
+    SELECT copy.*
+    FROM dag_run AS run
+    JOIN dag ON dag.dag_id = run.dag_id
+    CROSS JOIN LATERAL jsonb_populate_record(dag, jsonb_build_object('dag_id', run.run_id)) AS copy
+    """,
+    """
+    INSERT INTO dag_version
+    SELECT copy.*
+    FROM dag_run AS run
+    CROSS JOIN (SELECT * FROM dag_version ORDER BY version_number DESC LIMIT 1) AS version
+    CROSS JOIN LATERAL jsonb_populate_record(
+        version::dag_version, jsonb_build_object('id', md5(run.run_id)::uuid, 'dag_id', run.run_id)
+    ) AS copy
+    """,
+    """
+    INSERT INTO serialized_dag
+    SELECT copy.*
+    FROM dag_run AS run
+    CROSS JOIN (SELECT * FROM serialized_dag LIMIT 1) AS serialized
+    CROSS JOIN LATERAL jsonb_populate_record(
+        serialized::serialized_dag,
+        jsonb_build_object(
+            'id', gen_random_uuid(), 'dag_version_id', md5(run.run_id)::uuid,
+            'dag_id', run.run_id, 'dag_hash', run.run_id
+        )
+    ) AS copy
+    """,
+    "UPDATE task_instance SET dag_id = run_id, dag_version_id = md5(run_id)::uuid",
+    "UPDATE dag_run SET dag_id = run_id",
+    "RESET session_replication_role",
+    "VACUUM (ANALYZE)",
+)
+
 
 def write_dag(tasks: int, worker: Worker, more: str = "") -> None:
     """Let Airflow write the DAG with so many tasks, and with what is to be added, into the worker's database."""
@@ -64,3 +102,9 @@ def make(shape: Shape, worker: Worker, connection: psycopg.Connection[Any], more
 def change_version(connection: psycopg.Connection[Any]) -> UUID:
     """Let a new version of the DAG be there: what Airflow wrote for the last one, under a new number."""
     return Fleet(connection).copy_latest_version(DAG_ID)
+
+
+def split_dag(connection: psycopg.Connection[Any]) -> None:
+    """Give each run a DAG of its own, with a version and a serialized DAG; as a superuser."""
+    for statement in _SPLIT_DAG:
+        connection.execute(statement)

@@ -25,11 +25,11 @@ from support.server import Server
 
 from benchmarks import fleet, machine
 from benchmarks import plan as loop_plan
-from benchmarks.contenders import BareUpdate, Contender, Memory, SelectOne, Timing
+from benchmarks.contenders import BareUpdate, Contender, Memory, Timing
 from benchmarks.database import connect, install, recreate, scalar, start_server
 from benchmarks.measure import Cost, figure, measure_steady, measure_version_change
 from benchmarks.plan import LOOP_RUNS, Plan, Rounds, Shape
-from benchmarks.scheduler.results import A_TASK, MAPPED, NOTHING, RELEASES, Loops, Results
+from benchmarks.scheduler.results import A_TASK, LOOKS, MAPPED, NOTHING, RELEASES, Loops, Results
 
 # What the new version brings, and what is added to the DAG file of the fleet from the start.
 KINDS = {NOTHING: "", A_TASK: "", MAPPED: fleet.MAPPED}
@@ -170,9 +170,7 @@ def measure(plan: _Plan, progress: Callable[[str], None]) -> Iterator[Results]:
                 contenders = _contenders(stage, kind)
                 work[kind][str(shape)] = measure_version_change(contenders, plan.rounds, observer, progress)
                 if kind == NOTHING:
-                    own = stage.updates[RELEASES[-1]]
-                    sides = [Look("look", own, own), SelectOne("select-1", own, own)]
-                    look[str(shape)] = measure_steady(sides, plan.rounds, observer, progress)
+                    look[str(shape)] = _measure_look(stage, plan.rounds, observer, progress)
             yield Results(about, work, look, loops)
 
 
@@ -186,6 +184,18 @@ def _contenders(stage: _Stage, kind: str) -> list[Contender]:
     ]
     updates = [BareUpdate(f"update-{release}", own, own) for release, own in stage.updates.items()]
     return [*schedulers, *updates]
+
+
+def _measure_look(
+    stage: _Stage, rounds: Plan, observer: psycopg.Connection[Any], progress: Callable[[str], None]
+) -> dict[str, Cost]:
+    costs: dict[str, Cost] = {}
+    for dags in LOOKS:
+        sides = [Look(f"{dags}, {release}", own, own) for release, own in stage.updates.items()]
+        costs |= measure_steady(sides, rounds, observer, progress)
+        for own in stage.updates.values():
+            fleet.split_dag(own)
+    return costs
 
 
 def _measure_loops(stage: _Stage, plan: _Plan, progress: Callable[[str], None]) -> Iterator[Loops]:
@@ -261,6 +271,6 @@ FULL = _Plan(
         (_LARGE, None),
     ),
     _rounds(5, 2, 8),
-    1,
+    3,
 )
 QUICK = _Plan((*((_SMALL, kind) for kind in KINDS), (_SMALL, None)), _rounds(0.1, 2, 2), 1)

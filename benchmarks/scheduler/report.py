@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.measure import Cost
 from benchmarks.report import fill_blocks, table, thresholds_table
-from benchmarks.scheduler.results import RELEASES, Results, thresholds
+from benchmarks.scheduler.results import LOOKS, RELEASES, Results, thresholds
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scheduler-loops.md"
 
@@ -52,8 +52,11 @@ def _loaded(cost: Cost) -> str:
 
 
 def _look(results: Results) -> str:
-    rows = [(where, f"{costs['look'].ms.median:.3g}") for where, costs in results.look.items()]
-    return table(("runs x TIs, one DAG", "ms"), rows)
+    rows = [
+        (where, *(f"{costs[f'{dags}, {release}'].ms.median:.3g}" for release in RELEASES for dags in LOOKS))
+        for where, costs in results.look.items()
+    ]
+    return table(("runs x TIs", *(f"{dags}, {release}: ms" for release in RELEASES for dags in LOOKS)), rows)
 
 
 def _whole_loops(results: Results) -> str:
