@@ -194,6 +194,21 @@ def test_it_is_looked_for_once_in_an_interval(dag: LiveDag) -> None:
     assert dag.tis()["D"] == (None, 2)
 
 
+def test_a_loop_looks_at_ten_dags_and_the_next_one_at_the_others(dag: LiveDag) -> None:
+    dags = [dag, *(LiveDag(dag.worker, dag.connection) for _ in range(11))]
+    for other in dags[1:]:
+        other.start(V1, STATES)
+    dag.connection.execute("DELETE FROM task_instance WHERE task_id = 'C'")
+    dag.worker("start_scheduler")
+
+    verified = [dag.worker("loop")["verified"] for _ in range(3)]
+
+    assert [len(runs) for runs in verified] == [10, 2, 0]
+    assert all("C" in each.tis() for each in dags)
+    for other in dags[1:]:
+        other.finish()
+
+
 def test_never_where_the_interval_is_0(dag: LiveDag) -> None:
     bump_without_a_verify(dag)
     dag.worker("start_scheduler_with", misfit="missing_tasks_interval: 0")

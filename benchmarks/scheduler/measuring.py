@@ -189,13 +189,15 @@ def _contenders(stage: _Stage, kind: str) -> list[Contender]:
 def _measure_look(
     stage: _Stage, rounds: Plan, observer: psycopg.Connection[Any], progress: Callable[[str], None]
 ) -> dict[str, Cost]:
-    costs: dict[str, Cost] = {}
-    for dags in LOOKS:
+    def measure_with(dags: str) -> dict[str, Cost]:
         sides = [Look(f"{dags}, {release}", own, own) for release, own in stage.updates.items()]
-        costs |= measure_steady(sides, rounds, observer, progress)
-        for own in stage.updates.values():
-            fleet.split_dag(own)
-    return costs
+        return measure_steady(sides, rounds, observer, progress)
+
+    one, many = LOOKS
+    costs = measure_with(one)
+    for own in stage.updates.values():
+        fleet.split_dag(own)
+    return costs | measure_with(many)
 
 
 def _measure_loops(stage: _Stage, plan: _Plan, progress: Callable[[str], None]) -> Iterator[Loops]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from dagbump.airflow_plugin.compatibility import DagRun, DagVersion
 from dagbump.results import RunScope
+
+_DAGS_PER_LOOK = 10
 
 
 @dataclass
@@ -73,11 +76,16 @@ class Memory:
         done = {run for run, version in loop.unmoved.items() if self.verified.get(run) == version}
         return (set(needs_verify) - done) | (self.unverified & loop.judged)
 
-    def not_looked_at(self, runs: Iterable[int], interval: float) -> set[int]:
-        """Return the runs in which missing tasks have not been looked for within so many seconds."""
+    def to_look_at(self, dag_ids: Mapping[int, str], interval: float) -> set[int]:
+        """Return runs in which missing tasks have not been looked for within so many seconds: those of a few DAGs.
+
+        Each DAG has to be unpacked, which takes milliseconds. The others have their turn in the next loops.
+        """
         begin = time.monotonic() - interval
         self.looked_at = {run: when for run, when in self.looked_at.items() if when > begin}
-        return set(runs) - self.looked_at.keys()
+        due = {run: dag_id for run, dag_id in dag_ids.items() if run not in self.looked_at}
+        few = set(islice(dict.fromkeys(due.values()), _DAGS_PER_LOOK))
+        return {run for run, dag_id in due.items() if dag_id in few}
 
     def take(self, loop: Loop) -> None:
         """Remember what a loop has left undone, or has done without a sign, and what it has looked at."""

@@ -160,7 +160,7 @@ class Scheduling:
         loop.versions = {version.dag_id: version for version in before.values()}
         candidates = [run for run in runs if run.id in before and _will_be_verified(runner, run, loop.session)]
         result = client.bump(loop.session, dag_run_ids=[run.id for run in candidates], caller_verifies=True)
-        scopes = self._scopes(result, {run.id for run in candidates}, loop)
+        scopes = self._scopes(result, {run.id: run.dag_id for run in candidates}, loop)
         after = self._latest_versions(candidates, loop.session, self._dag_version.id)
         # The bump is silent about a run where nothing is due, but also about one that it has not examined, or has left
         # to another call, since a newer version landed. Nothing is due where the run was to be examined both before and
@@ -184,16 +184,16 @@ class Scheduling:
                 loop.unmoved[row.dag_run_id] = row.dag_version_id
         loop.due = self.memory.due(loop, (row.dag_run_id for row in result.needs_verify))
 
-    def _scopes(self, result: BumpResult, examined: set[int], loop: Loop) -> tuple[RunScope, ...]:
+    def _scopes(self, result: BumpResult, dag_ids: dict[int, str], loop: Loop) -> tuple[RunScope, ...]:
         """Ask what verify_integrity would find: in runs that are due, and once in a while in the others.
 
         Where that fails, Airflow's own sign decides.
         """
         asked: set[int] = set()
         if self._can_be_spared():
-            asked = ({row.dag_run_id for row in result.needs_verify} | self.memory.unverified) & examined
+            asked = ({row.dag_run_id for row in result.needs_verify} | self.memory.unverified) & dag_ids.keys()
         if self.missing_tasks_interval:
-            loop.looked_at = self.memory.not_looked_at(examined, self.missing_tasks_interval)
+            loop.looked_at = self.memory.to_look_at(dag_ids, self.missing_tasks_interval)
         if not asked | loop.looked_at:
             return ()
         try:
