@@ -69,13 +69,14 @@ def dag(worker: Worker, airflow_url: URL) -> Iterator[LiveDag]:
 def clear_on_latest(dag: LiveDag) -> None:
     """A person clears A "on the latest version" in mid-run (issues 71425, 71455, 71458, 71687)."""
     dag.write(V2)
-    dag.worker("clear", run=dag.run, task="A")
-    execute(
-        dag,
-        "UPDATE task_instance SET dag_version_id = %s WHERE dag_id = %s AND task_id = 'A'",
-        dag.versions()[2],
-        dag.dag_id,
-    )
+    dag.worker("clear", run=dag.run, task="A", on_latest=RELEASE >= (3, 1))
+    if RELEASE < (3, 2):  # there it does so only where the run has ended
+        execute(
+            dag,
+            "UPDATE task_instance SET dag_version_id = %s WHERE dag_id = %s AND task_id = 'A'",
+            dag.versions()[2],
+            dag.dag_id,
+        )
 
 
 def purge_for_want_of_a_heartbeat(dag: LiveDag) -> None:

@@ -201,7 +201,7 @@ def _measure_look(
 
 
 def _measure_loops(stage: _Stage, plan: _Plan, progress: Callable[[str], None]) -> Iterator[Loops]:
-    for conf in (0,) if stage.shape.tis >= _HUGE else (0, _CONF):
+    for conf in (0, _CONF) if stage.shape == _TYPICAL else (0,):
         for worker, own in stage.workers.values():
             if conf:
                 own.execute("UPDATE dag_run SET conf = json_build_object('x', repeat('x', %s))", (conf,))

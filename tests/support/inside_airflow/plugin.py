@@ -151,11 +151,12 @@ class PluginCommands(Commands):
         """Let it be long ago that missing tasks were looked for."""
         SchedulerJobRunner.dagbump.memory.looked_at.clear()
 
-    def clear(self, run: int, task: str) -> None:
-        """Clear a task instance, as a person does."""
+    def clear(self, run: int, task: str, *, on_latest: bool = False) -> None:
+        """Clear a task instance, as a person does; "on the latest version" from Airflow 3.1 on."""
         orm = self.airflow.session("api server")
         ti = self._tis(orm, run)[task]
-        clear_task_instances([ti], orm, dag_run_state=DagRunState.RUNNING)
+        options = {"run_on_latest_version": True} if on_latest else {}
+        clear_task_instances([ti], orm, dag_run_state=DagRunState.RUNNING, **options)
         self.end("api server", "commit")
 
     def remembered(self) -> list[int]:
