@@ -82,7 +82,7 @@ class StockCommands(Commands):
 
     def _examine_and_verify(self, session: Session) -> list[DagRun]:
         """Do what SchedulerJobRunner._do_scheduling and _schedule_dag_run do about versions; keep what they keep."""
-        runs = list(DagRun.get_running_dag_runs_to_examine(session=session))
+        runs = self.airflow.examine(session)
         for run in runs:
             if not run.bundle_version:
                 self.airflow.scheduler._verify_integrity_if_dag_changed(dag_run=run, session=session)

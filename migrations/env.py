@@ -45,6 +45,15 @@ def given_airflow_schema() -> str | None:
     return named
 
 
+def given_airflow_shape() -> str:
+    """Return the shape of Airflow's tables that a script is for."""
+    shape: str = arguments.get("airflow_shape", config.attributes.get("airflow_shape")) or sql_files.FIRST_SHAPE
+    if shape not in sql_files.SHAPES:
+        known = ", ".join(f'"{known}"' for known in sql_files.SHAPES)
+        raise CommandError(f'-x airflow_shape="{shape}" is none of {known}')
+    return shape
+
+
 def find_airflow_schema(connection: sa.engine.Connection) -> str:
     """Return where Airflow's tables are, and leave the search path pinned."""
     found = state.find_airflow_schema(connection, given_airflow_schema(), for_this_transaction=False)
@@ -70,14 +79,20 @@ def refuse_newer(heads: tuple[str, ...]) -> None:
 
 
 def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
-    """Delete the record of an index that somebody has dropped, or whose removal was cut off."""
+    """Delete the record of an index that somebody has dropped, or whose removal was cut off, or that is of no use.
+
+    Where a migration of Airflow is the cause, the installer builds it again.
+    """
     heads = context.get_context().get_current_heads()
     recorded = [head for head in heads if INDEX_BRANCH in script.get_revision(head).branch_labels]
-    found = state.optional_index(connection, context.get_context().opts["airflow_schema"])
+    options = context.get_context().opts
+    found = state.optional_index(connection, options["airflow_schema"])
     if recorded and found is not state.OptionalIndex.VALID:
         log.warning("The index %s was recorded, and is not there, or not valid; index@head builds it again.", INDEX)
         delete = sa.text(f"DELETE FROM {SCHEMA}.alembic_version WHERE version_num = :revision")  # noqa: S608  (a constant)
         connection.execute(delete, {"revision": recorded[0]})
+        before = connection.scalar(sa.text(f"SELECT airflow_shape FROM {SCHEMA}.installation"))  # noqa: S608
+        config.attributes["index_is_lost"] = before != options["airflow_shape"]
 
 
 def install_objects(revision: str) -> None:
@@ -114,9 +129,15 @@ def remove_everything() -> None:
 
 def migrate(connection: sa.engine.Connection) -> None:
     airflow_schema = find_airflow_schema(connection)
+    airflow_shape = state.airflow_shape(connection, airflow_schema)
     config.attributes["backend_pid"] = connection.scalar(sa.text("SELECT pg_catalog.pg_backend_pid()"))
     connection.rollback()  # the search began a transaction; the one that follows is Alembic's
-    context.configure(connection=connection, version_table_schema=SCHEMA, airflow_schema=airflow_schema)
+    context.configure(
+        connection=connection,
+        version_table_schema=SCHEMA,
+        airflow_schema=airflow_schema,
+        airflow_shape=airflow_shape,
+    )
     migration = context.get_context()
     if migration.opts.get("dont_mutate"):  # alembic current, alembic check
         state.find_ours(connection, airflow_schema)
@@ -177,6 +198,7 @@ def run_offline() -> None:
         literal_binds=True,
         version_table_schema=SCHEMA,
         airflow_schema=given_airflow_schema() or "public",
+        airflow_shape=given_airflow_shape(),
     )
     going_down = context.get_context().opts["fn"].__name__ == "downgrade"
     # What is refused inside the transaction has to keep what cannot stand in one from being run.

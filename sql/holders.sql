@@ -128,7 +128,7 @@ BEGIN
             run.run_id::text AS run_id,
             'task_instance' AS held,
             ti.task_id::text AS task_id,
-            ti.map_index,
+            @include:map_index@,
             ti.tableoid AS relation,
             ti.xmax::text::bigint AS number
         FROM ONLY @airflow_schema@.task_instance AS ti

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
@@ -66,18 +65,22 @@ def main() -> int:
     config = FluffConfig.from_root(overrides={"dialect": "postgres", "templater": "raw", "rules": _RULES})
     linter = Linter(config=config)
     findings = 0
-    for path in sorted(Path(freeze.HERE).glob("*.sql")) + sorted(Path(freeze.HERE, "installer").glob("*.sql")):
+    directories = (freeze.HERE, freeze.HERE / "installer")
+    copies = [
+        copy for directory in directories for texts in freeze.copies(directory).values() for copy in texts.items()
+    ]
+    for name, text in copies:
         try:
-            found = list(statements(freeze.render(path)))
+            found = list(statements(text))
         except pglast.parser.ParseError as error:
             findings += 1
-            print(f"{path.relative_to(freeze.HERE.parent)}: {error}")
+            print(f"{name}: {error}")
             continue
         for statement in found:
             for violation in linter.lint_string(statement).get_violations():
                 findings += 1
                 line = statement.splitlines()[max(violation.line_no - 1, 0)].strip()
-                print(f"{path.relative_to(freeze.HERE.parent)}: {violation.rule_code()} {violation.desc()}: {line}")
+                print(f"{name}: {violation.rule_code()} {violation.desc()}: {line}")
     return 1 if findings else 0
 
 

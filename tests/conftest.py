@@ -12,10 +12,11 @@ from typing import Any
 import psycopg
 import pytest
 from dagbump import database as dagbump_database
-from dagbump.installation import installer, sql_files
+from dagbump.installation import installer
 from sqlalchemy.engine import URL
 from support import server
 from support.fleet import Fleet
+from support.optional_index import build_optional_index
 from support.releases import environments
 from support.server import Server
 
@@ -95,9 +96,7 @@ def either_way(request: pytest.FixtureRequest, database: URL) -> None:
     """Runs the test twice: as `dagbump upgrade` installs, and with the optional index."""
     if request.param == "with the index":
         with psycopg.connect(server.libpq(database), autocommit=True) as connection:
-            connection.execute(
-                sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode()
-            )
+            build_optional_index(connection)
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ class TestTurnedOn:
     @pytest.mark.parametrize(
         ("misfit", "why"),
         [
-            ("release", "it knows Airflow 3.0, 3.1, 3.2, 3.3, and this is 3.4.0."),
+            ("release", "it knows Airflow 3.0, 3.1, 3.2, 3.3, 3.4, and this is 3.5.0."),
             ("method gone", "SchedulerJobRunner._verify_integrity_if_dag_changed is not there."),
             ("other parameters", "DagRun.get_running_dag_runs_to_examine of Airflow {} takes ['session', 'limit'],"),
             ("parameter gone", "DagRun.verify_integrity of Airflow {} takes ['self', 'session'], without"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -91,14 +90,6 @@ def installed(
     postgres.drop_database(name)
 
 
-@pytest.fixture
-def served(installed: Installed) -> Installed:
-    """One whose Airflow dagbump knows."""
-    if installed.release in environments.BETAS:
-        pytest.skip(f"dagbump does not serve Airflow {installed.release} yet")
-    return installed
-
-
 def test_the_wheel_carries_migrations_and_the_demos_tables_and_not_what_they_are_made_from(wheel: Path) -> None:
     carried = set(ZipFile(wheel).namelist())
     files = {
@@ -117,44 +108,38 @@ def test_installing_it_moves_no_package_of_airflow(installed: Installed) -> None
 
     assert installed.packages_before <= after
     brought = {package.partition(" @ ")[0].partition("==")[0] for package in after - installed.packages_before}
-    assert brought == {"dagbump", "psycopg"}
+    assert brought == {"dagbump"}
 
 
-def test_an_airflow_that_it_does_not_know_is_refused_with_nothing_written(installed: Installed) -> None:
-    if installed.release not in environments.BETAS:
-        pytest.skip(f"dagbump serves Airflow {installed.release}")
-    before = server.dump_schema(installed.url)
-    assert re.search("missing: .*task_instance_history", installed.refused("upgrade"))
-    assert server.dump_schema(installed.url) == before
-
-
-def test_the_command_line_does_its_work_with_airflows_configuration(served: Installed) -> None:
-    with psycopg.connect(server.libpq(served.url), autocommit=True) as connection:
+def test_the_command_line_does_its_work_with_airflows_configuration(installed: Installed) -> None:
+    with psycopg.connect(server.libpq(installed.url), autocommit=True) as connection:
         fleet = Fleet(connection)
         old, new = fleet.dag("d", versions=2)
         run = fleet.run("d", "r")
         fleet.ti(run, new, "success")
         stale = fleet.ti(run, old)
-        before = server.dump_schema(served.url)
+        before = server.dump_schema(installed.url)
 
-        served.dagbump("upgrade")
-        (previewed,) = json.loads(served.dagbump("preview", "--json"))
+        installed.dagbump("upgrade")
+        (previewed,) = json.loads(installed.dagbump("preview", "--json"))
         assert fleet.versions_of([stale]) == [old]
-        (bumped,) = json.loads(served.dagbump("bump", "--json"))
+        (bumped,) = json.loads(installed.dagbump("bump", "--json"))
         assert fleet.versions_of([stale]) == [new]
-        served.dagbump("downgrade")
+        installed.dagbump("downgrade")
 
         row = {"dag_run_id": run, "dag_id": "d", "run_id": "r", "dag_version_id": str(new), "version_number": 2}
         stale_ones = {"stale": 1, "stale_by_state": {"no_status": 1}, "verdict": "bump", "versionless": 0}
         assert previewed == row | stale_ones | {"missing_tasks": None, "vanished_tasks": None}
         assert bumped == row | {"bumped": 1, "locked": 0, "needs_verify": False}
-        assert server.dump_schema(served.url) == before
+        assert server.dump_schema(installed.url) == before
 
 
 @pytest.mark.parametrize("place", ["environment", "airflow.cfg", "secrets backend"])
-def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(served: Installed, tmp_path: Path, place: str) -> None:
+def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(
+    installed: Installed, tmp_path: Path, place: str
+) -> None:
     secret = tmp_path / "secret"
-    url = served.url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    url = installed.url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
     secret.write_text(f"{url}\n")
     variable = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
     if place == "environment":
@@ -175,9 +160,9 @@ def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(served: Installed
             "PYTHONPATH": str(tmp_path),
         }
 
-    served.dagbump("upgrade", url_from=url_from)
-    assert json.loads(served.dagbump("preview", "--json", url_from=url_from)) == []
-    served.dagbump("downgrade", url_from=url_from)
+    installed.dagbump("upgrade", url_from=url_from)
+    assert json.loads(installed.dagbump("preview", "--json", url_from=url_from)) == []
+    installed.dagbump("downgrade", url_from=url_from)
 
 
 def test_without_libpq_it_connects_through_airflows_psycopg2(installed: Installed) -> None:
@@ -217,19 +202,12 @@ def in_forks(statement, times):
 """
 
 
-def skip_where_airflow_needs_libpq(release: str) -> None:
-    """Airflow 3.4.0b2 takes psycopg for its asynchronous engine where it finds it, and fails where libpq is missing."""
-    if release in environments.BETAS:
-        pytest.skip(f"dagbump does not serve Airflow {release} yet, which fails beside a psycopg without libpq")
-
-
 @pytest.mark.parametrize(
     ("statement", "milliseconds_allowed"), [("import dagbump; dagbump.bump", 50), ("import dagbump.airflow_plugin", 20)]
 )
 def test_a_process_of_airflow_imports_nothing_else_and_that_in_no_time(
     installed: Installed, statement: str, milliseconds_allowed: float
 ) -> None:
-    skip_where_airflow_needs_libpq(installed.release)
     has_imported = "import airflow.listeners, airflow.plugins_manager, sqlalchemy.orm"
     tries = installed.script(f"{IN_FORKS}{has_imported}\nin_forks({statement!r}, times=5)")
     assert [loaded for loaded, _ in tries] == [["dagbump"]] * 5
@@ -237,7 +215,6 @@ def test_a_process_of_airflow_imports_nothing_else_and_that_in_no_time(
 
 
 def test_a_scheduler_with_the_plugin_on_needs_nothing_that_is_for_others(installed: Installed) -> None:
-    skip_where_airflow_needs_libpq(installed.release)
     statement = "import dagbump.airflow_plugin.patches"
     tries = installed.script(f"{IN_FORKS}import airflow.jobs.scheduler_job_runner\nin_forks({statement!r}, times=1)")
     assert [loaded for loaded, _ in tries] == [["dagbump"]]

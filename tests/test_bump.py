@@ -8,6 +8,7 @@ import dagbump
 import psycopg
 import pytest
 from support.fleet import Fleet
+from support.releases import environments
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -327,8 +328,9 @@ class TestArguments:
         assert self.bumped(connection, max_runs=1) == [c]
         connection.rollback()
         fleet.backfill({c: 7, b: 3})
-        # A run of no backfill comes first, then those of backfills by sort_ordinal.
-        assert self.bumped(connection, max_runs=2) == [a, b]
+        # Up to 3.3, a run of no backfill comes first, then those of backfills by sort_ordinal.
+        first = [a, b] if environments.number() < (3, 4) else [c, b]
+        assert self.bumped(connection, max_runs=2) == first
         connection.rollback()
         fleet.execute("UPDATE dag_run SET last_scheduling_decision = NULL WHERE id = %s", b)
         assert self.bumped(connection, max_runs=9) == [a, b, c]

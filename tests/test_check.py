@@ -19,6 +19,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL
 from support.fleet import Fleet
 from support.processes import DAGBUMP, command, on_terminal, running
+from support.releases import environments
 from support.server import Server, dump_schema, embedded, libpq, run_client
 from support.waits import until
 
@@ -134,9 +135,9 @@ DAMAGES = {
     "a restore of a part": ("DELETE FROM dagbump.installation", "installation", "Run `dagbump upgrade`"),
     "a table restored without": ("DROP TABLE dagbump.installation", "installation", "Run `dagbump upgrade`"),
     "Airflow migrated under it": (
-        "DROP TABLE task_instance_history CASCADE",
+        "ALTER TABLE dag_run RENAME run_after TO something_else",
         "airflow tables",
-        "have changed since dagbump was installed for those of Airflow 3.0 to 3.3; missing: task_instance_history.",
+        f"have changed since dagbump was installed for those of Airflow {environments.shape()}; missing: dag_run.run_",
     ),
     "Airflow's schema renamed": (
         "ALTER SCHEMA public RENAME TO airflow",
@@ -144,9 +145,9 @@ DAMAGES = {
         "`dagbump upgrade --airflow-schema NAME`",
     ),
     "another shape recorded": (
-        "UPDATE dagbump.installation SET airflow_shape = '3.4'",
+        "UPDATE dagbump.installation SET airflow_shape = 'another'",
         "airflow tables",
-        "the record says 3.4. Run `dagbump upgrade`",
+        "the record says another. Run `dagbump upgrade`",
     ),
     "a column of another type": (
         "ALTER TABLE dag_version ALTER version_number TYPE text",

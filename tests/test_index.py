@@ -16,6 +16,7 @@ from dagbump.installation import installer, state
 from sqlalchemy.engine import URL
 from support.fleet import Fleet
 from support.processes import ALEMBIC, DAGBUMP, command, running
+from support.releases import environments
 from support.server import dump_schema, libpq, run_client
 from support.waits import until
 
@@ -86,7 +87,7 @@ def test_it_can_be_removed_alone(fleet: Fleet, database: URL) -> None:
 
 def test_the_printed_script_applies_with_psql(airflow_database: URL, database: URL) -> None:
     build(database)
-    script = command(*WITH_INDEX, "--sql").stdout
+    script = command(*WITH_INDEX, "--sql", "--airflow-shape", environments.shape()).stdout
     run_client("psql", airflow_database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
     assert dump_schema(airflow_database) == dump_schema(database)
 

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from conftest import Connect
 from support.fleet import Fleet
+from support.releases import environments
 from support.waits import until_waiting_for_lock
 
 pytestmark = pytest.mark.usefixtures("either_way")
@@ -159,6 +160,7 @@ def test_many_bumps_at_once_lose_nothing(fleet: Fleet, connect: Connect) -> None
     assert stale.fetchone() == (0,)
 
 
+@pytest.mark.skipif(environments.number() >= (3, 4), reason="past tries have no table of their own, to stop a bump at")
 def test_a_ti_that_finishes_between_being_found_and_being_locked_is_not_bumped(
     fleet: Fleet, connection: Connection, connect: Connect
 ) -> None:

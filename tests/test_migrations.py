@@ -12,7 +12,7 @@ import freeze
 import psycopg
 import pytest
 from dagbump import database as dagbump_database
-from dagbump.installation import installer, state
+from dagbump.installation import installer, sql_files, state
 from psycopg import sql
 from sqlalchemy.engine import URL, Engine
 from support.fleet import Fleet
@@ -117,8 +117,11 @@ def test_ten_upgrades_at_once_end_with_one_installation(airflow_database: URL, d
 def test_what_is_shipped_is_what_the_sources_say() -> None:
     """`make freeze` has been run: the newest copy of each object is its source with the parts put in."""
     assert [path.name for path, _ in freeze.stale()] == [], "run make freeze"
-    newest = {name: path.read_text("utf-8") for name, path in freeze.newest_released().items()}
-    assert newest == freeze.rendered()
+    for shape, folder in sql_files.SHAPES.items():
+        newest = {
+            name: sql_files.for_shape(path, shape).read_text("utf-8") for name, path in sql_files.objects().items()
+        }
+        assert newest == {path.stem: freeze.render(path, folder) for path in freeze.HERE.glob("*.sql")}
 
 
 NAMES = [
@@ -211,14 +214,23 @@ class TestRefusals:
                 connection.execute(f"CREATE TABLE {table} (dag_id text, run_id text, state text)".encode())
         assert "Airflow 2" in self.refused(empty_database)
 
-    @pytest.mark.skipif(environments.release() not in environments.BETAS, reason="dagbump serves this Airflow")
-    def test_a_pre_release_that_is_not_served_yet(self, airflow_database: URL) -> None:
-        assert "missing: task_instance_history" in self.refused(airflow_database)
-
     def test_a_release_that_lacks_a_column(self, airflow_database: URL) -> None:
+        """Such as a 3.5 that there is not yet."""
         with psycopg.connect(libpq(airflow_database)) as connection:
-            connection.execute("ALTER TABLE backfill_dag_run RENAME sort_ordinal TO something_else")
-        assert "missing: backfill_dag_run.sort_ordinal" in self.refused(airflow_database)
+            connection.execute("ALTER TABLE dag_run RENAME run_after TO something_else")
+        said = self.refused(airflow_database)
+        assert f"are not as in Airflow {environments.shape()}; missing: dag_run.run_after" in said
+        assert "Look for a newer dagbump that knows this Airflow" in said
+
+    def test_a_script_for_other_tables(self, airflow_database: URL) -> None:
+        (other,) = sql_files.SHAPES.keys() - {environments.shape()}
+        script = ok([*DAGBUMP, "upgrade", "--sql", "--airflow-shape", other])
+        before = dump_schema(airflow_database)
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            run_client("psql", airflow_database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
+        assert f"are not as in Airflow {other}; missing: " in failed.value.stderr
+        assert "A script is for the tables that --airflow-shape names" in failed.value.stderr
+        assert dump_schema(airflow_database) == before
 
     def test_tables_that_are_not_plain(self, airflow_database: URL) -> None:
         """A row's address, by which bump writes, is unique in one physical table only."""

@@ -15,10 +15,10 @@ import dagbump
 import psycopg
 import pytest
 from dagbump import client
-from dagbump.installation import sql_files
 from dagbump.results import RunScope
 from sqlalchemy.engine import URL
 from support.fleet import Fleet, serialized_dag
+from support.optional_index import build_optional_index
 from support.server import Server, libpq
 
 Connection = psycopg.Connection[Any]
@@ -118,9 +118,7 @@ def statistics(request: pytest.FixtureRequest, large: URL) -> str:
 def indexed(request: pytest.FixtureRequest, large: URL, statistics: str) -> Iterator[bool]:
     with psycopg.connect(libpq(large), autocommit=True) as connection:
         if request.param:
-            connection.execute(
-                sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode()
-            )
+            build_optional_index(connection)
             if statistics == "never analyzed, as after a restore":
                 connection.execute("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname = 'task_instance'")
         yield request.param

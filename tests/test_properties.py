@@ -19,7 +19,6 @@ import dagbump
 import psycopg
 import pytest
 from dagbump import client
-from dagbump.installation import sql_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
@@ -27,6 +26,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Json
 from support import server, specification
 from support.fleet import FILLERS, TIMESTAMPS, as_stored, columns_of
+from support.optional_index import build_optional_index
 from support.releases import environments
 from support.server import Server
 from support.specification import Call, Dag, PastTry, Run, Task, Ti, Version
@@ -384,9 +384,7 @@ def live(request: pytest.FixtureRequest, postgres: Server, dagbump_template: str
     postgres.drop_database(name)
     live = LiveDatabase(server.libpq(postgres.create_database(name, dagbump_template)))
     if request.param == "with the index":
-        live.connection.execute(
-            sql_files.render(sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql", "public").encode()
-        )
+        build_optional_index(live.connection)
     yield live
     live.close()
     postgres.drop_database(name)

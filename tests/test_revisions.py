@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import freeze
@@ -83,13 +84,13 @@ def next_package(path: Path, *, breaks: bool = False, oldest: str = state.OLDEST
     script = SCRIPT.format(next=NEXT_REVISION, now=NOW_REVISION, breaks=breaks)
     (path / "migrations" / "versions" / f"{NEXT_REVISION}_made_up.py").write_text(script, "utf-8")
     brought = path / "migrations" / "released" / NEXT_REVISION
-    brought.mkdir()
-    for name, changes in CHANGES.items():
-        text = sql_files.objects()[name].read_text("utf-8")
+    for (name, changes), (shape, folder) in product(CHANGES.items(), sql_files.SHAPES.items()):
+        text = sql_files.for_shape(sql_files.objects()[name], shape).read_text("utf-8")
         for before, after in changes:
             assert text.count(before) == 1, f"{name}.sql no longer says {before!r} once: change CHANGES"
             text = text.replace(before, after)
-        (brought / f"{name}.sql").write_text(text, "utf-8")
+        (brought / folder).mkdir(parents=True, exist_ok=True)
+        (brought / folder / f"{name}.sql").write_text(text, "utf-8")
     (brought / "added.sql").write_text(ADDED, "utf-8")
     module = path / "py_client" / "dagbump" / "installation" / "state.py"
     text = module.read_text("utf-8")
@@ -128,6 +129,7 @@ class TestWhatIsReleasedNeverChanges:
         subprocess.run([*make_freeze, "--release"], check=True)
         sums = (tmp_path / "migrations" / "released" / freeze.SUMS).read_text("utf-8")
         assert "  0001/bump.sql\n" in sums
+        assert "  0001/3.4/bump.sql\n" in sums
         assert "  index_0001/create.sql\n" in sums
 
         source = tmp_path / "sql" / "bump.sql"
@@ -138,7 +140,11 @@ class TestWhatIsReleasedNeverChanges:
 
         (tmp_path / "migrations" / "versions" / "0002_more.py").touch()
         subprocess.run(make_freeze, check=True)
-        assert [path.name for path in (tmp_path / "migrations" / "released" / "0002").iterdir()] == ["bump.sql"]
+        brought = tmp_path / "migrations" / "released" / "0002"
+        assert sorted(path.relative_to(brought).as_posix() for path in brought.rglob("*.sql")) == [
+            "3.4/bump.sql",
+            "bump.sql",
+        ]
 
 
 class TestThereAndBack:

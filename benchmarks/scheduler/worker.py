@@ -44,7 +44,7 @@ class SchedulerCommands(StockCommands):
             tracemalloc.start()
         with closing(self._session()) as session, prohibit_commit(session) as guard:
             start = time.perf_counter()
-            runs = list(DagRun.get_running_dag_runs_to_examine(session=session))
+            runs = self.airflow.examine(session)
             examined = time.perf_counter()
             self.airflow.scheduler._schedule_all_dag_runs(guard, runs, session)
             ms = (time.perf_counter() - start) * 1000
@@ -62,7 +62,7 @@ class SchedulerCommands(StockCommands):
         return getattr(SchedulerJobRunner, "dagbump", None)
 
     def _examine_and_verify(self, session: Session) -> list[DagRun]:
-        runs = list(DagRun.get_running_dag_runs_to_examine(session=session))
+        runs = self.airflow.examine(session)
         with self._looping(runs, session):
             for run in runs:
                 self.airflow.scheduler._verify_integrity_if_dag_changed(dag_run=run, session=session)

@@ -1,4 +1,5 @@
--- Whatever is named as the optional index, in any schema; whether it is that, by its definition, and whether it is valid.
+-- Whatever is named as the optional index, in any schema; whether it is that, by its definition, whether it is valid, and whether Airflow's
+-- tables are still those that it was made for.
 SELECT
     namespace.nspname::text AS schema,
     coalesce(
@@ -11,6 +12,10 @@ SELECT
         FALSE
     ) AS ours,
     index.indisvalid AS valid,
+    (pg_catalog.strpos(pg_catalog.pg_get_expr(index.indpred, index.indrelid), 'working_set') > 0) = EXISTS (
+        SELECT FROM pg_catalog.pg_attribute AS attribute
+        WHERE attribute.attrelid = tis.oid AND attribute.attname::text = 'working_set' AND NOT attribute.attisdropped
+    ) AS fits,
     pg_catalog.pg_has_role(class.relowner, 'MEMBER') AS mine
 FROM pg_catalog.pg_class AS class
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace

@@ -41,7 +41,7 @@ class VersionMismatch(DagbumpError):  # noqa: N818
 
 
 class UnsupportedAirflow(DagbumpError):  # noqa: N818
-    """The Airflow tables are missing, or are not those of Airflow 3.0 to 3.3; or it is not PostgreSQL."""
+    """The Airflow tables are missing, or are not those of Airflow 3.0 to 3.4; or it is not PostgreSQL."""
 
     exit_code = ExitCode.NOT_INSTALLED_OR_NOT_SUPPORTED
 

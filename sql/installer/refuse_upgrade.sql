@@ -35,13 +35,15 @@ BEGIN
     ) AS wanted;
     IF missing LIKE '%task_instance.dag_version_id%' THEN
         RAISE EXCEPTION 'the Airflow tables in schema "%" are those of Airflow 2: they have no dag_version_id', airflow_schema
-            USING ERRCODE = 'DBU02', HINT = 'dagbump serves Airflow 3.0 to 3.3; migrate Airflow first.';
+            USING ERRCODE = 'DBU02', HINT = 'dagbump serves Airflow 3.0 to 3.4; migrate Airflow first.';
     ELSIF missing IS NOT NULL THEN
-        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow 3.0 to 3.3; missing: %', airflow_schema, missing
-            USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow.';
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow %; missing: %',
+            airflow_schema, @include:airflow_shape@, missing
+            USING ERRCODE = 'DBU02',
+            HINT = 'Look for a newer dagbump that knows this Airflow. A script is for the tables that --airflow-shape names.';
     ELSIF findings IS NOT NULL THEN
-        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow 3.0 to 3.3; of another type: %',
-            airflow_schema, findings
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow %; of another type: %',
+            airflow_schema, @include:airflow_shape@, findings
             USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow, or who has changed the column.';
     END IF;
 

@@ -1,12 +1,14 @@
 -- Takes: item, ok, detail, airflow_schema.
 item := 'optional index';
 SELECT
-    found.ours AND (found.valid OR found.building),
+    found.ours AND found.fits AND (found.valid OR found.building),
     CASE
         WHEN NOT found.ours THEN pg_catalog.format(
             'Something in schema %I is named dagbump_ti_unfinished and is not the optional index. Look what it is, and drop '
             'or rename it.', airflow_schema
         )
+        WHEN NOT found.fits THEN 'Airflow''s tables have changed since it was built: it also holds past tries. '
+            'Run `dagbump upgrade`, which builds it anew.'
         WHEN found.building THEN 'being built right now; until it is done, nothing uses it'
         WHEN found.valid THEN 'there, and valid: ' || pg_catalog.pg_size_pretty(pg_catalog.pg_relation_size(found.oid))
         WHEN pg_catalog.pg_is_in_recovery()
@@ -19,6 +21,7 @@ FROM (
     SELECT
         class.oid,
         @include:defines_optional_index@ AS ours,
+        @include:fits_these_tables@ AS fits,
         index.indisvalid AND NOT index.indcheckxmin AS valid,
         -- Of others' builds PostgreSQL shows no more than the process; that holds a lock for all to see.
         NOT index.indisvalid AND EXISTS (

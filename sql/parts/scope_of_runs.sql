@@ -5,7 +5,7 @@
 -- Each version is unpacked once. Tasks and TIs meet in a GROUP BY, not in a join, in which wrong
 -- statistics could have each compared with each. The bits of a task of a run: 1 the version has
 -- it, 2 it is due in this run, 4 it has a TI, 8 a removed one, 16 an unfinished one. Those of a
--- run, where task_id is NULL: 32 the version can be read, 64 it has something mapped.
+-- run: 32 the version can be read, 64 it, or a TI, has something mapped.
 WITH versions AS MATERIALIZED (
     SELECT runs.dag_run_ids, runs.logical_dates, version.task_ids, version.start_dates, version.end_dates, version.has_mapped
     FROM (
@@ -35,9 +35,9 @@ pieces AS (
     CROSS JOIN LATERAL (
         SELECT
             ti.task_id::text COLLATE pg_catalog."C" AS task_id,
-            CASE WHEN @include:unfinished@ THEN 20 WHEN ti.state::text = 'removed' THEN 12 ELSE 4 END AS bits
+            @include:what_is_there@ AS bits
         FROM ONLY @airflow_schema@.task_instance AS ti
-        WHERE @include:of_run@
+        WHERE @include:live_of_run@
     ) AS ti
     UNION ALL
     SELECT
@@ -53,7 +53,7 @@ found AS (
     FROM pieces AS piece
     GROUP BY piece.dag_run_id, piece.task_id
     -- Of most tasks there is nothing to tell: the version has it, and it has a TI that was not removed.
-    HAVING (pg_catalog.bit_or(piece.bits) & 13) <> 5
+    HAVING (pg_catalog.bit_or(piece.bits) & 77) <> 5
 )
 
 SELECT

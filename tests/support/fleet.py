@@ -63,10 +63,15 @@ def as_stored(table: str, row: Mapping[str, Any], columns: Mapping[str, Collecti
     """
     if table == "task_instance_history" and table not in columns:
         table = "task_instance"
-        row = {"archived_reason": "retry", "working_set": None, **row, "id": row["task_instance_id"]}
+        row = {**row, "archived_reason": "retry", "working_set": None, "id": row["task_instance_id"]}
     if table == "task_instance" and "region_index" in columns[table]:
         row = {"region_index" if name == "map_index" else name: value for name, value in row.items()}
     return table, {name: value for name, value in row.items() if name in columns[table]}
+
+
+def named_as_up_to_3_3(ti: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of task_instance with the name that Airflow had for map_index before it called it region_index."""
+    return {"map_index" if name == "region_index" else name: value for name, value in ti.items()}
 
 
 def columns_of(connection: psycopg.Connection[Any], schema: str = "public") -> dict[str, set[str]]:

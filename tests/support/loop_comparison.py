@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from support.fleet import named_as_up_to_3_3
 from support.specification import FINISHED
 
 Row = dict[str, Any]
@@ -47,10 +48,20 @@ def snapshot(connection: psycopg.Connection[Any]) -> Snapshot:
         "SELECT table_name FROM information_schema.tables WHERE (table_schema, table_type) = ('public', 'BASE TABLE')"
     ).fetchall()
     with connection.cursor(row_factory=dict_row) as cursor:
-        return {
+        rows = {
             table: cursor.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table))).fetchall()
             for (table,) in sorted(tables)
         }
+    return _as_up_to_3_3(rows) if "dynamic_region" in rows else rows
+
+
+def _as_up_to_3_3(snapshot: Snapshot) -> Snapshot:
+    """Part task instances and past tries, as Airflow did before it kept both in one table."""
+    tries = [named_as_up_to_3_3(ti) for ti in snapshot["task_instance"]]
+    return snapshot | {
+        "task_instance": [ti for ti in tries if ti["working_set"]],
+        "task_instance_history": [ti for ti in tries if not ti["working_set"]],
+    }
 
 
 def by_key(snapshot: Snapshot, table: str) -> dict[Key, Row]:

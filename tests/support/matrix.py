@@ -42,8 +42,6 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 # Tests that say little about the pair: of the command line, of Python, of the tests' own tools.
 LEFT_OUT = ("beside_airflow", "benchmark", "cli", "demo", "real_airflow", "revisions", "run", "terminal", "url")
 MARKS = "not once and not airflow and not migrations"
-# All that there is to test where dagbump refuses to be installed.
-OF_BETAS = ("tests/test_fleet.py", "tests/test_migrations.py::TestRefusals::test_a_pre_release_that_is_not_served_yet")
 
 NOT_RUN = "not run"
 _BLOCK = re.compile(r"(<!-- generated -->\n).*(<!-- end -->)", re.DOTALL)
@@ -56,13 +54,12 @@ class Outcome:
     passed: int
     failed: tuple[str, ...]
     seconds: float
-    refused: bool
 
     def __str__(self) -> str:
         """Return what a cell of the table says."""
         if self.failed:
             return f"**{len(self.failed)} of {self.passed + len(self.failed)} failed**"
-        return "refused" if self.refused else f"{self.passed} passed"
+        return f"{self.passed} passed"
 
 
 def run_pair(airflow: str, postgres: str) -> Outcome | str:
@@ -70,11 +67,9 @@ def run_pair(airflow: str, postgres: str) -> Outcome | str:
     image = POSTGRESES[postgres]
     if not image.startswith("embedded") and not engine_answers():
         return f"{NOT_RUN}: no container engine"
-    refused = airflow in environments.BETAS
     left_out = [f"--ignore=tests/test_{name}.py" for name in LEFT_OUT]
-    words = OF_BETAS if refused else ("-m", MARKS, *left_out, "tests")
     variables = {"DAGBUMP_AIRFLOW": airflow, "DAGBUMP_POSTGRES_IMAGE": image}
-    return _pytest(Path(sys.executable), words, variables, refused=refused)
+    return _pytest(Path(sys.executable), ("-m", MARKS, *left_out, "tests"), variables)
 
 
 def run_python(version: str) -> Outcome | str:
@@ -89,7 +84,7 @@ def run_python(version: str) -> Outcome | str:
         check=True,
     )
     variables = {"DAGBUMP_AIRFLOW": environments.DEFAULT_RELEASE, "DAGBUMP_POSTGRES_IMAGE": POSTGRESES["18"]}
-    return _pytest(environment / "bin" / "python", ("-m", MARKS), variables, refused=False)
+    return _pytest(environment / "bin" / "python", ("-m", MARKS), variables)
 
 
 def find_python(version: str) -> str | None:
@@ -106,7 +101,7 @@ def find_python(version: str) -> str | None:
     return found.stdout.strip() if found.returncode == 0 else None
 
 
-def _pytest(python: Path, words: Sequence[str], variables: dict[str, str], *, refused: bool) -> Outcome:
+def _pytest(python: Path, words: Sequence[str], variables: dict[str, str]) -> Outcome:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
@@ -121,7 +116,7 @@ def _pytest(python: Path, words: Sequence[str], variables: dict[str, str], *, re
     passed = sum(not how & {"failure", "error", "skipped"} for _, how in ended)
     if done.returncode > 1 or (done.returncode and not failed):  # 1: tests failed; more: cut off, say
         failed.append(f"pytest ended with {done.returncode}")
-    return Outcome(passed, tuple(failed), time.monotonic() - began, refused)
+    return Outcome(passed, tuple(failed), time.monotonic() - began)
 
 
 def _name(case: ET.Element) -> str:

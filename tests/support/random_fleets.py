@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
-from support.fleet import as_stored, columns_of
+from support.fleet import as_stored, columns_of, named_as_up_to_3_3
 from support.releases import environments
 from support.releases.worker import Worker
 from support.specification import FINISHED
@@ -182,8 +182,14 @@ def _prototypes(connection: psycopg.Connection[Any], dag_id: str) -> Iterator[Pr
         for row in versions:
             key = (dag_id, row["run_id"])
             (run,) = cursor.execute("SELECT * FROM dag_run WHERE (dag_id, run_id) = (%s, %s)", key).fetchall()
-            tis = cursor.execute("SELECT * FROM task_instance WHERE (dag_id, run_id) = (%s, %s)", key).fetchall()
+            found = cursor.execute("SELECT * FROM task_instance WHERE (dag_id, run_id) = (%s, %s)", key).fetchall()
+            tis = [_as_before_regions(named_as_up_to_3_3(ti)) for ti in found]
             yield Prototype(row["id"], run, sorted(tis, key=lambda ti: (ti["task_id"], ti["map_index"])))
+
+
+def _as_before_regions(ti: Row) -> Row:
+    """Put a TI of a mapped task where a migration to 3.4 leaves it: in the region that all share."""
+    return ti | {"region_id": UUID(int=0)} if "region_id" in ti else ti
 
 
 # ---- Random fleets ----
@@ -372,12 +378,20 @@ class RandomFleet:
 
     def _finish_upstream(self, run_id: str) -> None:
         """Let the task whose XCom is mapped over have succeeded; its length need not be that of what is expanded."""
-        key = {"dag_id": "dynamic", "task_id": "A", "run_id": run_id, "map_index": -1}
-        self.connection.execute(
-            "UPDATE task_instance SET state = 'success' WHERE (dag_id, task_id, run_id) = ('dynamic', 'A', %s)",
-            (run_id,),
-        )
-        self.insert("task_map", {**key, "length": self._random.randint(0, 3)})
+        condition = "(dag_id, task_id, run_id) = ('dynamic', 'A', %s)"
+        if "working_set" in self._columns["task_instance"]:
+            condition += " AND working_set"
+        row = self.connection.execute(
+            f"UPDATE task_instance SET state = 'success' WHERE {condition} RETURNING id", (run_id,)
+        ).fetchone()
+        assert row is not None
+        length = self._random.randint(0, 3)
+        if "task_map" in self._columns:
+            key = {"dag_id": "dynamic", "task_id": "A", "run_id": run_id, "map_index": -1}
+            self.insert("task_map", {**key, "length": length})
+        else:  # from 3.4 on
+            key = {"id": self._uuid(), "task_instance_id": row[0], "key": "return_value", "timestamp": self._now}
+            self.insert("xcom_v2", {**key, "value": list(range(length)), "mapped_length": length})
 
     def _versions_of_tis(self, origin: Prototype, kept: list[Prototype]) -> list[UUID | None]:
         if not kept:
@@ -408,8 +422,8 @@ class RandomFleet:
         self.insert("task_instance", row)
         if self._chance(0.12):
             past = self._random.choice([None, *(one.version for one in kept)])
-            earlier = {"state": "failed", "dag_version_id": past, "try_number": 0, "task_instance_id": self._uuid()}
-            self.insert("task_instance_history", {**row, **earlier})
+            earlier = {"state": "failed", "dag_version_id": past, "task_instance_id": self._uuid()}
+            self.insert("task_instance_history", {**row, **earlier, "try_number": row["try_number"] - 1})
 
     def _ago(self, **how_long: float) -> datetime:
         return self._now - timedelta(**how_long)

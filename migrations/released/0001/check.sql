@@ -338,12 +338,14 @@ BEGIN
 
     item := 'optional index';
     SELECT
-        found.ours AND (found.valid OR found.building),
+        found.ours AND found.fits AND (found.valid OR found.building),
         CASE
             WHEN NOT found.ours THEN pg_catalog.format(
                 'Something in schema %I is named dagbump_ti_unfinished and is not the optional index. Look what it is, and drop '
                 'or rename it.', airflow_schema
             )
+            WHEN NOT found.fits THEN 'Airflow''s tables have changed since it was built: it also holds past tries. '
+                'Run `dagbump upgrade`, which builds it anew.'
             WHEN found.building THEN 'being built right now; until it is done, nothing uses it'
             WHEN found.valid THEN 'there, and valid: ' || pg_catalog.pg_size_pretty(pg_catalog.pg_relation_size(found.oid))
             WHEN pg_catalog.pg_is_in_recovery()
@@ -364,6 +366,10 @@ BEGIN
                 ) = 'dag_id, run_id, dag_version_id',
                 FALSE
             ) AS ours,
+            (pg_catalog.strpos(pg_catalog.pg_get_expr(index.indpred, index.indrelid), 'working_set') > 0) = EXISTS (
+                SELECT FROM pg_catalog.pg_attribute AS attribute
+                WHERE attribute.attrelid = tis.oid AND attribute.attname::text = 'working_set' AND NOT attribute.attisdropped
+            ) AS fits,
             index.indisvalid AND NOT index.indcheckxmin AS valid,
             -- Of others' builds PostgreSQL shows no more than the process; that holds a lock for all to see.
             NOT index.indisvalid AND EXISTS (

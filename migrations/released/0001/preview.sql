@@ -67,11 +67,10 @@ BEGIN
     IF max_runs IS NOT NULL THEN
         limited := coalesce((
             -- The ids of the first max_runs examined runs, in the order in which Airflow's scheduler takes
-            -- them (DagRun.get_running_dag_runs_to_examine): sort_ordinal in a backfill,
+            -- them (DagRun.get_running_dag_runs_to_examine): sort_ordinal in a backfill, up to Airflow 3.3,
             -- last_scheduling_decision, run_after.
             --
-            -- Sorted before anything is looked up for a run, so that the look-ups end with the limit. A run
-            -- can be in several backfills of its DAG, and is in none where its backfill_id is NULL.
+            -- Sorted before anything is looked up for a run, so that the look-ups end with the limit.
             SELECT pg_catalog.array_agg(examined.id::bigint)
             FROM (
                 SELECT run.id
@@ -108,6 +107,7 @@ BEGIN
                         FROM @airflow_schema@.dag_run AS run
                         WHERE run.id = ANY (ids) AND run.state::text = 'running'
                     ) AS running
+                    -- A run can be in several backfills of its DAG, and is in none where its backfill_id is NULL.
                     LEFT JOIN LATERAL (
                         SELECT pg_catalog.min(item.sort_ordinal) AS sort_ordinal
                         FROM @airflow_schema@.backfill AS backfill
@@ -246,7 +246,7 @@ BEGIN
         -- Each version is unpacked once. Tasks and TIs meet in a GROUP BY, not in a join, in which wrong
         -- statistics could have each compared with each. The bits of a task of a run: 1 the version has
         -- it, 2 it is due in this run, 4 it has a TI, 8 a removed one, 16 an unfinished one. Those of a
-        -- run, where task_id is NULL: 32 the version can be read, 64 it has something mapped.
+        -- run: 32 the version can be read, 64 it, or a TI, has something mapped.
         WITH versions AS MATERIALIZED (
             SELECT runs.dag_run_ids, runs.logical_dates, version.task_ids, version.start_dates, version.end_dates, version.has_mapped
             FROM (
@@ -294,7 +294,7 @@ BEGIN
             FROM pieces AS piece
             GROUP BY piece.dag_run_id, piece.task_id
             -- Of most tasks there is nothing to tell: the version has it, and it has a TI that was not removed.
-            HAVING (pg_catalog.bit_or(piece.bits) & 13) <> 5
+            HAVING (pg_catalog.bit_or(piece.bits) & 77) <> 5
         )
 
         SELECT

@@ -4,11 +4,11 @@
 -- function can keep the error of one broken serialized DAG from the others. Its
 -- plan is made under the settings of its callers.
 --
--- What is read is what SerializedDAG.from_dict reads, up to Airflow 3.3:
+-- What is read is what SerializedDAG.from_dict reads, up to Airflow 3.4:
 --
 --     {"__version": 3,                                    2 in Airflow 3.0
 --      "dag": {"start_date": 1704067200.0, "end_date": …,           seconds since 1970; of tasks that have none
---              "task_group": {… "is_mapped": true …},               at any depth
+--              "task_group": {… "is_mapped": true …},               at any depth; "loop": {"gate_task_id": …} in a loop
 --              "tasks": [{"__type": "operator",
 --                         "__var": {"task_id": "…", "start_date": …, "end_date": …, "_is_mapped": true}}]}}
 --
@@ -32,6 +32,7 @@ DECLARE
     dag_start_date text;
     dag_end_date text;
     tasks bigint;
+    has_dynamic_group boolean;
 BEGIN
     -- Into a variable first: json is parsed, and made jsonb, only once.
     SELECT serialized.data::jsonb INTO data
@@ -56,12 +57,15 @@ BEGIN
         INTO task_ids, start_dates, end_dates, has_mapped, tasks
         FROM pg_catalog.jsonb_array_elements(dag #> '{tasks}'::text[]) AS task (json);
 
-        has_mapped := has_mapped
-            OR pg_catalog.jsonb_path_exists(dag, '$.task_group.**.is_mapped ? (@ == true)'::jsonpath);
+        has_dynamic_group := pg_catalog.jsonb_path_exists(
+            dag, '$.task_group.** ? (@.is_mapped == true || exists(@.loop.gate_task_id))'::jsonpath
+        );
+        has_mapped := has_mapped OR has_dynamic_group;
 
-        -- Not one of them may be of a shape that was not foreseen.
+        -- Not one of them may be of a shape that was not foreseen. In a loop, which tasks have TIs depends on how far it is.
         task_ids := coalesce(task_ids, '{}');
-        IF pg_catalog.cardinality(task_ids) <> tasks OR pg_catalog.array_position(task_ids, NULL) IS NOT NULL THEN
+        IF pg_catalog.cardinality(task_ids) <> tasks OR pg_catalog.array_position(task_ids, NULL) IS NOT NULL
+            OR (has_dynamic_group AND pg_catalog.jsonb_path_exists(dag, '$.task_group.**.loop.gate_task_id'::jsonpath)) THEN
             task_ids := NULL;
         END IF;
     END IF;

@@ -90,7 +90,7 @@ BEGIN
         -- Each version is unpacked once. Tasks and TIs meet in a GROUP BY, not in a join, in which wrong
         -- statistics could have each compared with each. The bits of a task of a run: 1 the version has
         -- it, 2 it is due in this run, 4 it has a TI, 8 a removed one, 16 an unfinished one. Those of a
-        -- run, where task_id is NULL: 32 the version can be read, 64 it has something mapped.
+        -- run: 32 the version can be read, 64 it, or a TI, has something mapped.
         WITH versions AS MATERIALIZED (
             SELECT runs.dag_run_ids, runs.logical_dates, version.task_ids, version.start_dates, version.end_dates, version.has_mapped
             FROM (
@@ -138,7 +138,7 @@ BEGIN
             FROM pieces AS piece
             GROUP BY piece.dag_run_id, piece.task_id
             -- Of most tasks there is nothing to tell: the version has it, and it has a TI that was not removed.
-            HAVING (pg_catalog.bit_or(piece.bits) & 13) <> 5
+            HAVING (pg_catalog.bit_or(piece.bits) & 77) <> 5
         )
 
         SELECT

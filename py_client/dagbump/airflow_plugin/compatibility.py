@@ -14,12 +14,12 @@ SchedulerJobRunner: TypeAlias = Any
 
 SCHEDULER_MODULE = "airflow.jobs.scheduler_job_runner"
 
-_RELEASES = ("3.0", "3.1", "3.2", "3.3")
-# Parameters by name, as Airflow 3.0 to 3.3 have them: of a function that is replaced, all; of one that is called, ours.
+_RELEASES = ("3.0", "3.1", "3.2", "3.3", "3.4")
+# Parameters by name, as Airflow 3.0 to 3.4 have them: of a function that is replaced, all; of one that is called, ours.
 _REPLACED = {
-    "SchedulerJobRunner._schedule_all_dag_runs": ["self", "guard", "dag_runs", "session"],
-    "SchedulerJobRunner._verify_integrity_if_dag_changed": ["self", "dag_run", "session"],
-    "DagRun.get_running_dag_runs_to_examine": ["session"],
+    "SchedulerJobRunner._schedule_all_dag_runs": [["self", "guard", "dag_runs", "session"]],
+    "SchedulerJobRunner._verify_integrity_if_dag_changed": [["self", "dag_run", "session"]],
+    "DagRun.get_running_dag_runs_to_examine": [["session"], ["session", "eagerly_load_dag_tags"]],  # from 3.4 on
 }
 _CALLED = {
     "DagRun.check_version_id_exists_in_dr": {"dag_version_id", "session"},
@@ -40,6 +40,11 @@ _VERIFY = {
     "DagRun.verify_integrity": ["airflow.utils.session", "airflow.models.dagrun"],
     f"DagRun.{_CHECK}": ["airflow.models.dagrun"],
     "DagRun._create_tasks": ["airflow.models.dagrun"],
+}
+# And from 3.4 on:
+_VERIFY_REGIONS = {
+    "DagRun._create_initial_tasks": ["airflow.models.dagrun"],
+    "DagRun._return_unmapped_instance_to_sentinel": ["airflow.models.dagrun"],
 }
 
 
@@ -67,11 +72,17 @@ def forget_dag(runner: SchedulerJobRunner, version: DagVersion) -> None:
 def verify_is_airflows_own(scheduler: ModuleType) -> bool:
     """Say whether verify_integrity is that which dagbump knows, and nobody else's patch has to be called with it."""
     verify, check = map(partial(_find, scheduler), ("DagRun.verify_integrity", f"DagRun.{_CHECK}"))
+    parts = _VERIFY | (_VERIFY_REGIONS if knows_regions(scheduler) else {})
     return (
         _CHECK in inspect.unwrap(verify).__code__.co_names
         and "get_task_instances" in check.__code__.co_names
-        and all(_makers(_find(scheduler, name)) == makers for name, makers in _VERIFY.items())
+        and all(_makers(_find(scheduler, name)) == makers for name, makers in parts.items())
     )
+
+
+def knows_regions(scheduler: ModuleType) -> bool:
+    """Say whether TIs of mapped tasks lie in regions (from 3.4 on), between which verify_integrity moves them."""
+    return hasattr(scheduler.DagRun, "_create_initial_tasks")
 
 
 def task_instances_are_mutated() -> bool:
@@ -89,7 +100,7 @@ def examining_without_tis(stock: FunctionType) -> FunctionType | None:
     """
     from sqlalchemy.orm import lazyload
 
-    if "joinedload" not in stock.__code__.co_names:  # from 3.2 on
+    if not {"joinedload", "task_instances"} <= set(stock.__code__.co_names):  # from 3.2 on
         return None
     # The same code, in which joinedload(task_instances) is lazyload, the default.
     return FunctionType(stock.__code__, stock.__globals__ | {"joinedload": lazyload}, stock.__name__)
@@ -108,8 +119,8 @@ def require_known_airflow(scheduler: ModuleType) -> None:
     for name, makers in _MAKERS.items():
         _require_made_by(makers, scheduler, name, release)
     for name, expected in _REPLACED.items():
-        if (found := _parameters(scheduler, name)) != expected:
-            raise UnfitError(f"{name} of Airflow {release} takes {found}, not {expected}")
+        if (found := _parameters(scheduler, name)) not in expected:
+            raise UnfitError(f"{name} of Airflow {release} takes {found}, not {' or '.join(map(str, expected))}")
     for name, needed in _CALLED.items():
         if not needed <= set(found := _parameters(scheduler, name)):
             raise UnfitError(f"{name} of Airflow {release} takes {found}, without {sorted(needed)}")

@@ -32,6 +32,7 @@ class Loop:
             `versions`, and only where it could be read.
         lacking: ids of the runs that lack a task although Airflow takes them for verified; they are in `due` too.
         looked_at: ids of the runs in which missing tasks were looked for.
+        mended: dag_id, run_id and missing tasks of those in `lacking` that have been verified.
         lost: whether the bump has failed, or has gone with a rollback of the transaction.
             (`DagRun._create_task_instances` rolls back, and lets the loop go on, when somebody else has created the
             same task instance.)
@@ -47,6 +48,7 @@ class Loop:
     scopes: dict[int, RunScope] = field(default_factory=dict)
     lacking: set[int] = field(default_factory=set)
     looked_at: set[int] = field(default_factory=set)
+    mended: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
     lost: bool = False
 
     def knows(self, run: DagRun) -> bool:

@@ -22,6 +22,7 @@ from dagbump.airflow_plugin.compatibility import (
     SchedulerJobRunner,
     dag_of,
     forget_dag,
+    knows_regions,
     stats_of,
     task_instances_are_mutated,
     verify_is_airflows_own,
@@ -60,6 +61,7 @@ class Scheduling:
         self._dag_version = scheduler.DagVersion
         self._reporter = Reporter(stats_of(scheduler))
         self.missing_tasks_interval = missing_tasks_interval
+        self._knows_regions = knows_regions(scheduler)
         self._knows_verify = verify_is_airflows_own(scheduler)
         self.loop: Loop | None = None
         self.memory = Memory()
@@ -71,13 +73,15 @@ class Scheduling:
 
     @contextmanager
     def looping(self, runner: SchedulerJobRunner, runs: list[DagRun], session: Session) -> Iterator[None]:
-        """Begin a loop with one bump; at its end, which is after the commit, remember what was left undone."""
+        """Begin a loop with one bump; at its end, after the commit, say what was mended, and remember what was not."""
         self.loop = Loop(session)
         try:
             self._bump(runner, runs, self.loop)
             yield
             if not self.loop.lost:
                 self.memory.take(self.loop)
+                for dag_id, run_id, tasks in self.loop.mended:
+                    reporting.mended(dag_id, run_id, tasks)
         finally:
             self.loop = None
 
@@ -95,7 +99,7 @@ class Scheduling:
         self._verify(loop, run, scope if self._can_be_spared() else None)
         loop.verified.add(run.id)
         if scope and run.id in loop.lacking:
-            reporting.mended(run.dag_id, run.run_id, scope.missing_tasks or ())
+            loop.mended.append((run.dag_id, run.run_id, scope.missing_tasks or ()))
         return True
 
     def _dag_to_verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun, scope: RunScope | None) -> Any:
@@ -111,6 +115,8 @@ class Scheduling:
         if scope and would_do_nothing(scope):
             self._reporter.verify_skipped()
             return
+        if scope and scope.has_mapped and self._knows_regions:
+            scope = None  # of which TIs it looks at there, that says too little
         self._reporter.verified()
         loop.session.expire(run, ["task_instances"])
         with few_task_instances(run, scope, loop.session) if scope else nullcontext():

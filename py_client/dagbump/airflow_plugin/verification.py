@@ -1,6 +1,6 @@
 """verify_integrity by the truth: called where it would do something, and with no more task instances than it needs.
 
-What it does on a running run (the same in Airflow 3.0 to 3.3) is to take back REMOVED TIs whose task is in the DAG, to
+What it does on a running run (the same in Airflow 3.0 to 3.4) is to take back REMOVED TIs whose task is in the DAG, to
 compare the indexes of mapped TIs with what they are mapped over, and to create the TIs of tasks that have none. For the
 first two it needs these TIs; of all others only their task_id, to know which tasks have one. `dagbump.verify_scope` has
 that from the database. A task_instance_mutation_hook is shown every TI: where there is one, it is left as it is.

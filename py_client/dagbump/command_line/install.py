@@ -15,7 +15,7 @@ from rich.progress import Progress
 from dagbump import database
 from dagbump.command_line.connecting import engine_for
 from dagbump.command_line.exit_codes import exit_codes
-from dagbump.command_line.options import AirflowSchema, PrintSql, Url, text
+from dagbump.command_line.options import AirflowSchema, AirflowShape, PrintSql, Url, text
 from dagbump.command_line.output import say
 from dagbump.errors import DagbumpError, ExitCode, NotInstalled, translated
 from dagbump.installation import installer, names, state
@@ -34,19 +34,22 @@ def upgrade(
         ),
     ] = False,
     sql: PrintSql = False,
+    airflow_shape: AirflowShape = None,
 ) -> None:
     """Install dagbump in Airflow's database, or bring it to the newest revision.
 
     Everything goes into schema dagbump, in one transaction; Airflow's tables and its own migrations are left alone.
-    Only the optional index is on a table of Airflow's.
+    Only the optional index is on a table of Airflow's. To be run again after an `airflow db migrate` that has changed
+    Airflow's tables, as that to 3.4 does: it makes the functions anew for them, and the index, where there was one.
     """
     with exit_codes(), _unknown_revisions():
+        _only_with_sql(airflow_shape, sql=sql)
         if sql:
-            installer.upgrade(None, "heads" if with_index else revision, airflow_schema, sql=True)
+            whither = "heads" if with_index else revision
+            installer.upgrade(None, whither, airflow_schema, sql=True, airflow_shape=airflow_shape)
             return
         engine = engine_for(url)
-        installer.upgrade(engine, revision, airflow_schema)
-        if with_index:
+        if installer.upgrade(engine, revision, airflow_schema) or with_index:
             with _index_progress() as show:
                 installer.upgrade(engine, installer.NEWEST_INDEX, airflow_schema, on_progress=show)
         say(_what_is_installed(engine, airflow_schema))
@@ -64,13 +67,15 @@ def downgrade(
     url: Url = None,
     airflow_schema: AirflowSchema = None,
     sql: PrintSql = False,
+    airflow_shape: AirflowShape = None,
 ) -> None:
     """Remove dagbump from the database, which is left as it was before the first upgrade."""
     with exit_codes(), _unknown_revisions():
+        _only_with_sql(airflow_shape, sql=sql)
         if sql:
             if ":" not in revision:
                 raise typer.BadParameter("with --sql, say where from and where to: 0001:base, or index_0001:base")
-            installer.downgrade(None, revision, airflow_schema, sql=True)
+            installer.downgrade(None, revision, airflow_schema, sql=True, airflow_shape=airflow_shape)
             return
         engine = engine_for(url)
         with _index_progress() as show:
@@ -79,6 +84,11 @@ def downgrade(
             say(_what_is_installed(engine, airflow_schema))
         except NotInstalled:
             say(f"dagbump is not installed in {database.describe(engine)}.")
+
+
+def _only_with_sql(airflow_shape: str | None, *, sql: bool) -> None:
+    if airflow_shape and not sql:
+        raise typer.BadParameter("--airflow-shape is for --sql; else the database is asked which tables it has")
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dagbump.installation.sql_files import FIRST_SHAPE, SHAPES
+
 # The largest values of PostgreSQL's types.
 INTEGER, BIGINT = 2**31 - 1, 2**63 - 1
 # The pauses that a loop may make, in seconds.
@@ -23,6 +25,13 @@ def text(value: str | None) -> str | None:
         (value or "").encode()
     except UnicodeEncodeError:
         raise typer.BadParameter("it is not text in this locale's encoding") from None
+    return value
+
+
+def shape(value: str | None) -> str | None:
+    """Refuse a shape of Airflow's tables that nobody knows."""
+    if value is not None and value not in SHAPES:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(map(repr, SHAPES))}")
     return value
 
 
@@ -92,6 +101,16 @@ OfAirflow = Annotated[
         metavar="NAME",
         callback=text,
         help="The schema of the Airflow that you mean, where the search path leads to another one.",
+    ),
+]
+AirflowShape = Annotated[
+    str | None,
+    typer.Option(
+        "--airflow-shape",
+        metavar="RELEASES",
+        callback=shape,
+        help=f"With --sql: the releases whose tables the script is for, {' or '.join(map(repr, SHAPES))}. "
+        f"Default: {FIRST_SHAPE!r}. Without --sql, the database is asked.",
     ),
 ]
 PrintSql = Annotated[bool, typer.Option("--sql", help="Print the script for review; touch no database.")]

@@ -32,7 +32,7 @@ def building(revision: str) -> Iterator[None]:
     """Prepare for the CREATE INDEX CONCURRENTLY in the body, which runs outside of any transaction.
 
     An invalid index, which a build that was cut off leaves behind, is dropped: an earlier one's first, and this one's
-    at the end.
+    at the end; so is one that was built for other tables.
 
     Args:
         revision: the revision that the migration under way records.
@@ -54,12 +54,12 @@ def building(revision: str) -> Iterator[None]:
             raise BuiltMeanwhile
         _refuse_foreign(connection, airflow_schema)
         _refuse_who_may_not_create(connection, airflow_schema)
-        _drop_if_invalid(connection, airflow_schema)
+        _drop_if_useless(connection, airflow_schema)
         try:
             yield
         finally:
             if not connection.invalidated:  # else the next try cleans up
-                _drop_if_invalid(connection, airflow_schema)
+                _drop_if_useless(connection, airflow_schema)
 
 
 def drop() -> None:
@@ -107,8 +107,8 @@ def _drop(airflow_schema: str) -> None:
     in_migration.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {sql_files.identifier(airflow_schema)}.{INDEX}")
 
 
-def _drop_if_invalid(connection: sa.engine.Connection, airflow_schema: str) -> None:
-    if state.optional_index(connection, airflow_schema) is state.OptionalIndex.INVALID:
+def _drop_if_useless(connection: sa.engine.Connection, airflow_schema: str) -> None:
+    if state.optional_index(connection, airflow_schema) in {state.OptionalIndex.INVALID, state.OptionalIndex.OUTDATED}:
         _drop(airflow_schema)
 
 

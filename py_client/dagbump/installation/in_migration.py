@@ -10,8 +10,10 @@ from dagbump.installation import sql_files
 
 
 def run(path: Path, **literals: str) -> None:
-    """Run a file in the migration under way; with ``--sql``, print it."""
-    execute(sql_files.render(path, context.get_context().opts["airflow_schema"], **literals))
+    """Run a file in the migration under way, for the shape of Airflow's tables; with ``--sql``, print it."""
+    options = context.get_context().opts
+    path = sql_files.for_shape(path, options["airflow_shape"])
+    execute(sql_files.render(path, options["airflow_schema"], **literals))
 
 
 def execute(text: str) -> None:

@@ -70,8 +70,9 @@ def upgrade(
     airflow_schema: str | None = None,
     *,
     sql: bool = False,
+    airflow_shape: str | None = None,
     on_progress: OnProgress | None = None,
-) -> None:
+) -> bool:
     """Install dagbump, or bring it to a revision; whatever is recorded, make what is there what it should be.
 
     An interrupt (Ctrl-C) while the optional index is built cancels the build, and what there is of it is dropped.
@@ -82,13 +83,18 @@ def upgrade(
         airflow_schema: where Airflow's tables are; None: where ``task_instance`` is found on the search path, else
             where dagbump has been installed for.
         sql: print the script and leave the database alone.
+        airflow_shape: with ``sql``, for which of Airflow's tables, one of `sql_files.SHAPES`; None: the first.
         on_progress: called several times a second while the index is built, or is waited for.
+
+    Returns:
+        Whether the optional index has to be built again: it was there, and went with a migration of Airflow's tables.
 
     Raises:
         DagbumpError: the database was refused; nothing was written.
     """
-    config = _config(engine, airflow_schema)
+    config = _config(engine, airflow_schema, airflow_shape)
     _run(config, lambda: command.upgrade(config, revision, sql=sql), on_progress)
+    return bool(config.attributes.get("index_is_lost"))
 
 
 def downgrade(
@@ -97,13 +103,14 @@ def downgrade(
     airflow_schema: str | None = None,
     *,
     sql: bool = False,
+    airflow_shape: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> None:
     """Go back to an older revision; ``base`` leaves the database as it was before the first upgrade.
 
     Takes the arguments of `upgrade`; with ``sql``, ``revision`` is ``FROM:TO``.
     """
-    config = _config(engine, airflow_schema)
+    config = _config(engine, airflow_schema, airflow_shape)
     _run(config, lambda: command.downgrade(config, revision, sql=sql), on_progress)
 
 
@@ -187,11 +194,12 @@ def _progress(observer: sa.engine.Connection, config: Config) -> Iterator[IndexP
         yield IndexProgress(phase, done / total if total else 0.0, Blocker(*blocker) if blocker[0] else None)
 
 
-def _config(engine: sa.engine.Engine | None, airflow_schema: str | None) -> Config:
+def _config(engine: sa.engine.Engine | None, airflow_schema: str | None, airflow_shape: str | None) -> Config:
     config = Config(str(MIGRATIONS / "alembic.ini"))
     attributes: dict[str, Any] = {
         "engine": engine,
         "airflow_schema": airflow_schema,
+        "airflow_shape": airflow_shape,
         "quiet": True,
         "stopping": Event(),  # set: whoever waits for its turn gives up
     }

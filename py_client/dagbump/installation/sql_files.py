@@ -13,6 +13,11 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # Inside the package in a wheel, at the top in a checkout.
 MIGRATIONS = next(path for path in (_PACKAGE / "migrations", _PACKAGE.parents[1] / "migrations") if path.is_dir())
 
+# The shapes of Airflow's tables that there is SQL for, as dagbump.installation calls them, and the folder, beside each
+# file that reads otherwise for one, with what it reads then.
+SHAPES = {"3.0 to 3.3": "", "3.4": "3.4"}
+FIRST_SHAPE, *_ = SHAPES
+
 _PLACEHOLDER = re.compile(r"@(?P<name>\w+)@")
 _DOLLAR_QUOTE = re.compile(r"\$\w+\$")
 
@@ -59,6 +64,12 @@ def literal(value: str) -> str:
 def as_it_is(text: str) -> sa.TextClause:
     """Return SQL in which SQLAlchemy takes nothing for a parameter."""
     return sa.text(text.replace(":", r"\:"))
+
+
+def for_shape(path: Path, shape: str) -> Path:
+    """Return what a file reads for a shape of Airflow's tables."""
+    other = path.parent / SHAPES[shape] / path.name
+    return other if other.exists() else path
 
 
 def installer(name: str) -> Path:

@@ -40,6 +40,18 @@ _HAS_TASK_INSTANCE = sa.text(
     """
 )
 
+# What tells the shapes of Airflow's tables apart: task_instance has this column from 3.4 on.
+_KEEPS_PAST_TRIES = sa.text(
+    """
+    SELECT TRUE
+    FROM pg_catalog.pg_class AS class
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = class.oid
+    WHERE namespace.nspname::text = :schema AND class.relname::text = 'task_instance'
+    AND attribute.attname::text = 'working_set' AND NOT attribute.attisdropped
+    """
+)
+
 _LENDS_RIGHTS = sa.text(
     """
     SELECT owner.rolname::text AS owner, EXISTS (
@@ -60,6 +72,7 @@ class OptionalIndex(Enum):
 
     MISSING = "is not there: --with-index builds it"
     INVALID = "is not valid: --with-index mends it"
+    OUTDATED = "was built for other tables of Airflow's than these: --with-index builds it anew"
     VALID = "is there"
     FOREIGN = "is not there, but something else of that name is"
 
@@ -70,12 +83,14 @@ class Installed:
 
     Attributes:
         airflow_schema: the schema of Airflow's tables.
+        airflow_shape: the Airflow releases whose tables have the shape that the functions were rendered for.
         revision: the Alembic revision, the optional index aside.
         works_with_packages_from: the oldest revision whose package works with it.
         release: the release of the package that ran the upgrade.
     """
 
     airflow_schema: str
+    airflow_shape: str
     revision: str
     works_with_packages_from: str
     release: str
@@ -109,6 +124,13 @@ def has_task_instance(connection: sa.engine.Connection, schema: str) -> bool:
     return bool(connection.scalar(_HAS_TASK_INSTANCE, {"schema": schema}))
 
 
+def airflow_shape(connection: sa.engine.Connection, schema: str) -> str:
+    """Return the shape that Airflow's tables in a schema have, one of `sql_files.SHAPES`, if they have any of them."""
+    keeps_past_tries = connection.scalar(_KEEPS_PAST_TRIES, {"schema": schema})
+    first, later = sql_files.SHAPES
+    return later if keeps_past_tries else first
+
+
 def served_schema(connection: sa.engine.Connection) -> str | None:
     """Return the schema that the installed functions work on; None where there are none, or it has been renamed."""
     row = _find_served(connection, None)
@@ -122,7 +144,7 @@ def _find_served(connection: sa.engine.Connection, airflow_schema: str | None) -
 
 
 def named_as_optional_index(connection: sa.engine.Connection) -> Sequence[sa.engine.Row[Any]]:
-    """Return what has the optional index's name: its ``schema``, is it ``ours``, ``valid``, does this role own it."""
+    """Return what has the optional index's name: its ``schema``; is it ``ours``, ``valid``, ``mine``; ``fits``."""
     text = sql_files.render(sql_files.installer("find_optional_index"), "pg_catalog")
     return connection.execute(sql_files.as_it_is(text)).all()
 
@@ -135,6 +157,8 @@ def optional_index(connection: sa.engine.Connection, airflow_schema: str) -> Opt
         return OptionalIndex.MISSING
     if not row.ours:
         return OptionalIndex.FOREIGN
+    if not row.fits:
+        return OptionalIndex.OUTDATED
     return OptionalIndex.VALID if row.valid else OptionalIndex.INVALID
 
 
@@ -149,7 +173,7 @@ def require_usable(connection: sa.engine.Connection, airflow_schema: str | None 
 
     Raises:
         NotInstalled: there is no schema ``dagbump``, or it is somebody else's.
-        UnsupportedAirflow: it serves another Airflow than that.
+        UnsupportedAirflow: it serves another Airflow than that, or Airflow's tables have changed since.
         VersionMismatch: it is too old for this package, or this package for it.
         InsufficientPrivilege: this role may not read ``dagbump.installation``.
     """
@@ -157,6 +181,7 @@ def require_usable(connection: sa.engine.Connection, airflow_schema: str | None 
     found = _require_ours(connection, airflow_schema or on_path)
     installed = _read(connection, found)
     _require_in_range(installed)
+    _require_its_shape(connection, installed)
     return installed
 
 
@@ -219,7 +244,9 @@ def refuse_to_lend_rights(connection: sa.engine.Connection, *, repeatedly: bool 
 
 
 def _read(connection: sa.engine.Connection, found: sa.engine.Row[Any]) -> Installed:
-    query = sa.text("SELECT airflow_schema, revision, works_with_packages_from, release FROM dagbump.installation")
+    query = sa.text(
+        "SELECT airflow_schema, airflow_shape, revision, works_with_packages_from, release FROM dagbump.installation"
+    )
     try:
         with translated():
             row = connection.execute(query).first()
@@ -231,6 +258,15 @@ def _read(connection: sa.engine.Connection, found: sa.engine.Row[Any]) -> Instal
     if row is None:
         raise NotInstalled("dagbump is installed in part in this database, as after a restore: run `dagbump upgrade`.")
     return Installed(*row)
+
+
+def _require_its_shape(connection: sa.engine.Connection, installed: Installed) -> None:
+    found = airflow_shape(connection, installed.airflow_schema)
+    if installed.airflow_shape != found:
+        raise UnsupportedAirflow(
+            f"Airflow's tables have changed since dagbump was installed: they are as in Airflow {found}, and its "
+            f"functions are for {installed.airflow_shape}. Run `dagbump upgrade`, which makes them anew."
+        )
 
 
 def _require_in_range(installed: Installed) -> None:

@@ -2,7 +2,7 @@
 
 Reads one JSON object per line from stdin, ``{"command": …, arguments}``, and answers one, ``{"answer": …}`` or
 ``{"error": …}``, to the file descriptor that it is given: stdout is where Airflow logs to.
-Works with Airflow 3.0 to 3.3; what differs between them is in `Airflow`, and nothing else knows the release.
+Works with Airflow 3.0 to 3.4; what differs between them is in `Airflow`, and nothing else knows the release.
 
 Sessions are Airflow's, known by name, so that one command can leave a transaction open beside the next one's.
 """
@@ -78,6 +78,11 @@ class Airflow:
             assert settings.NonScopedSession is not None
             self.sessions[name] = settings.NonScopedSession()
         return self.sessions[name]
+
+    def examine(self, session: Session) -> list[Any]:
+        """Return the runs that a scheduler's loop takes, locked."""
+        options = {"eagerly_load_dag_tags": False} if hasattr(DagRun, "dag_tags_for_stats") else {}  # from 3.4 on
+        return list(DagRun.get_running_dag_runs_to_examine(session=session, **options))
 
     def parse(self, file: Path) -> list[Any]:
         """Import a DAG file and serialize its DAGs, as the DAG processor does."""
@@ -170,20 +175,20 @@ class Commands:
         """Do what the scheduler's loop does to running DAG runs."""
         orm = self.airflow.session(session)
         with prohibit_commit(orm) as guard:
-            self.airflow.scheduler._schedule_all_dag_runs(guard, list(DagRun.get_running_dag_runs_to_examine(orm)), orm)
+            self.airflow.scheduler._schedule_all_dag_runs(guard, self.airflow.examine(orm), orm)
         self.end(session, "commit")
 
     def stock_verify(self, session: str = "scheduler") -> None:
         """Do the part of that loop that dagbump does otherwise, and leave the transaction open."""
         orm = self.airflow.session(session)
-        for run in list(DagRun.get_running_dag_runs_to_examine(orm)):
+        for run in self.airflow.examine(orm):
             self.airflow.scheduler._verify_integrity_if_dag_changed(dag_run=run, session=orm)
 
     def dagbump_verify(self, session: str = "scheduler", *, verify: bool = True) -> list[dict[str, Any]]:
         """Do it as a scheduler with dagbump: one bump, and verify_integrity where it is due, in one transaction."""
         orm = self.airflow.session(session)
         with prohibit_commit(orm):
-            runs = {run.id: run for run in DagRun.get_running_dag_runs_to_examine(orm)}
+            runs = {run.id: run for run in self.airflow.examine(orm)}
             result = dagbump.bump(orm, dag_run_ids=runs, caller_verifies=True)
             for row in result.needs_verify if verify else ():
                 self.airflow.verify(runs[row.dag_run_id], row.dag_version_id, orm)

@@ -76,7 +76,7 @@ class LoopCommands(Commands):
         """Do the part of a loop that dagbump changes; answer its statements, and how many TIs examining has loaded."""
         with closing(session()) as orm, prohibit_commit(orm) as guard:
             with statements() as examining, loaded_tis() as tis:
-                runs = list(DagRun.get_running_dag_runs_to_examine(session=orm))
+                runs = self.airflow.examine(orm)
             with statements() as scheduling:
                 self.airflow.scheduler._schedule_all_dag_runs(guard, runs, orm)
         return {"runs": len(runs), "examining": examining, "tis_loaded": len(tis), "scheduling": scheduling}

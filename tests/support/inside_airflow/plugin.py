@@ -83,7 +83,7 @@ def missing_tasks_interval(value: str) -> AbstractContextManager[Any]:
 
 
 MISFITS: dict[str, AbstractContextManager[Any]] = {
-    "release": patch.object(airflow, "__version__", "3.4.0"),
+    "release": patch.object(airflow, "__version__", "3.5.0"),
     "method gone": patch.object(SchedulerJobRunner, "_verify_integrity_if_dag_changed", None),
     "other parameters": patch.object(DagRun, "get_running_dag_runs_to_examine", with_a_limit),
     "parameter gone": patch.object(DagRun, "verify_integrity", without_version),
@@ -211,7 +211,7 @@ class PluginCommands(Commands):
     def _examine_and_schedule(self, tis: list[object], run: int | None) -> None:
         assert settings.NonScopedSession is not None
         with closing(settings.NonScopedSession()) as session, prohibit_commit(session) as guard:
-            runs = [session.get(DagRun, run)] if run else list(DagRun.get_running_dag_runs_to_examine(session))
+            runs = [session.get(DagRun, run)] if run else self.airflow.examine(session)
             tis[:] = [len(tis)]
             self.airflow.scheduler._schedule_all_dag_runs(guard, runs, session)
 

@@ -26,8 +26,9 @@ DEFAULT_RELEASE = "3.3.2"
 RELEASES = ("3.0.6", "3.1.8", "3.2.2", "3.3.2")
 # Other releases that there are pins for: a patch that behaves otherwise than the newest of its line.
 OTHER_RELEASES = ("3.1.6",)
-# Those that dagbump refuses: pre-releases that it does not serve yet, and the last line before DAG versions.
+# Pre-releases of the next line.
 BETAS = ("3.4.0b2",)
+# One that dagbump refuses: of the last line before DAG versions.
 AIRFLOW_2 = "2.11.2"
 NEWEST = os.environ.get("DAGBUMP_NEWEST") == "1"
 CACHE = CHECKOUT / ".cache"
@@ -42,6 +43,11 @@ def release() -> str:
 def number() -> tuple[int, ...]:
     """Return the number of that release, without what makes it a pre-release: (3, 4, 0) for 3.4.0b2."""
     return Version(release()).release
+
+
+def shape() -> str:
+    """Return what dagbump calls the shape of that release's tables."""
+    return "3.4" if number() >= (3, 4) else "3.0 to 3.3"
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 import dagbump
 import psycopg
 
+from support.releases import environments
 from support.releases.worker import Worker
 
 Tis = dict[str, tuple[str | None, int | None]]
@@ -36,13 +37,21 @@ with DAG("{dag_id}", description="{description}", schedule=None, {arguments}):
 """
 
 
+# From 3.4 on, past tries are in the same table.
+_TIS = (
+    "task_instance"
+    if environments.number() < (3, 4)
+    else "(SELECT *, region_index AS map_index FROM task_instance WHERE working_set)"
+)
+
+
 def tis_of(connection: psycopg.Connection[Any], run: int) -> Tis:
     """Return state and version number of each task instance of a run, by task_id or task_id[map_index]."""
     rows = connection.execute(
-        """
+        f"""
         SELECT ti.task_id || CASE WHEN ti.map_index < 0 THEN '' ELSE '[' || ti.map_index || ']' END,
             ti.state, version.version_number
-        FROM task_instance AS ti
+        FROM {_TIS} AS ti
         JOIN dag_run AS run ON run.dag_id = ti.dag_id AND run.run_id = ti.run_id
         LEFT JOIN dag_version AS version ON version.id = ti.dag_version_id
         WHERE run.id = %s

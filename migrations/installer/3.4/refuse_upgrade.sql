@@ -1,0 +1,296 @@
+-- Refuses a database that dagbump cannot serve, before anything in schema dagbump is read and anything is created.
+--
+-- Runs first in every upgrade, online and in the script of --sql alike, and reads catalogs only. Errors:
+--   DBU01  no Airflow tables in schema @airflow_schema@
+--   DBU02  Airflow tables that dagbump does not know (Airflow 2, a column is missing, partitions, inheritance)
+--   DBU03  a schema dagbump that is somebody else's, or holds what is
+--   DBU04  dagbump serves another Airflow in this database
+--   42501  a role that does not own Airflow's tables, or may not create a schema; an owner who may not read them all
+
+DO $refuse_upgrade$
+DECLARE
+    required CONSTANT jsonb := '{
+        "dag": {"dag_id": "text", "is_paused": "boolean", "is_stale": "boolean"},
+        "dag_run": {
+            "id": "integer", "dag_id": "text", "run_id": "text", "run_type": "text", "logical_date": "timestamptz",
+            "state": "text", "bundle_version": "text", "created_dag_version_id": "uuid", "run_after": "timestamptz",
+            "last_scheduling_decision": "timestamptz"
+        },
+        "dag_version": {"id": "uuid", "dag_id": "text", "version_number": "integer", "created_at": "timestamptz"},
+        "serialized_dag": {"dag_version_id": "uuid", "data": "json"},
+        "task_instance": {
+            "dag_id": "text", "run_id": "text", "task_id": "text", "region_id": "uuid", "region_index": "integer",
+            "working_set": "boolean", "state": "text", "dag_version_id": "uuid", "updated_at": "timestamptz"
+        }
+    }'::jsonb;
+    airflow_schema CONSTANT text := @airflow_schema_literal@;
+    owner CONSTANT oid := (
+        SELECT class.relowner
+        FROM pg_catalog.pg_class AS class
+        WHERE class.oid = pg_catalog.to_regclass(@task_instance_literal@)::oid
+    );
+    served CONSTANT text := (
+        SELECT namespace.nspname::text
+        FROM pg_catalog.pg_proc AS proc
+        JOIN pg_catalog.pg_namespace AS own ON own.oid = proc.pronamespace AND own.nspname::text = 'dagbump'
+        CROSS JOIN LATERAL pg_catalog.unnest(proc.proconfig) AS config (setting)
+        JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname::text = CASE
+            WHEN config.setting ~ '^search_path=.*, "?pg_temp"?$' THEN (
+                pg_catalog.parse_ident(pg_catalog.substring(config.setting, '^search_path=(.*), "?pg_temp"?$'))
+            )[1]
+        END
+        WHERE proc.proname::text = 'bump'
+    );
+    -- From PostgreSQL 16 on, membership alone does not let one SET ROLE.
+    may_become CONSTANT text := CASE
+        WHEN pg_catalog.current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER'
+    END;
+    missing text;
+    findings text;
+BEGIN
+    IF owner IS NULL THEN
+        RAISE EXCEPTION 'no Airflow tables in schema "%": there is no task_instance', airflow_schema
+            USING ERRCODE = 'DBU01',
+            HINT = 'Name the schema (--airflow-schema NAME, or -x airflow_schema=NAME), or run airflow db migrate first.';
+    END IF;
+
+    SELECT
+        pg_catalog.string_agg(wanted.called, ', ' ORDER BY wanted.called) FILTER (WHERE wanted.type IS NULL),
+        pg_catalog.string_agg(wanted.called || ' is ' || wanted.type, ', ' ORDER BY wanted.called) FILTER (WHERE NOT wanted.fits)
+    INTO missing, findings
+    FROM (
+        -- Each column that is required: its table, and its type there; NULL where there is no such column.
+        --   fits       the type is of the kind that is required; true where there is no such column
+        SELECT
+            wanted.relation || '.' || wanted.attribute AS called,
+            pg_catalog.format_type(found.atttypid, found.atttypmod) AS type,
+            wanted.kind,
+            found.atttypid IS NULL OR wanted.kind = coalesce(
+                CASE type.typname::text
+                    WHEN 'varchar' THEN 'text'
+                    WHEN 'int4' THEN 'integer'
+                    WHEN 'int8' THEN 'integer'
+                    WHEN 'bool' THEN 'boolean'
+                    WHEN 'jsonb' THEN 'json'
+                    ELSE type.typname::text
+                END,
+                ''
+            ) AS fits
+        FROM (
+            SELECT relation.key AS relation, attribute.key AS attribute, attribute.value AS kind
+            FROM pg_catalog.jsonb_each(required) AS relation
+            CROSS JOIN LATERAL pg_catalog.jsonb_each_text(relation.value) AS attribute
+        ) AS wanted
+        LEFT JOIN pg_catalog.pg_attribute AS found
+            ON found.attrelid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid
+            AND found.attname::text = wanted.attribute
+            AND NOT found.attisdropped
+        LEFT JOIN pg_catalog.pg_type AS type
+            ON type.oid = found.atttypid AND type.typnamespace = 'pg_catalog'::regnamespace::oid
+    ) AS wanted;
+    IF missing LIKE '%task_instance.dag_version_id%' THEN
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are those of Airflow 2: they have no dag_version_id', airflow_schema
+            USING ERRCODE = 'DBU02', HINT = 'dagbump serves Airflow 3.0 to 3.4; migrate Airflow first.';
+    ELSIF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow %; missing: %',
+            airflow_schema, '3.4', missing
+            USING ERRCODE = 'DBU02',
+            HINT = 'Look for a newer dagbump that knows this Airflow. A script is for the tables that --airflow-shape names.';
+    ELSIF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow %; of another type: %',
+            airflow_schema, '3.4', findings
+            USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow, or who has changed the column.';
+    END IF;
+
+    -- Which of Airflow's tables are no plain ones, as text; NULL: none. (A row's address, by which bump writes, is unique in one
+    -- physical table only.)
+    SELECT pg_catalog.string_agg(class.relname::text, ', ' ORDER BY class.relname::text) INTO findings
+    FROM pg_catalog.jsonb_object_keys(required) AS wanted (relation)
+    JOIN pg_catalog.pg_class AS class
+        ON class.oid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid
+    WHERE class.relkind::text <> 'r'
+    OR EXISTS (
+        SELECT FROM pg_catalog.pg_inherits AS inherits WHERE class.oid IN (inherits.inhrelid, inherits.inhparent)
+    );
+    IF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'in schema "%" these are no plain tables, but partitioned, inherited or views: %', airflow_schema, findings
+            USING ERRCODE = 'DBU02', HINT = 'dagbump serves the tables that airflow db migrate makes.';
+    END IF;
+
+    IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
+        RAISE EXCEPTION 'Airflow''s tables belong to %, and this role, %, may not act as that one',
+            pg_catalog.pg_get_userbyid(owner), CURRENT_USER
+            USING ERRCODE = 'insufficient_privilege',
+            HINT = pg_catalog.format(
+                'Connect as the role that owns Airflow''s tables, %I, or have her, or a superuser, run: GRANT %I TO %I;',
+                pg_catalog.pg_get_userbyid(owner), pg_catalog.pg_get_userbyid(owner), CURRENT_USER
+            );
+    END IF;
+
+    -- What that role lacks to read Airflow's tables, to write task_instance and to lock dag_version, as statements that give it;
+    -- NULL: nothing. (To lock a row takes UPDATE, of any column.)
+    SELECT
+        pg_catalog.string_agg(
+            pg_catalog.format('GRANT %s TO %I;', lacking.what, pg_catalog.pg_get_userbyid(owner)), ' ' ORDER BY lacking.what
+        )
+    INTO findings
+    FROM (
+        SELECT pg_catalog.format('USAGE ON SCHEMA %I', airflow_schema) AS what
+        FROM pg_catalog.pg_namespace AS namespace
+        WHERE namespace.nspname::text = airflow_schema
+        AND NOT pg_catalog.has_schema_privilege(owner, namespace.oid, 'USAGE')
+        UNION ALL
+        SELECT pg_catalog.format('%s ON TABLE %I.%I', privilege.name, airflow_schema, class.relname)
+        FROM pg_catalog.jsonb_object_keys(required) AS wanted (relation)
+        JOIN pg_catalog.pg_class AS class
+            ON class.oid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', airflow_schema, wanted.relation))::oid
+        CROSS JOIN (VALUES ('SELECT'), ('UPDATE')) AS privilege (name)
+        WHERE CASE
+            WHEN privilege.name = 'SELECT' OR wanted.relation = 'task_instance'
+                THEN NOT pg_catalog.has_table_privilege(owner, class.oid, privilege.name)
+            ELSE wanted.relation = 'dag_version' AND NOT pg_catalog.has_any_column_privilege(owner, class.oid, privilege.name)
+        END
+    ) AS lacking;
+    IF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'the owner of task_instance, %, may not read all of Airflow''s tables and write what bump writes',
+            pg_catalog.pg_get_userbyid(owner)
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Have their owner, or a superuser, run: ' || findings;
+    END IF;
+
+    IF pg_catalog.to_regnamespace('dagbump') IS NULL
+        AND NOT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') THEN
+        RAISE EXCEPTION 'the role % may not create a schema in database %', CURRENT_USER, pg_catalog.current_database()
+            USING ERRCODE = 'insufficient_privilege',
+            HINT = pg_catalog.format(
+                'Have the owner of the database, or a superuser, run: GRANT CREATE ON DATABASE %I TO %I;',
+                pg_catalog.current_database(), CURRENT_USER
+            );
+    END IF;
+
+    -- Refuses a schema dagbump that is not that role's, and what is in it that is not ours.
+    IF EXISTS (
+        SELECT FROM pg_catalog.pg_namespace AS namespace
+        WHERE namespace.nspname::text = 'dagbump' AND namespace.nspowner <> owner
+    ) THEN
+        RAISE EXCEPTION 'there is a schema dagbump that does not belong to %, the owner of Airflow''s tables, but to %',
+            pg_catalog.pg_get_userbyid(owner),
+            (
+                SELECT pg_catalog.pg_get_userbyid(namespace.nspowner)
+                FROM pg_catalog.pg_namespace AS namespace
+                WHERE namespace.nspname::text = 'dagbump'
+            )
+            USING ERRCODE = 'DBU03',
+            HINT = 'Nothing in it was read. Look who made it and why; if it is a dagbump that changed hands, give it back with '
+            'ALTER SCHEMA, ALTER TABLE and ALTER ROUTINE, each with OWNER TO; else rename or drop it.';
+    END IF;
+
+    SELECT pg_catalog.string_agg(foreign_object.finding, '; ') INTO findings
+    FROM (
+        -- What in schema dagbump is not provably ours: a row each. Reads the catalogs, and runs nothing
+        -- that stands in that schema.
+        --
+        -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
+        -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
+        -- children, in all of which code could stand that runs as whoever reads or writes the table. What
+        -- is called from outside has to run as its owner, and no argument may have an expression for a
+        -- default, which would run as the caller. (The procedure repair cannot: PostgreSQL lets none commit
+        -- that runs as its owner. prune_history does not, so that it lends nobody its rights.)
+
+        WITH relation AS (
+            SELECT class.*, pg_catalog.format('dagbump.%I', class.relname) AS called, namespace.nspowner
+            FROM pg_catalog.pg_class AS class
+            JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+            WHERE namespace.nspname::text = 'dagbump'
+        ),
+
+        function AS (
+            SELECT proc.*, pg_catalog.format('dagbump.%I', proc.proname) AS called, namespace.nspowner
+            FROM pg_catalog.pg_proc AS proc
+            JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = proc.pronamespace
+            WHERE namespace.nspname::text = 'dagbump'
+        )
+
+        SELECT relation.called || ' belongs to ' || pg_catalog.pg_get_userbyid(relation.relowner)::text AS finding
+        FROM relation
+        WHERE relation.relowner <> relation.nspowner
+        UNION ALL
+        SELECT relation.called || ' is not a table'
+        FROM relation
+        WHERE relation.relkind::text NOT IN ('r', 'i')
+        UNION ALL
+        SELECT relation.called || ' has a trigger'
+        FROM relation
+        JOIN pg_catalog.pg_trigger AS trigger ON trigger.tgrelid = relation.oid
+        UNION ALL
+        SELECT relation.called || ' has a rule'
+        FROM relation
+        JOIN pg_catalog.pg_rewrite AS rule ON rule.ev_class = relation.oid
+        UNION ALL
+        SELECT relation.called || ' has row-level security'
+        FROM relation
+        WHERE relation.relrowsecurity
+        UNION ALL
+        SELECT relation.called || ' inherits, or is inherited from'
+        FROM relation
+        JOIN pg_catalog.pg_inherits AS inherits ON relation.oid IN (inherits.inhrelid, inherits.inhparent)
+        UNION ALL
+        SELECT relation.called || ' has a default'
+        FROM relation
+        JOIN pg_catalog.pg_attrdef AS def ON def.adrelid = relation.oid
+        UNION ALL
+        SELECT relation.called || ' has a check'
+        FROM relation
+        JOIN pg_catalog.pg_constraint AS con ON con.conrelid = relation.oid AND con.contype::text = 'c'
+        UNION ALL
+        SELECT relation.called || ' has an index on an expression'
+        FROM relation
+        JOIN pg_catalog.pg_index AS index ON index.indrelid = relation.oid
+        WHERE index.indexprs IS NOT NULL OR index.indpred IS NOT NULL
+        UNION ALL
+        SELECT relation.called || ' has a column of a type of somebody''s own'
+        FROM relation
+        JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = relation.oid AND attribute.attnum > 0
+        JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
+        WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid
+        UNION ALL
+        SELECT function.called || ' belongs to ' || pg_catalog.pg_get_userbyid(function.proowner)::text
+        FROM function
+        WHERE function.proowner <> function.nspowner
+        UNION ALL
+        SELECT function.called || ' has an argument whose default is an expression'
+        FROM function
+        WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
+            !~ '^(NULL::["a-z ]+([[][]])?|true|false|[0-9]+)(, (NULL::["a-z ]+([[][]])?|true|false|[0-9]+))*$'
+        UNION ALL
+        SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
+        FROM function
+        CROSS JOIN LATERAL pg_catalog.unnest(
+            -- Not by ||, for which somebody's operator may be an exact match.
+            pg_catalog.array_append(coalesce(function.proallargtypes, function.proargtypes::oid[]), function.prorettype)
+        ) AS used (oid)
+        JOIN pg_catalog.pg_type AS type ON type.oid = used.oid
+        WHERE type.typnamespace <> 'pg_catalog'::regnamespace::oid
+        UNION ALL
+        SELECT function.called || ' does not run as its owner'
+        FROM function
+        WHERE function.proname::text IN (
+            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+        )
+        AND NOT function.prosecdef
+        ORDER BY 1
+    ) AS foreign_object;
+    IF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'in schema dagbump is what dagbump has not put there: %', findings
+            USING ERRCODE = 'DBU03', HINT = 'Nothing in it was read. Look who made it and why, and drop or rename it.';
+    END IF;
+
+    IF served <> airflow_schema
+        AND pg_catalog.to_regclass(pg_catalog.quote_ident(served) || '.task_instance') IS NOT NULL THEN
+        RAISE EXCEPTION 'dagbump is installed in this database for the Airflow in schema "%", not for that in "%"',
+            served, airflow_schema
+            USING ERRCODE = 'DBU04',
+            HINT = 'One database has one dagbump, for one Airflow; name its schema with --airflow-schema. To change over: '
+            'dagbump downgrade, and then dagbump upgrade, with the schema of each.';
+    END IF;
+END
+$refuse_upgrade$;

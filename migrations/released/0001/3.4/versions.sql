@@ -1,0 +1,230 @@
+-- dagbump.versions: how many versions each DAG has, and what keeps the old ones.
+--
+-- For a person who wants to know which DAG makes a version with every parse, and
+-- what airflow db clean will be able to delete. Reads only: locks nothing, runs on
+-- a hot standby.
+--
+-- Reads task_instance once, counting by version, and the unfinished TIs of the
+-- examined runs by their index. Never looks a version up: up to Airflow 3.2,
+-- task_instance has no index on dag_version_id.
+
+CREATE OR REPLACE FUNCTION dagbump.versions(
+    dag_ids text[] DEFAULT NULL
+) RETURNS TABLE (
+    dag_id text,
+    versions integer,
+    versions_last_day integer,
+    version_number integer,
+    created_at timestamptz,
+    unreferenced integer,
+    stale_only integer,
+    running_runs_behind integer
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+-- Planned for each call, so that without dag_ids there is no condition on them, with any method that suits the size.
+SET search_path = @airflow_schema@, pg_temp
+SET plan_cache_mode = force_custom_plan
+SET jit = off
+AS $versions$
+#variable_conflict use_column
+DECLARE
+    examined_only CONSTANT boolean := TRUE;
+    ids CONSTANT bigint[] := NULL;
+BEGIN
+    -- Refuses a list that means nothing.
+    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    END IF;
+
+    RETURN QUERY
+    WITH run AS MATERIALIZED (
+        -- The running DAG runs, one row each: the latest version of the DAG, and what, if anything, keeps
+        -- the run from being examined. The one place that says what "examined" means (limited_runs, which
+        -- stops at a limit, is held to it by a test).
+        --
+        --   obstacle   NULL for an examined run, else why it is not one: pinned, paused, stale_dag, not_due, no_version,
+        --              no_serialized_dag; with examined_only, the others are left out
+        SELECT
+            run.id::bigint AS dag_run_id,
+            run.dag_id::text AS dag_id,
+            run.run_id::text AS run_id,
+            run.run_type::text AS run_type,
+            run.logical_date,
+            run.created_dag_version_id,
+            run.last_scheduling_decision,
+            run.run_after,
+            latest.id AS dag_version_id,
+            latest.version_number,
+            CASE
+                WHEN run.obstacle IS NOT NULL THEN run.obstacle
+                WHEN latest.id IS NULL THEN 'no_version'
+                WHEN serialized.dag_version_id IS NULL THEN 'no_serialized_dag'
+            END AS obstacle
+        FROM (
+            SELECT
+                running.*,
+                CASE
+                    -- Airflow tests bundle_version for truth: '' is as good as NULL.
+                    WHEN running.bundle_version::text <> '' THEN 'pinned'
+                    -- Both are nullable up to Airflow 3.1, which examines only runs where they are false.
+                    WHEN dag.dag_id IS NOT NULL AND dag.is_paused IS NOT FALSE THEN 'paused'
+                    WHEN dag.dag_id IS NOT NULL AND dag.is_stale IS NOT FALSE THEN 'stale_dag'
+                    WHEN running.run_after > pg_catalog.now() THEN 'not_due'
+                END AS obstacle
+            FROM (
+                -- The running DAG runs among them.
+                SELECT
+                    run.id,
+                    run.dag_id,
+                    run.run_id,
+                    run.run_type,
+                    run.logical_date,
+                    run.bundle_version,
+                    run.created_dag_version_id,
+                    run.last_scheduling_decision,
+                    run.run_after,
+                    run.backfill_id
+                FROM @airflow_schema@.dag_run AS run
+                WHERE ids IS NULL AND run.state::text = 'running'
+                UNION ALL
+                -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+                SELECT
+                    run.id,
+                    run.dag_id,
+                    run.run_id,
+                    run.run_type,
+                    run.logical_date,
+                    run.bundle_version,
+                    run.created_dag_version_id,
+                    run.last_scheduling_decision,
+                    run.run_after,
+                    run.backfill_id
+                FROM @airflow_schema@.dag_run AS run
+                WHERE run.id = ANY (ids) AND run.state::text = 'running'
+            ) AS running
+            LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = running.dag_id::text
+            WHERE dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids)
+        ) AS run
+        LEFT JOIN LATERAL (
+            -- The latest version of its DAG: the highest version_number, whatever created_at says.
+            SELECT version.id, version.version_number
+            FROM @airflow_schema@.dag_version AS version
+            WHERE version.dag_id::text = run.dag_id::text
+            ORDER BY version.version_number DESC
+            LIMIT 1
+        ) AS latest ON TRUE
+        -- Unique in dag_version_id. (An EXISTS might be hashed: read whole, for a few rows of it.)
+        LEFT JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+        WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
+    ),
+
+    held_by_run AS MATERIALIZED (
+        -- By run, so that each is looked up by its index.
+        SELECT run.dag_id, run.dag_run_id, tis.dag_version_id, tis.stale
+        FROM run
+        CROSS JOIN LATERAL (
+            SELECT ti.dag_version_id, pg_catalog.count(*) AS stale
+            FROM ONLY @airflow_schema@.task_instance AS ti
+            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+            AND ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+            AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id
+            GROUP BY ti.dag_version_id
+        ) AS tis
+    ),
+
+    behind AS (
+        SELECT held_by_run.dag_id, pg_catalog.count(DISTINCT held_by_run.dag_run_id) AS runs
+        FROM held_by_run
+        GROUP BY held_by_run.dag_id
+    ),
+
+    stale_on AS (
+        SELECT held_by_run.dag_version_id, pg_catalog.sum(held_by_run.stale)::bigint AS tis
+        FROM held_by_run
+        GROUP BY held_by_run.dag_version_id
+    ),
+
+    all_on AS (
+        SELECT ti.dag_version_id, pg_catalog.count(*) AS tis
+        FROM ONLY @airflow_schema@.task_instance AS ti
+        WHERE dag_ids IS NULL OR ti.dag_id::text = ANY (dag_ids)
+        GROUP BY ti.dag_version_id
+    ),
+
+    version AS (
+        SELECT
+            version.id,
+            version.dag_id::text AS dag_id,
+            version.version_number,
+            version.created_at,
+            pg_catalog.row_number() OVER (PARTITION BY version.dag_id::text ORDER BY version.version_number DESC) = 1 AS is_latest
+        FROM @airflow_schema@.dag_version AS version
+        WHERE dag_ids IS NULL OR version.dag_id::text = ANY (dag_ids)
+    ),
+
+    dag AS (
+        SELECT
+            version.dag_id,
+            pg_catalog.count(*)::integer AS versions,
+            pg_catalog.count(*) FILTER (
+                WHERE version.created_at > pg_catalog.now() - '24:00:00'::interval
+            )::integer AS versions_last_day,
+            pg_catalog.max(version.version_number) AS version_number,
+            pg_catalog.max(version.created_at) FILTER (WHERE version.is_latest) AS created_at,
+            pg_catalog.count(*) FILTER (WHERE NOT version.is_latest AND all_on.tis IS NULL)::integer AS unreferenced,
+            pg_catalog.count(*) FILTER (WHERE NOT version.is_latest AND all_on.tis = stale_on.tis)::integer AS stale_only
+        FROM version
+        LEFT JOIN all_on ON all_on.dag_version_id = version.id
+        LEFT JOIN stale_on ON stale_on.dag_version_id = version.id
+        GROUP BY version.dag_id
+    )
+
+    SELECT
+        dag.dag_id,
+        dag.versions,
+        dag.versions_last_day,
+        dag.version_number,
+        dag.created_at,
+        dag.unreferenced,
+        dag.stale_only,
+        coalesce(behind.runs, 0)::integer
+    FROM dag
+    LEFT JOIN behind ON behind.dag_id = dag.dag_id
+    ORDER BY
+        coalesce(behind.runs, 0) DESC,
+        dag.stale_only DESC,
+        dag.versions_last_day DESC,
+        dag.versions DESC,
+        dag.dag_id COLLATE pg_catalog."C";
+END
+$versions$;
+
+COMMENT ON FUNCTION dagbump.versions(text[]) IS
+'Shows how many versions each DAG has, and what keeps the old ones from airflow db clean.
+
+  SELECT * FROM dagbump.versions();
+  SELECT * FROM dagbump.versions(''{etl,report}'');
+
+dag_ids: NULL: every DAG; an empty array: none.
+
+Answers one row per DAG that has a version, first those with running runs behind, then those with many
+versions:
+  versions             rows of dag_version
+  versions_last_day    those created in the last 24 hours. A DAG that makes one with every parse has
+                       something in its file that changes with every parse, a now() for one.
+  version_number, created_at   of the latest
+  unreferenced         versions before the latest that no TI refers to: airflow db clean may delete them.
+                       dag_run.created_dag_version_id keeps none, nor do past tries, which are TIs of their
+                       own from Airflow 3.4 on, and keep theirs.
+  stale_only           versions before the latest that no TI refers to but stale ones of examined runs:
+                       once bump has moved those, airflow db clean may delete them
+  running_runs_behind  examined runs that hold stale TIs: SELECT dagbump.help(''bump'');
+What keeps the others: finished TIs, until they are cleaned themselves, and those of runs that bump does
+not examine.
+
+Reads all of task_instance once, by its index on dag_version_id where there is one and it suits (Airflow
+3.3), the TIs of those DAGs where dag_ids names some. On a big database that takes seconds: not for a
+loop. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside the array.';
+
+REVOKE ALL ON FUNCTION dagbump.versions(text[]) FROM PUBLIC;

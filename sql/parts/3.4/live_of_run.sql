@@ -1,0 +1,3 @@
+-- Takes: ti, run (dag_id, run_id, both text).
+-- True for the TIs of that run, past tries left aside.
+@include:of_run@ AND ti.working_set IS TRUE

@@ -1,0 +1,2 @@
+-- Takes: ti.
+ti.region_index AS map_index

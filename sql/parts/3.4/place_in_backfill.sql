@@ -1,0 +1,3 @@
+-- Takes: nothing.
+-- Airflow does not ask for it.
+CROSS JOIN (SELECT NULL::integer AS sort_ordinal) AS backfill

@@ -1,0 +1,2 @@
+-- Takes: ti.
+ti.map_index
