@@ -333,7 +333,7 @@ class TestArguments:
         assert self.bumped(connection, max_runs=2) == first
         connection.rollback()
         fleet.execute("UPDATE dag_run SET last_scheduling_decision = NULL WHERE id = %s", b)
-        assert self.bumped(connection, max_runs=9) == [a, b, c]
+        assert self.bumped(connection, max_runs=9) == ([a, b, c] if environments.number() < (3, 4) else [b, c, a])
 
     def test_max_runs_counts_examined_runs_whether_or_not_they_have_work(
         self, fleet: Fleet, connection: Connection

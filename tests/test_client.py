@@ -271,7 +271,7 @@ class TestErrors:
         fleet.execute("DROP SCHEMA dagbump CASCADE")
 
     def drop_table(self, fleet: Fleet) -> None:
-        fleet.execute("DROP TABLE task_instance_history CASCADE")
+        fleet.execute("DROP TABLE serialized_dag CASCADE")
 
     def drop_column(self, fleet: Fleet) -> None:
         fleet.execute("ALTER TABLE dag DROP COLUMN is_stale")

@@ -295,7 +295,7 @@ def test_a_second_build_that_waits_for_its_turn_ends_with_ctrl_c(
 
 
 def test_create_inside_a_transaction_is_refused(database: URL) -> None:
-    script = command(*WITH_INDEX, "--sql").stdout
+    script = command(*WITH_INDEX, "--sql", "--airflow-shape", environments.shape()).stdout
     create = script[script.index("CREATE INDEX") :].split(";")[0]
     with psycopg.connect(libpq(database)) as connection, pytest.raises(psycopg.errors.ActiveSqlTransaction):
         connection.execute(create.encode())

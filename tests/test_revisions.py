@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from dagbump.installation import installer, sql_files, state
 from sqlalchemy.engine import URL
 from support.processes import CHECKOUT, DAGBUMP, command
+from support.releases import environments
 from support.server import dump_schema, libpq, run_client
 
 pytestmark = pytest.mark.once
@@ -73,6 +74,8 @@ class Package:
         assert done.returncode == code, done.stderr
         return done
 
+
+FOR_THESE_TABLES = ("--airflow-shape", environments.shape())
 
 NOW = Package(CHECKOUT)
 
@@ -193,10 +196,10 @@ class TestThereAndBack:
     def test_the_printed_scripts_do_the_same(self, next_: Package, database: URL, airflow_database: URL) -> None:
         before = dump_schema(database)
         next_(airflow_database, "upgrade")
-        script = next_(database, "upgrade", "--sql", f"{NOW_REVISION}:{NEXT_REVISION}").stdout
+        script = next_(database, "upgrade", "--sql", f"{NOW_REVISION}:{NEXT_REVISION}", *FOR_THESE_TABLES).stdout
         run_client("psql", database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
         assert dump_schema(database) == dump_schema(airflow_database)
-        script = next_(database, "downgrade", "--sql", f"{NEXT_REVISION}:{NOW_REVISION}").stdout
+        script = next_(database, "downgrade", "--sql", f"{NEXT_REVISION}:{NOW_REVISION}", *FOR_THESE_TABLES).stdout
         run_client("psql", database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
         assert dump_schema(database) == before
 

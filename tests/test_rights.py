@@ -12,6 +12,7 @@ from conftest import Connect
 from dagbump import client
 from psycopg import sql
 from support.fleet import Fleet, serialized_dag
+from support.releases import environments
 
 Connection = psycopg.Connection[Any]
 
@@ -101,7 +102,7 @@ def test_a_callers_temporary_tables_change_nothing(fleet: Fleet, connect: Connec
     fleet.ti(run, new, "success")
     stale = fleet.ti(run, old, "queued")
     caller = connect()
-    for table in ("task_instance", "task_instance_history", "dag_run", "dag", "dag_version", "serialized_dag"):
+    for table in (*TABLES_OF_TRIES, "dag_run", "dag", "dag_version", "serialized_dag"):
         caller.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} AS TABLE public.{} WITH NO DATA").format(*[sql.Identifier(table)] * 2)
         )
@@ -112,11 +113,16 @@ def test_a_callers_temporary_tables_change_nothing(fleet: Fleet, connect: Connec
     assert fleet.versions_of([stale]) == [new]
 
 
+# From Airflow 3.4 on past tries are task instances, and keep their versions.
+TRIES_APART = environments.number() < (3, 4)
+TABLES_OF_TRIES = ("task_instance", "task_instance_history") if TRIES_APART else ("task_instance",)
+STALE_ONLY = 1 if TRIES_APART else 0
+
 TYPES = (
     *("text", "varchar", "name", "uuid", "integer", "bigint", "boolean", "timestamptz", "tid", "xid", "xid8", "oid"),
     *("bigint[]", "oid[]", "text[]", "tid[]", "uuid[]", "json", "jsonb"),
 )
-OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "%", "&", "#>", "#>>", "->", "->>")
+OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "%", "&", "|", "#>", "#>>", "->", "->>")
 HOSTILE_FUNCTIONS = (
     "now()",
     "clock_timestamp()",
@@ -169,7 +175,7 @@ def test_foreign_functions_and_operators_on_the_path_change_nothing(
     assert caller.execute(held, (run,)).fetchall() == [("task_instance", holder.info.backend_pid, True)]
     holder.rollback()
     versions = "SELECT dag_id, versions, unreferenced, stale_only, running_runs_behind FROM dagbump.versions('{d}')"
-    assert caller.execute(versions).fetchall() == [("d", 2, 0, 1, 1)]
+    assert caller.execute(versions).fetchall() == [("d", 2, 0, STALE_ONLY, 1)]
     caller.execute("SAVEPOINT before")
     repair = "SELECT task_instances, moved_runs FROM dagbump.repair_batch(ARRAY[%s]::pg_catalog.int8[], 10)"
     assert caller.execute(repair, (run,)).fetchall() == [(1, [run])]

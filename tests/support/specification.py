@@ -140,7 +140,8 @@ def scope(run: Run, version: Version | None) -> RunScope:
         missing_tasks=tuple(sorted({task.task_id for task in version.tasks if due(task, run)} - in_run)),
         restored_tasks=tuple(sorted(in_version & removed)),
         vanished_tasks=tuple(sorted(unfinished - in_version)),
-        has_mapped=any(task.mapped for task in version.tasks),
+        # From 3.4 on, a TI with an index counts too; here, each has one.
+        has_mapped=any(task.mapped for task in version.tasks) or (environments.number() >= (3, 4) and bool(run.tis)),
     )
 
 
