@@ -263,7 +263,9 @@ def test_a_limit_looks_at_no_more_runs_than_it_must(warm: Connection) -> None:
     """Five thousand more running runs: they are sorted, and only the first are judged."""
     warm.execute(
         f"""
-        INSERT INTO dag_run (dag_id, run_id, run_type, state, run_after, last_scheduling_decision {_SPAN["span_column"]})
+        INSERT INTO dag_run (
+            dag_id, run_id, run_type, state, run_after, last_scheduling_decision {_SPAN["span_column"]}
+        )
         SELECT 'many', 'crowd_' || number, 'manual', 'running', now() - interval '1 hour', now() {_SPAN["span"]}
         FROM generate_series(1, 5000) AS number
         """

@@ -3,7 +3,8 @@
 -- them (DagRun.get_running_dag_runs_to_examine): sort_ordinal in a backfill, up to Airflow 3.3,
 -- last_scheduling_decision, run_after.
 --
--- Sorted before anything is looked up for a run, so that the look-ups end with the limit.
+-- Sorted before anything is looked up for a run, so that the look-ups end with the limit. A run
+-- can be in several backfills of its DAG, and is in none where its backfill_id is NULL.
 SELECT pg_catalog.array_agg(examined.id::bigint)
 FROM (
     SELECT run.id
@@ -12,7 +13,13 @@ FROM (
         FROM (
             @include:running_runs@
         ) AS running
-        @include:place_in_backfill@
+        LEFT JOIN LATERAL (
+            SELECT pg_catalog.min(item.sort_ordinal) AS sort_ordinal
+            FROM @airflow_schema@.backfill AS backfill
+            JOIN @airflow_schema@.backfill_dag_run AS item
+                ON item.backfill_id = backfill.id AND item.dag_run_id = running.id
+            WHERE backfill.dag_id::text = running.dag_id::text
+        ) AS backfill ON running.backfill_id IS NOT NULL
         WHERE coalesce(running.bundle_version::text, '') = ''
         AND running.run_after <= pg_catalog.now()
         AND (dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids))

@@ -95,7 +95,8 @@ BEGIN
             -- them (DagRun.get_running_dag_runs_to_examine): sort_ordinal in a backfill, up to Airflow 3.3,
             -- last_scheduling_decision, run_after.
             --
-            -- Sorted before anything is looked up for a run, so that the look-ups end with the limit.
+            -- Sorted before anything is looked up for a run, so that the look-ups end with the limit. A run
+            -- can be in several backfills of its DAG, and is in none where its backfill_id is NULL.
             SELECT pg_catalog.array_agg(examined.id::bigint)
             FROM (
                 SELECT run.id
@@ -132,7 +133,6 @@ BEGIN
                         FROM @airflow_schema@.dag_run AS run
                         WHERE run.id = ANY (ids) AND run.state::text = 'running'
                     ) AS running
-                    -- A run can be in several backfills of its DAG, and is in none where its backfill_id is NULL.
                     LEFT JOIN LATERAL (
                         SELECT pg_catalog.min(item.sort_ordinal) AS sort_ordinal
                         FROM @airflow_schema@.backfill AS backfill

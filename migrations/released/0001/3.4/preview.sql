@@ -67,15 +67,15 @@ BEGIN
     IF max_runs IS NOT NULL THEN
         limited := coalesce((
             -- The ids of the first max_runs examined runs, in the order in which Airflow's scheduler takes
-            -- them (DagRun.get_running_dag_runs_to_examine): sort_ordinal in a backfill, up to Airflow 3.3,
-            -- last_scheduling_decision, run_after.
+            -- them (DagRun.get_running_dag_runs_to_examine): last_scheduling_decision, run_after; a run of a
+            -- backfill as any other.
             --
             -- Sorted before anything is looked up for a run, so that the look-ups end with the limit.
             SELECT pg_catalog.array_agg(examined.id::bigint)
             FROM (
                 SELECT run.id
                 FROM (
-                    SELECT running.*, backfill.sort_ordinal
+                    SELECT running.*
                     FROM (
                         -- The running DAG runs among them.
                         SELECT
@@ -107,13 +107,11 @@ BEGIN
                         FROM @airflow_schema@.dag_run AS run
                         WHERE run.id = ANY (ids) AND run.state::text = 'running'
                     ) AS running
-                    -- Airflow does not ask for it.
-                    CROSS JOIN (SELECT NULL::integer AS sort_ordinal) AS backfill
                     WHERE coalesce(running.bundle_version::text, '') = ''
                     AND running.run_after <= pg_catalog.now()
                     AND (dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids))
                     ORDER BY
-                        backfill.sort_ordinal NULLS FIRST, running.last_scheduling_decision NULLS FIRST, running.run_after, running.id
+                        running.last_scheduling_decision NULLS FIRST, running.run_after, running.id
                     OFFSET 0
                 ) AS run
                 LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = run.dag_id::text
@@ -127,7 +125,7 @@ BEGIN
                 ) AS latest
                 JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
                 WHERE dag.dag_id IS NULL OR (dag.is_paused IS FALSE AND dag.is_stale IS FALSE)
-                ORDER BY run.sort_ordinal NULLS FIRST, run.last_scheduling_decision NULLS FIRST, run.run_after, run.id
+                ORDER BY run.last_scheduling_decision NULLS FIRST, run.run_after, run.id
                 LIMIT max_runs
             ) AS examined
         ), '{}');

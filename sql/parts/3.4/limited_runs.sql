@@ -1,0 +1,30 @@
+-- Takes: ids, dag_ids, max_runs.
+-- The ids of the first max_runs examined runs, in the order in which Airflow's scheduler takes
+-- them (DagRun.get_running_dag_runs_to_examine): last_scheduling_decision, run_after; a run of a
+-- backfill as any other.
+--
+-- Sorted before anything is looked up for a run, so that the look-ups end with the limit.
+SELECT pg_catalog.array_agg(examined.id::bigint)
+FROM (
+    SELECT run.id
+    FROM (
+        SELECT running.*
+        FROM (
+            @include:running_runs@
+        ) AS running
+        WHERE coalesce(running.bundle_version::text, '') = ''
+        AND running.run_after <= pg_catalog.now()
+        AND (dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids))
+        ORDER BY
+            running.last_scheduling_decision NULLS FIRST, running.run_after, running.id
+        OFFSET 0
+    ) AS run
+    LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = run.dag_id::text
+    CROSS JOIN LATERAL (
+        @include:latest_version@
+    ) AS latest
+    JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+    WHERE dag.dag_id IS NULL OR (dag.is_paused IS FALSE AND dag.is_stale IS FALSE)
+    ORDER BY run.last_scheduling_decision NULLS FIRST, run.run_after, run.id
+    LIMIT max_runs
+) AS examined
