@@ -1,5 +1,5 @@
 # make demo: the main job, on an embedded PostgreSQL.   make test: the whole suite.   make lint: style and types.
-# make test-airflow: the plugin inside real schedulers of four Airflow releases; RELEASES="3.1.8 3.3.2" for some of them.
+# make test-airflow: the plugin inside real schedulers of each Airflow release; RELEASES="3.1.8 3.3.2" for some of them.
 # make test-migrations: Airflow's own migrations, from release to release and back, with dagbump inside.
 # make test-matrix: every Airflow schema on every PostgreSQL, and every Python, into docs/matrix.md; takes hours.
 #   ARGS="--airflow 3.3.2 --postgres 13,14" for some of it.
@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 # What may be installed: no other versions than these. Empty: the newest.
 PINS := pins/development.txt
 
-RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2
+RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 
 .PHONY: demo test test-newest test-airflow test-migrations test-matrix bench bench-quick bench-scheduler pins demo-tables freeze lint clean
 

@@ -185,9 +185,11 @@ Answers one row for each of these runs that is running:
                   back, those of a mapped task as far as their index fits
   vanished_tasks  tasks of unfinished TIs that the latest version no longer has
   has_mapped      the latest version has a mapped task or a mapped task group: verify_integrity also
-                  compares the indexes of their TIs with what they are mapped over, which is not done here
+                  compares the indexes of their TIs with what they are mapped over, which is not done here. From
+                  Airflow 3.4 on also where a TI of the run has such an index
 All are NULL where the tasks of the latest version cannot be read: it has no serialized_dag row, Airflow
-compresses its serialized DAGs, or they are in a format that this release of dagbump does not know.
+compresses its serialized DAGs, or they are in a format that this release of dagbump does not know, or
+have a loop (Airflow 3.4), in which it depends on how far it is which tasks have TIs.
 
 Reads each version once, however many runs share it. Locks: none; runs on a hot standby.
 Errors: 22023 for a NULL inside the array.';
