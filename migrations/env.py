@@ -81,18 +81,20 @@ def refuse_newer(heads: tuple[str, ...]) -> None:
 def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
     """Delete the record of an index that somebody has dropped, or whose removal was cut off, or that is of no use.
 
-    Where a migration of Airflow is the cause, the installer builds it again.
+    Where a migration of Airflow is the cause, whoever runs the upgrade is told to build it again: because it is there
+    for other tables, whatever is recorded, or because it was recorded and went with them.
     """
     heads = context.get_context().get_current_heads()
     recorded = [head for head in heads if INDEX_BRANCH in script.get_revision(head).branch_labels]
     options = context.get_context().opts
     found = state.optional_index(connection, options["airflow_schema"])
+    config.attributes["index_is_lost"] = found is state.OptionalIndex.OUTDATED
     if recorded and found is not state.OptionalIndex.VALID:
         log.warning("The index %s was recorded, and is not there, or not valid; index@head builds it again.", INDEX)
         delete = sa.text(f"DELETE FROM {SCHEMA}.alembic_version WHERE version_num = :revision")  # noqa: S608  (a constant)
         connection.execute(delete, {"revision": recorded[0]})
-        before = connection.scalar(sa.text(f"SELECT airflow_shape FROM {SCHEMA}.installation"))  # noqa: S608
-        config.attributes["index_is_lost"] = before != options["airflow_shape"]
+        before = connection.scalar(sa.text("SELECT airflow_shape FROM dagbump.installation"))
+        config.attributes["index_is_lost"] |= before != options["airflow_shape"]
 
 
 def install_objects(revision: str) -> None:

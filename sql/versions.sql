@@ -134,8 +134,8 @@ versions:
                        something in its file that changes with every parse, a now() for one.
   version_number, created_at   of the latest
   unreferenced         versions before the latest that no TI refers to: airflow db clean may delete them.
-                       dag_run.created_dag_version_id keeps none, nor do past tries, which are TIs of their
-                       own from Airflow 3.4 on, and keep theirs.
+                       dag_run.created_dag_version_id keeps none. Past tries keep none up to Airflow 3.3; from
+                       3.4 on they are rows of task_instance, and keep theirs.
   stale_only           versions before the latest that no TI refers to but stale ones of examined runs:
                        once bump has moved those, airflow db clean may delete them
   running_runs_behind  examined runs that hold stale TIs: SELECT dagbump.help(''bump'');

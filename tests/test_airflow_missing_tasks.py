@@ -186,7 +186,7 @@ def test_a_lost_task_is_shown_by_preview_and_mended_by_the_plugin(dag: LiveDag, 
     assert dag.tis()["D"] == (None, 2)
 
 
-@pytest.mark.skipif(RELEASE < (3, 4), reason="up to 3.3 it loses one")
+@pytest.mark.skipif(RELEASE < (3, 4), reason="up to 3.3 clearing does lose the task: clear_on_latest, above")
 def test_clearing_on_the_latest_version_loses_no_task(dag: LiveDag) -> None:
     dag.write(V2)
     dag.worker("clear", run=dag.run, task="A", on_latest=True)

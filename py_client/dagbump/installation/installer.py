@@ -87,7 +87,7 @@ def upgrade(
         on_progress: called several times a second while the index is built, or is waited for.
 
     Returns:
-        Whether the optional index has to be built again: it was there, and went with a migration of Airflow's tables.
+        Whether the optional index has to be built again: it is there for other tables of Airflow's, or went with them.
 
     Raises:
         DagbumpError: the database was refused; nothing was written.
