@@ -65,6 +65,13 @@ BEGIN
 
     scope AS (
         @include:scope_of_runs@
+    ),
+
+    -- Each run is in both. FULL, because PostgreSQL has no nested loop for it, which would compare each with each.
+    joined AS MATERIALIZED (
+        SELECT run.*, scope.missing_tasks, scope.vanished_tasks
+        FROM judged AS run
+        FULL JOIN scope ON scope.dag_run_id = run.dag_run_id
     )
 
     SELECT
@@ -83,10 +90,9 @@ BEGIN
             ELSE 'needs_verify'
         END,
         tis.versionless,
-        scope.missing_tasks,
-        scope.vanished_tasks
-    FROM judged AS run
-    JOIN scope ON scope.dag_run_id = run.dag_run_id
+        run.missing_tasks,
+        run.vanished_tasks
+    FROM joined AS run
     CROSS JOIN LATERAL (
         SELECT
             coalesce(pg_catalog.sum(states.stale), 0)::integer AS stale,
@@ -114,7 +120,7 @@ BEGIN
     CROSS JOIN LATERAL (
         SELECT
             tis.on_latest IS TRUE OR @include:in_past_tries@ AS verified,
-            coalesce(pg_catalog.cardinality(scope.missing_tasks), 0) > 0 AS lacks_task
+            coalesce(pg_catalog.cardinality(run.missing_tasks), 0) > 0 AS lacks_task
     ) AS verdict
     WHERE tis.stale > 0 OR verdict.lacks_task OR (run.obstacle IS NULL AND NOT verdict.verified)
     ORDER BY

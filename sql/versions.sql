@@ -24,6 +24,8 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 -- Planned for each call, so that without dag_ids there is no condition on them, with any method that suits the size.
 SET search_path = @airflow_schema@, pg_temp
 SET plan_cache_mode = force_custom_plan
+-- What is to be looked up by run is LATERAL, and still is; nothing else may be compared each with each.
+SET enable_nestloop = off
 SET jit = off
 AS $versions$
 #variable_conflict use_column

@@ -218,7 +218,8 @@ class TestDamage:
         assert dagbump.bump(connection).bumped == 1
         connection.commit()
         before = recorded(fleet)
-        installer.upgrade(dagbump_database.create_engine(f"{libpq(database)}?options=-cquote_all_identifiers%3Don"))
+        quoting = database.update_query_dict({"options": "-cquote_all_identifiers=on"})
+        installer.upgrade(dagbump_database.create_engine(libpq(quoting)))
         assert recorded(fleet) == before
 
     def test_an_upgrade_waits_for_nobody_who_bumps(self, fleet: Fleet, connection: Connection, database: URL) -> None:

@@ -142,7 +142,8 @@ BEGIN
         SELECT function.called || ' does not run as its owner'
         FROM function
         WHERE function.proname::text IN (
-            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'verify_scope', 'versions'
+            'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'running', 'verify_scope', 'versions',
+            'versions_by_day'
         )
         AND NOT function.prosecdef
         ORDER BY 1

@@ -148,6 +148,7 @@ _ARGUMENTS = {
     "max_runs": _Argument("integer", "an integer or None", "20", _integer),
     "caller_verifies": _Argument("boolean", "True or False", "False", _boolean, default=False),
     "batch_size": _Argument("integer", "an integer", "1000", _integer),
+    "days": _Argument("integer", "an integer or None", "14", _integer),
     "since": _Argument("timestamptz", "a datetime or None", "datetime.now(timezone.utc)", _time),
     "until": _Argument("timestamptz", "a datetime or None", "datetime.now(timezone.utc)", _time),
     "limit": _Argument("bigint", "an integer or None", "20", _integer),

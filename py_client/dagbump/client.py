@@ -29,8 +29,10 @@ from dagbump.results import (
     RepairBatch,
     RowT,
     RunBump,
+    Running,
     RunPreview,
     RunScope,
+    VersionsByDay,
     from_rows,
 )
 
@@ -208,6 +210,19 @@ def verify_scope(connection: SyncConnection, dag_run_ids: Iterable[int]) -> tupl
     Reads only. Raises the same errors as `bump`. For the Airflow plugin.
     """
     return _answer(connection, Call.to("verify_scope", dag_run_ids=dag_run_ids), RunScope)
+
+
+def running(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> Running:
+    """Return how many runs are running, and how many of their task instances are unfinished. Reads only."""
+    (answer,) = _answer(connection, Call.to("running", dag_ids=dag_ids), Running)
+    return answer
+
+
+def versions_by_day(
+    connection: SyncConnection, dag_ids: Iterable[str] | None = None, days: int | None = None
+) -> tuple[VersionsByDay, ...]:
+    """Return how many versions each DAG has got in the last days. Reads only."""
+    return _answer(connection, Call.to("versions_by_day", dag_ids=dag_ids, days=days), VersionsByDay)
 
 
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:

@@ -247,6 +247,34 @@ class RepairBatch:
 
 
 @dataclass(frozen=True)
+class Running:
+    """The row of ``dagbump.running``: what there is to keep on the latest version.
+
+    Attributes:
+        dag_runs: that are running.
+        task_instances: those of them that are unfinished.
+    """
+
+    dag_runs: int
+    task_instances: int
+
+
+@dataclass(frozen=True)
+class VersionsByDay:
+    """One row of ``dagbump.versions_by_day``: how fast a DAG gets new versions.
+
+    Attributes:
+        dag_id: ``dag_version.dag_id``.
+        versions: all that there are.
+        by_day: those of each of the last days, the oldest first; a day is 24 hours, the last one up to now.
+    """
+
+    dag_id: str
+    versions: int
+    by_day: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class BumpResult:
     """All rows of one call of ``dagbump.bump``; empty where nothing changed."""
 

@@ -38,6 +38,7 @@ pieces AS (
             @include:what_is_there@ AS bits
         FROM ONLY @airflow_schema@.task_instance AS ti
         WHERE @include:live_of_run@
+        OFFSET 0 -- by run: not joined, which could go through all TIs for each run
     ) AS ti
     UNION ALL
     SELECT

@@ -63,7 +63,7 @@ def as_stored(table: str, row: Mapping[str, Any], columns: Mapping[str, Collecti
     """
     if table == "task_instance_history" and table not in columns:
         table = "task_instance"
-        row = {**row, "archived_reason": "retry", "working_set": None, "id": row["task_instance_id"]}
+        row = {"archived_reason": "retry", **row, "working_set": None, "id": row["task_instance_id"]}
     if table == "task_instance" and "region_index" in columns[table]:
         row = {"region_index" if name == "map_index" else name: value for name, value in row.items()}
     return table, {name: value for name, value in row.items() if name in columns[table]}

@@ -1,12 +1,14 @@
 """`make test-matrix`: the suite on every pair of an Airflow schema and a PostgreSQL, and on every Python, as tables.
 
 The pairs run what is about SQL: not the command line, nor what takes a real Airflow. Pythons run all of the suite but
-that, on one pair. What the machine lacks is not brought, and shown as not run.
+that, on one pair. What the machine lacks is not brought, and shown as not run. With --write, docs/matrix.json keeps
+each outcome with its day and commit as soon as it is there, so the whole can be run in parts.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -14,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -27,6 +29,7 @@ from support.releases import environments
 from support.server import engine_answers
 
 DOCUMENT = CHECKOUT / "docs" / "matrix.md"
+RECORD = DOCUMENT.with_suffix(".json")
 AIRFLOWS = sorted({*environments.RELEASES, *environments.OTHER_RELEASES, *environments.BETAS}, key=Version)
 # Where each PostgreSQL comes from: the values of DAGBUMP_POSTGRES_IMAGE.
 POSTGRESES = {
@@ -49,34 +52,39 @@ _BLOCK = re.compile(r"(<!-- generated -->\n).*(<!-- end -->)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run of pytest."""
+    """What came of a run of pytest, or why there was none."""
 
-    passed: int
-    failed: tuple[str, ...]
-    seconds: float
+    day: str
+    commit: str  # "… and changes": with what was not committed
+    seconds: float = 0
+    passed: int = 0
+    failed: Sequence[str] = ()
+    not_run: str | None = None
 
     def __str__(self) -> str:
         """Return what a cell of the table says."""
+        if self.not_run:
+            return f"{NOT_RUN}: {self.not_run}"
         if self.failed:
             return f"**{len(self.failed)} of {self.passed + len(self.failed)} failed**"
         return f"{self.passed} passed"
 
 
-def run_pair(airflow: str, postgres: str) -> Outcome | str:
-    """Run the tests of SQL on a pair; return why not, where the machine lacks something."""
+def run_pair(airflow: str, postgres: str) -> Outcome:
+    """Run the tests of SQL on a pair."""
     image = POSTGRESES[postgres]
     if not image.startswith("embedded") and not engine_answers():
-        return f"{NOT_RUN}: no container engine"
+        return Outcome(*_now(), not_run="no container engine")
     left_out = [f"--ignore=tests/test_{name}.py" for name in LEFT_OUT]
     variables = {"DAGBUMP_AIRFLOW": airflow, "DAGBUMP_POSTGRES_IMAGE": image}
     return _pytest(Path(sys.executable), ("-m", MARKS, *left_out, "tests"), variables)
 
 
-def run_python(version: str) -> Outcome | str:
+def run_python(version: str) -> Outcome:
     """Run the suite on a Python, in an environment of its own, where the machine has it."""
     python = find_python(version)
     if python is None:
-        return f"{NOT_RUN}: no Python {version} here"
+        return Outcome(*_now(), not_run=f"no Python {version} there")
     environment = CHECKOUT / ".cache" / f"python-{version}"
     subprocess.run(
         ["make", "--silent", f"VENV={environment}", f"PYTHON={python}", f"{environment}/.dev"],
@@ -102,7 +110,7 @@ def find_python(version: str) -> str | None:
 
 
 def _pytest(python: Path, words: Sequence[str], variables: dict[str, str]) -> Outcome:
-    began = time.monotonic()
+    now, began = _now(), time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
         command = [str(python), "-m", "pytest", "-q", f"--junitxml={report}", "-p", "no:cacheprovider", *words]
@@ -116,25 +124,39 @@ def _pytest(python: Path, words: Sequence[str], variables: dict[str, str]) -> Ou
     passed = sum(not how & {"failure", "error", "skipped"} for _, how in ended)
     if done.returncode > 1 or (done.returncode and not failed):  # 1: tests failed; more: cut off, say
         failed.append(f"pytest ended with {done.returncode}")
-    return Outcome(passed, tuple(failed), time.monotonic() - began)
+    return Outcome(*now, seconds=time.monotonic() - began, passed=passed, failed=failed)
 
 
 def _name(case: ET.Element) -> str:
     return f"{case.get('classname', '').replace('tests.', '')}.{case.get('name')}"
 
 
+def _now() -> tuple[str, str]:
+    changed = " and changes" if _git("status", "--porcelain", "-uno", "--", ".", ":!docs/matrix.*") else ""
+    return f"{datetime.now(timezone.utc):%Y-%m-%d}", _git("rev-parse", "--short", "HEAD") + changed
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 # ---- The tables ----
 
-Results = dict[tuple[str, str], "Outcome | str"]  # by Airflow and PostgreSQL, or by "Python" and its version
+Results = dict[str, dict[str, Outcome]]  # by Airflow, or "Python"; then by PostgreSQL, or the version of Python
 
 
 def tables(results: Results) -> str:
-    """Write the results as Markdown: two tables, and what has failed."""
+    """Write the results as Markdown: two tables, when they came about, and what has failed."""
+
+    def cell(row: str, column: str) -> str:
+        return str(results.get(row, {}).get(column, NOT_RUN))
+
     header = ["Airflow's schema", *(f"PostgreSQL {postgres}" for postgres in POSTGRESES)]
-    rows = [[airflow, *(str(results.get((airflow, one), NOT_RUN)) for one in POSTGRESES)] for airflow in AIRFLOWS]
-    pythons = [[version, str(results.get(("Python", version), NOT_RUN))] for version in PYTHONS]
+    rows = [[airflow, *(cell(airflow, postgres) for postgres in POSTGRESES)] for airflow in AIRFLOWS]
+    pythons = [[version, cell("Python", version)] for version in PYTHONS]
     suite = f"the suite, on Airflow {environments.DEFAULT_RELEASE} and PostgreSQL 18"
-    return "\n".join([_table(header, rows), _table(["Python", suite], pythons), *_failures(results)])
+    blocks = (_table(header, rows), _table(["Python", suite], pythons), _when(results), _failures(results))
+    return "\n".join(block for block in blocks if block)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -145,43 +167,65 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _failures(results: Results) -> Iterator[str]:
-    for (row, column), outcome in results.items():
-        if isinstance(outcome, Outcome) and outcome.failed:
-            yield f"{row}, {column}:\n" + "".join(f"- `{name}`\n" for name in outcome.failed)
+def _when(results: Results) -> str:
+    runs: dict[str, dict[str, list[str]]] = {}
+    for row, column, outcome in _each(results):
+        if not outcome.not_run:
+            runs.setdefault(f"{outcome.day}, commit {outcome.commit}", {}).setdefault(row, []).append(column)
+    return "".join(
+        f"- {when}: {'; '.join(f'{row} on ' + ', '.join(columns) for row, columns in what.items())}\n"
+        for when, what in sorted(runs.items())
+    )
 
 
-def document(text: str, results: Results, command: str) -> str:
-    """Put the tables into the page, with how they came about."""
-    commit = _git("rev-parse", "--short", "HEAD") + (" and changes" if _git("status", "--porcelain", "-uno") else "")
-    about = f"`{command}`, {datetime.now(timezone.utc):%Y-%m-%d}, commit {commit}.\n"
-    return _BLOCK.sub(lambda found: f"{found[1]}{about}\n{tables(results)}{found[2]}", text)
+def _failures(results: Results) -> str:
+    return "\n".join(
+        f"{row} on {column}:\n\n" + "".join(f"- `{name}`\n" for name in outcome.failed)
+        for row, column, outcome in _each(results)
+        if outcome.failed
+    )
 
 
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
+def _each(results: Results) -> Iterator[tuple[str, str, Outcome]]:
+    for row in (*AIRFLOWS, "Python"):
+        for column, outcome in sorted(results.get(row, {}).items(), key=lambda item: Version(item[0])):
+            yield row, column, outcome
+
+
+def read_record() -> Results:
+    """Read the outcomes that earlier runs have recorded."""
+    rows = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
+    return {row: {column: Outcome(**outcome) for column, outcome in cells.items()} for row, cells in rows.items()}
+
+
+def record(row: str, column: str, outcome: Outcome) -> None:
+    """Record an outcome, and put the tables of all into the page."""
+    results = read_record()
+    results.setdefault(row, {})[column] = outcome
+    rows = {name: {key: asdict(one) for key, one in cells.items()} for name, cells in results.items()}
+    RECORD.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", "utf-8")
+    page = DOCUMENT.read_text("utf-8")
+    DOCUMENT.write_text(_BLOCK.sub(lambda found: f"{found[1]}{tables(results)}{found[2]}", page), "utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what is asked for, print the tables, and write them into the page."""
+    """Run what is asked for, print the tables, and record them where that is asked for too."""
     options = _options(arguments)
-    results: Results = {}
-    for airflow in options.airflow:
-        for postgres in options.postgres:
-            results[airflow, postgres] = _said(f"Airflow {airflow}, PostgreSQL {postgres}", run_pair(airflow, postgres))
+    ran: Results = {}
+
+    def keep(row: str, column: str, outcome: Outcome) -> None:
+        print(f"=== {row} on {column}: {outcome}, in {outcome.seconds:.0f} s", flush=True)
+        ran.setdefault(row, {})[column] = outcome
+        if options.write:
+            record(row, column, outcome)
+
+    for postgres in options.postgres:
+        for airflow in options.airflow:
+            keep(airflow, postgres, run_pair(airflow, postgres))
     for version in options.python:
-        results["Python", version] = _said(f"Python {version}", run_python(version))
-    print(f"\n{tables(results)}")
-    if options.write:
-        command = " ".join(["make test-matrix", *([f'ARGS="{" ".join(arguments)}"'] if arguments else [])])
-        DOCUMENT.write_text(document(DOCUMENT.read_text("utf-8"), results, command), "utf-8")
-    return int(any(isinstance(outcome, Outcome) and outcome.failed for outcome in results.values()))
-
-
-def _said(what: str, outcome: Outcome | str) -> Outcome | str:
-    took = f", in {outcome.seconds:.0f} s" if isinstance(outcome, Outcome) else ""
-    print(f"=== {what}: {outcome}{took}", flush=True)
-    return outcome
+        keep("Python", version, run_python(version))
+    print(f"\n{tables(ran)}")
+    return int(any(outcome.failed for _, _, outcome in _each(ran)))
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -190,7 +234,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--postgres", type=_list_of(POSTGRESES), help=f"of {', '.join(POSTGRESES)}")
     parser.add_argument("--python", type=_list_of(PYTHONS), help=f"of {', '.join(PYTHONS)}")
     parser.set_defaults(airflow=[], postgres=[], python=[])
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/matrix.md, as a run of all does")
+    parser.add_argument(
+        "--write", action="store_true", help="record them in docs/matrix.*, beside those of earlier runs"
+    )
     options = parser.parse_args(arguments)
     everything = not (options.airflow or options.postgres or options.python)
     if everything or options.airflow or options.postgres:
@@ -198,7 +244,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         options.postgres = options.postgres or list(POSTGRESES)
     if everything:
         options.python = list(PYTHONS)
-    options.write = options.write or everything
+    options.write |= everything
     return options
 
 

@@ -123,6 +123,7 @@ BEGIN
                     CASE WHEN coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 20 WHEN ti.state::text = 'removed' THEN 12 ELSE 4 END AS bits
                 FROM ONLY @airflow_schema@.task_instance AS ti
                 WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+                OFFSET 0 -- by run: not joined, which could go through all TIs for each run
             ) AS ti
             UNION ALL
             SELECT

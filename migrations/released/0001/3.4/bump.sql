@@ -163,7 +163,8 @@ BEGIN
         -- something to do. Two TIs of each run are looked at, however many there are, the unfinished ones
         -- with the lowest and the highest version (NULL counts as the highest). Where both are on the
         -- latest, so are all between them, and the run is verified. Judges neither DAG nor run: that is
-        -- for the query that follows.
+        -- for the query that follows. In an order that only this index has: from Airflow 3.3 on there is
+        -- one on dag_version_id alone, which would lead through the TIs of all runs.
         SELECT pg_catalog.array_agg(run.id::bigint)
         FROM (
             -- The running DAG runs among them.
@@ -208,16 +209,18 @@ BEGIN
             (
                 SELECT ti.dag_version_id = latest.id
                 FROM ONLY @airflow_schema@.task_instance AS ti
-                WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
+                WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
+                AND ti.run_id::text COLLATE pg_catalog."C" BETWEEN run.run_id::text AND run.run_id::text
                 AND ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                ORDER BY ti.dag_version_id ASC NULLS LAST
+                ORDER BY ti.run_id::text COLLATE pg_catalog."C" ASC, ti.dag_version_id ASC NULLS LAST
                 LIMIT 1
             ) AND (
                 SELECT ti.dag_version_id = latest.id
                 FROM ONLY @airflow_schema@.task_instance AS ti
-                WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text AND ti.run_id::text COLLATE pg_catalog."C" = run.run_id::text
+                WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
+                AND ti.run_id::text COLLATE pg_catalog."C" BETWEEN run.run_id::text AND run.run_id::text
                 AND ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
-                ORDER BY ti.dag_version_id DESC NULLS FIRST
+                ORDER BY ti.run_id::text COLLATE pg_catalog."C" DESC, ti.dag_version_id DESC NULLS FIRST
                 LIMIT 1
             )
         ) IS NOT TRUE
@@ -305,7 +308,12 @@ BEGIN
                     FROM @airflow_schema@.dag_run AS run
                     WHERE run.id = ANY (ids) AND run.state::text = 'running'
                 ) AS running
-                LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = running.dag_id::text
+                LEFT JOIN LATERAL (
+                    SELECT dag.dag_id, dag.is_paused, dag.is_stale
+                    FROM @airflow_schema@.dag AS dag
+                    WHERE dag.dag_id::text = running.dag_id::text
+                    OFFSET 0 -- by run: not joined, which could go through all DAGs for each run
+                ) AS dag ON TRUE
                 WHERE dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids)
             ) AS run
             LEFT JOIN LATERAL (
@@ -316,8 +324,12 @@ BEGIN
                 ORDER BY version.version_number DESC
                 LIMIT 1
             ) AS latest ON TRUE
-            -- Unique in dag_version_id. (An EXISTS might be hashed: read whole, for a few rows of it.)
-            LEFT JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+            LEFT JOIN LATERAL (
+                SELECT serialized.dag_version_id -- which is unique
+                FROM @airflow_schema@.serialized_dag AS serialized
+                WHERE serialized.dag_version_id = latest.id
+                OFFSET 0 -- so here
+            ) AS serialized ON TRUE
             WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
         ) AS run
         CROSS JOIN LATERAL (
@@ -432,7 +444,12 @@ BEGIN
                         FROM @airflow_schema@.dag_run AS run
                         WHERE run.id = ANY (ids) AND run.state::text = 'running'
                     ) AS running
-                    LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = running.dag_id::text
+                    LEFT JOIN LATERAL (
+                        SELECT dag.dag_id, dag.is_paused, dag.is_stale
+                        FROM @airflow_schema@.dag AS dag
+                        WHERE dag.dag_id::text = running.dag_id::text
+                        OFFSET 0 -- by run: not joined, which could go through all DAGs for each run
+                    ) AS dag ON TRUE
                     WHERE dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids)
                 ) AS run
                 LEFT JOIN LATERAL (
@@ -443,8 +460,12 @@ BEGIN
                     ORDER BY version.version_number DESC
                     LIMIT 1
                 ) AS latest ON TRUE
-                -- Unique in dag_version_id. (An EXISTS might be hashed: read whole, for a few rows of it.)
-                LEFT JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+                LEFT JOIN LATERAL (
+                    SELECT serialized.dag_version_id -- which is unique
+                    FROM @airflow_schema@.serialized_dag AS serialized
+                    WHERE serialized.dag_version_id = latest.id
+                    OFFSET 0 -- so here
+                ) AS serialized ON TRUE
                 WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
             ) AS again
             WHERE again.dag_version_id = run.dag_version_id

@@ -202,7 +202,12 @@ BEGIN
                     FROM @airflow_schema@.dag_run AS run
                     WHERE run.id = ANY (ids) AND run.state::text = 'running'
                 ) AS running
-                LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = running.dag_id::text
+                LEFT JOIN LATERAL (
+                    SELECT dag.dag_id, dag.is_paused, dag.is_stale
+                    FROM @airflow_schema@.dag AS dag
+                    WHERE dag.dag_id::text = running.dag_id::text
+                    OFFSET 0 -- by run: not joined, which could go through all DAGs for each run
+                ) AS dag ON TRUE
                 WHERE dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids)
             ) AS run
             LEFT JOIN LATERAL (
@@ -213,8 +218,12 @@ BEGIN
                 ORDER BY version.version_number DESC
                 LIMIT 1
             ) AS latest ON TRUE
-            -- Unique in dag_version_id. (An EXISTS might be hashed: read whole, for a few rows of it.)
-            LEFT JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+            LEFT JOIN LATERAL (
+                SELECT serialized.dag_version_id -- which is unique
+                FROM @airflow_schema@.serialized_dag AS serialized
+                WHERE serialized.dag_version_id = latest.id
+                OFFSET 0 -- so here
+            ) AS serialized ON TRUE
             WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
         ) AS run
         WHERE run.obstacle IS NOT NULL OR limited IS NULL OR run.dag_run_id = ANY (limited)
@@ -272,6 +281,7 @@ BEGIN
                     | CASE WHEN ti.region_id = '00000000-0000-0000-0000-000000000000'::uuid AND ti.region_index < 0 THEN 0 ELSE 64 END AS bits
                 FROM ONLY @airflow_schema@.task_instance AS ti
                 WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id AND ti.working_set IS TRUE
+                OFFSET 0 -- by run: not joined, which could go through all TIs for each run
             ) AS ti
             UNION ALL
             SELECT
@@ -307,6 +317,13 @@ BEGIN
             FROM found
             GROUP BY found.dag_run_id
         ) AS run
+    ),
+
+    -- Each run is in both. FULL, because PostgreSQL has no nested loop for it, which would compare each with each.
+    joined AS MATERIALIZED (
+        SELECT run.*, scope.missing_tasks, scope.vanished_tasks
+        FROM judged AS run
+        FULL JOIN scope ON scope.dag_run_id = run.dag_run_id
     )
 
     SELECT
@@ -325,10 +342,9 @@ BEGIN
             ELSE 'needs_verify'
         END,
         tis.versionless,
-        scope.missing_tasks,
-        scope.vanished_tasks
-    FROM judged AS run
-    JOIN scope ON scope.dag_run_id = run.dag_run_id
+        run.missing_tasks,
+        run.vanished_tasks
+    FROM joined AS run
     CROSS JOIN LATERAL (
         SELECT
             coalesce(pg_catalog.sum(states.stale), 0)::integer AS stale,
@@ -356,7 +372,7 @@ BEGIN
     CROSS JOIN LATERAL (
         SELECT
             tis.on_latest IS TRUE OR FALSE AS verified,
-            coalesce(pg_catalog.cardinality(scope.missing_tasks), 0) > 0 AS lacks_task
+            coalesce(pg_catalog.cardinality(run.missing_tasks), 0) > 0 AS lacks_task
     ) AS verdict
     WHERE tis.stale > 0 OR verdict.lacks_task OR (run.obstacle IS NULL AND NOT verdict.verified)
     ORDER BY

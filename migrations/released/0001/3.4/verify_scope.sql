@@ -124,6 +124,7 @@ BEGIN
                     | CASE WHEN ti.region_id = '00000000-0000-0000-0000-000000000000'::uuid AND ti.region_index < 0 THEN 0 ELSE 64 END AS bits
                 FROM ONLY @airflow_schema@.task_instance AS ti
                 WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id AND ti.working_set IS TRUE
+                OFFSET 0 -- by run: not joined, which could go through all TIs for each run
             ) AS ti
             UNION ALL
             SELECT

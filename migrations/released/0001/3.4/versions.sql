@@ -24,6 +24,8 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 -- Planned for each call, so that without dag_ids there is no condition on them, with any method that suits the size.
 SET search_path = @airflow_schema@, pg_temp
 SET plan_cache_mode = force_custom_plan
+-- What is to be looked up by run is LATERAL, and still is; nothing else may be compared each with each.
+SET enable_nestloop = off
 SET jit = off
 AS $versions$
 #variable_conflict use_column
@@ -103,7 +105,12 @@ BEGIN
                 FROM @airflow_schema@.dag_run AS run
                 WHERE run.id = ANY (ids) AND run.state::text = 'running'
             ) AS running
-            LEFT JOIN @airflow_schema@.dag AS dag ON dag.dag_id::text = running.dag_id::text
+            LEFT JOIN LATERAL (
+                SELECT dag.dag_id, dag.is_paused, dag.is_stale
+                FROM @airflow_schema@.dag AS dag
+                WHERE dag.dag_id::text = running.dag_id::text
+                OFFSET 0 -- by run: not joined, which could go through all DAGs for each run
+            ) AS dag ON TRUE
             WHERE dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids)
         ) AS run
         LEFT JOIN LATERAL (
@@ -114,8 +121,12 @@ BEGIN
             ORDER BY version.version_number DESC
             LIMIT 1
         ) AS latest ON TRUE
-        -- Unique in dag_version_id. (An EXISTS might be hashed: read whole, for a few rows of it.)
-        LEFT JOIN @airflow_schema@.serialized_dag AS serialized ON serialized.dag_version_id = latest.id
+        LEFT JOIN LATERAL (
+            SELECT serialized.dag_version_id -- which is unique
+            FROM @airflow_schema@.serialized_dag AS serialized
+            WHERE serialized.dag_version_id = latest.id
+            OFFSET 0 -- so here
+        ) AS serialized ON TRUE
         WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
     ),
 

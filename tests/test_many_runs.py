@@ -1,0 +1,125 @@
+"""Plans that do not explode: what the functions do grows with the running DAG runs, and not with their square.
+
+The server knows nothing of the tables, or what they were when next to nothing was in them. It reports the plan of each
+statement inside the functions, with what was done (auto_explain); what is counted is rows that a node has answered, or
+thrown away, over all its loops.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dagbump
+import psycopg
+import pytest
+from dagbump import client
+from support.fleet import Fleet, serialized_dag
+from support.optional_index import build_optional_index
+
+Connection = psycopg.Connection[Any]
+
+RUNS = 300
+TASKS = 20
+# A row of task_instance may be answered by some nodes one above the other, and be looked at by a few statements.
+AT_MOST = 4 * RUNS * TASKS
+
+WORK: dict[str, Callable[[Connection], object]] = {
+    "preview": dagbump.preview,
+    "bump": lambda connection: dagbump.bump(connection, caller_verifies=True),
+    "safe bump": dagbump.bump,
+    "holders": dagbump.holders,
+    "versions": dagbump.versions,
+    "verify_scope": lambda connection: client.verify_scope(connection, range(1, 100 * RUNS)),
+    "repairable": client.repairable,
+    "running": client.running,
+    "versions_by_day": client.versions_by_day,
+}
+
+
+TABLES = ("task_instance", "dag_run", "dag", "dag_version", "serialized_dag")
+FORGET = """
+    DELETE FROM pg_statistic WHERE starelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace);
+    UPDATE pg_class SET reltuples = -1, relpages = 0
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i');
+"""
+
+
+@pytest.fixture(params=["never analyzed", "analyzed when it was next to empty"])
+def statistics(request: pytest.FixtureRequest, fleet: Fleet) -> str:
+    for table in TABLES:
+        fleet.connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
+    return str(request.param)
+
+
+@pytest.fixture(params=[1, 100], ids=["of one DAG", "of many DAGs"])
+def many_runs(request: pytest.FixtureRequest, fleet: Fleet, statistics: str) -> None:
+    """So many running runs, each with stale TIs; the server looked at the tables when there was one, or never."""
+    dags: int = request.param
+    first = make_run(fleet, "d0")
+    fleet.connection.execute(FORGET if statistics == "never analyzed" else "ANALYZE")
+    with fleet.connection.transaction():
+        for run in (first, *(make_run(fleet, f"d{number}") for number in range(1, dags))):
+            fleet.copy_run(run, RUNS // dags - 1)
+
+
+def make_run(fleet: Fleet, dag_id: str) -> int:
+    old, latest = fleet.dag(dag_id, versions=2)
+    tasks = [f"t{number}" for number in range(TASKS)]
+    fleet.serialize(latest, serialized_dag(tasks))
+    run = fleet.run(dag_id)
+    for task_id in tasks:
+        fleet.ti(run, old, "scheduled", task_id=task_id)
+    return run
+
+
+@pytest.mark.usefixtures("many_runs")
+@pytest.mark.parametrize("indexed", [False, True], ids=["without the index", "with the index"])
+def test_no_function_compares_each_run_with_each(connection: Connection, fleet: Fleet, indexed: bool) -> None:
+    if indexed:
+        build_optional_index(fleet.connection)
+    done = {name: busiest_node(connection, work) for name, work in WORK.items()}
+    assert {name: rows for name, rows in done.items() if rows > AT_MOST} == {}
+
+
+def busiest_node(connection: Connection, work: Callable[[Connection], object]) -> int:
+    """Do some work, take it back, and return how many rows the busiest node of all its plans had to do with."""
+    with explained(connection) as plans:
+        work(connection)
+    connection.rollback()
+    assert plans
+    return max(rows for plan in plans for rows in rows_of(plan))
+
+
+@contextmanager
+def explained(connection: Connection) -> Iterator[list[dict[str, Any]]]:
+    """Collect the plans of all statements of the block, those inside functions included."""
+    plans: list[dict[str, Any]] = []
+
+    def collect(notice: psycopg.errors.Diagnostic) -> None:
+        _, plan, text = (notice.message_primary or "").partition("plan:\n")
+        if plan:
+            plans.append(json.loads(text)["Plan"])
+
+    connection.add_notice_handler(collect)
+    connection.execute("LOAD 'auto_explain'")
+    for setting in ("log_min_duration = 0", "log_analyze = on", "log_timing = off", "log_nested_statements = on"):
+        connection.execute(f"SET LOCAL auto_explain.{setting}".encode())
+    connection.execute("SET LOCAL auto_explain.log_format = json")
+    connection.execute("SET LOCAL client_min_messages = log")
+    try:
+        yield plans
+    finally:
+        connection.remove_notice_handler(collect)
+
+
+def rows_of(node: dict[str, Any]) -> Iterator[int]:
+    """Yield how many rows each node of a plan answered or threw away."""
+    if node["Node Type"] == "Seq Scan" and node["Relation Name"] in {"dag", "dag_version"}:
+        return  # where versions may: a few pages are as quickly read as an index
+    rows = node["Actual Rows"] + node.get("Rows Removed by Join Filter", 0) + node.get("Rows Removed by Filter", 0)
+    yield round(rows * node["Actual Loops"])
+    for below in node.get("Plans", ()):
+        yield from rows_of(below)
