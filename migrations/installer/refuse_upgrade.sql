@@ -278,7 +278,7 @@ BEGIN
         FROM function
         WHERE function.proname::text IN (
             'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'running', 'verify_scope', 'versions',
-            'versions_by_day'
+            'versions_by_day', 'versions_of_runs'
         )
         AND NOT function.prosecdef
         ORDER BY 1

@@ -32,6 +32,7 @@ from dagbump.results import (
     Running,
     RunPreview,
     RunScope,
+    VersionOfRun,
     VersionsByDay,
     from_rows,
 )
@@ -223,6 +224,11 @@ def versions_by_day(
 ) -> tuple[VersionsByDay, ...]:
     """Return how many versions each DAG has got in the last days. Reads only."""
     return _answer(connection, Call.to("versions_by_day", dag_ids=dag_ids, days=days), VersionsByDay)
+
+
+def versions_of_runs(connection: SyncConnection, dag_run_ids: Iterable[int]) -> tuple[VersionOfRun, ...]:
+    """Return which versions the unfinished task instances of running DAG runs are on. Reads only."""
+    return _answer(connection, Call.to("versions_of_runs", dag_run_ids=dag_run_ids), VersionOfRun)
 
 
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:

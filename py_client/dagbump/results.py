@@ -275,6 +275,21 @@ class VersionsByDay:
 
 
 @dataclass(frozen=True)
+class VersionOfRun:
+    """One row of ``dagbump.versions_of_runs``: a version that unfinished task instances of a run are on.
+
+    Attributes:
+        dag_run_id: ``dag_run.id``.
+        version_number: None: they are on none.
+        task_instances: how many.
+    """
+
+    dag_run_id: int
+    version_number: int | None
+    task_instances: int
+
+
+@dataclass(frozen=True)
 class BumpResult:
     """All rows of one call of ``dagbump.bump``; empty where nothing changed."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
@@ -83,6 +84,18 @@ def verify_is_airflows_own(scheduler: ModuleType) -> bool:
 def knows_regions(scheduler: ModuleType) -> bool:
     """Say whether TIs of mapped tasks lie in regions (from 3.4 on), between which verify_integrity moves them."""
     return hasattr(scheduler.DagRun, "_create_initial_tasks")
+
+
+def dag_details(dag_ids: Collection[str]) -> list[Any]:
+    """Return what an auth manager is told of each of these DAGs: its id and, where there are teams, its team's name."""
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
+    from airflow.configuration import conf
+    from airflow.models.dag import DagModel
+
+    if not conf.getboolean("core", "multi_team", fallback=False):  # there are none up to 3.1
+        return [DagDetails(id=dag_id) for dag_id in dag_ids]
+    teams = DagModel.get_dag_id_to_team_name_mapping(list(dag_ids))
+    return [DagDetails(id=dag_id, team_name=teams.get(dag_id)) for dag_id in dag_ids]
 
 
 def task_instances_are_mutated() -> bool:

@@ -1,0 +1,97 @@
+"""Who asks, which DAGs they may see and edit, and the token without which nothing is written.
+
+All of it is Airflow's: its login, and its auth manager's permissions per DAG. Who may read a DAG and its runs is shown
+them; who may edit both has the button. A cookie alone writes nothing: with it has to come a token that this page gave
+to the same user, in a header that no form and no other site can send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, TypeAlias
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.auth.tokens import get_signing_key
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import Depends, Header, HTTPException, status
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from dagbump.airflow_plugin.compatibility import dag_details
+
+_TOKEN_SECONDS = 24 * 60 * 60
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """A user of Airflow's who looks at the page."""
+
+    user: Any
+
+    @cached_property
+    def readable(self) -> list[str]:
+        """The DAGs whose runs they may see, sorted."""
+        dag_ids = get_auth_manager().get_authorized_dag_ids(user=self.user, method="GET")
+        return sorted(self._allowed("GET", dag_ids, DagAccessEntity.RUN))
+
+    def editable(self, dag_ids: Collection[str]) -> set[str]:
+        """Return those of these DAGs that they may edit, and their runs."""
+        return self._allowed("PUT", self._allowed("PUT", dag_ids), DagAccessEntity.RUN)
+
+    def _allowed(self, method: str, dag_ids: Collection[str], entity: DagAccessEntity | None = None) -> set[str]:
+        manager = get_auth_manager()
+        return {
+            details.id
+            for details in dag_details(dag_ids)
+            if manager.is_authorized_dag(method=method, access_entity=entity, details=details, user=self.user)
+        }
+
+    @property
+    def token(self) -> str:
+        """What has to come with a request of theirs that writes."""
+        return str(_signer().dumps(self._id))
+
+    def owns(self, token: str) -> bool:
+        """Say whether a token was given to them, and not too long ago."""
+        try:
+            owner = _signer().loads(token, max_age=_TOKEN_SECONDS)
+        except BadSignature:
+            return False
+        return bool(owner == self._id)
+
+    @property
+    def _id(self) -> str:
+        return str(self.user.get_id())
+
+
+def _signer() -> URLSafeTimedSerializer:
+    # Where it is set, it is the same in all processes of an API server, and on all of its hosts.
+    return URLSafeTimedSerializer(get_signing_key("api", "secret_key"), salt="dagbump")
+
+
+def viewer(user: Annotated[Any, Depends(get_user)]) -> Viewer:
+    """Return who asks.
+
+    Raises:
+        HTTPException: 401 or 403, nobody whom Airflow knows.
+    """
+    return Viewer(user)
+
+
+AnyViewer: TypeAlias = Annotated[Viewer, Depends(viewer)]
+
+
+def writer(viewer: AnyViewer, x_dagbump_token: Annotated[str, Header()] = "") -> Viewer:
+    """Return who asks for something to be written.
+
+    Raises:
+        HTTPException: 403, the request does not come from a page that was shown to them.
+    """
+    if not viewer.owns(x_dagbump_token):
+        raise HTTPException(status.HTTP_403_FORBIDDEN, "This page has been open for too long: load it again.")
+    return viewer
+
+
+AnyWriter: TypeAlias = Annotated[Viewer, Depends(writer)]

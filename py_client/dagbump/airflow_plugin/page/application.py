@@ -1,0 +1,130 @@
+"""The FastAPI app of the page: its routes, the headers of each answer, and what an error looks like.
+
+Whatever tells something of the database takes an `access.AnyViewer`. Open to everybody are the style sheet, the script
+and the icons; where nobody is logged in, the answer is a page that says so, on which the script may know better.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Query, Request, Response, status
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, Field
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dagbump.airflow_plugin.page import bumping
+from dagbump.airflow_plugin.page.access import AnyViewer, AnyWriter
+from dagbump.airflow_plugin.page.database import transaction
+from dagbump.airflow_plugin.page.history import history_tab
+from dagbump.airflow_plugin.page.rendering import render
+from dagbump.airflow_plugin.page.runs import PER_PAGE, Filter, runs_tab
+from dagbump.airflow_plugin.page.versions import versions_tab
+from dagbump.errors import DagbumpError
+
+log = logging.getLogger("dagbump.airflow_plugin")
+
+_HERE = Path(__file__).parent
+_HEADERS = {
+    # Nothing of any other host, no script or style but those in files of ours, and in no frame but Airflow's.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+
+Search = Annotated[str, Query(max_length=250)]
+PageNumber = Annotated[int, Query(ge=1, le=1_000_000)]
+
+
+class BumpRequest(BaseModel):
+    """What the button sends.
+
+    Attributes:
+        dag_run_ids: the runs that were shown.
+    """
+
+    dag_run_ids: list[int] = Field(max_length=PER_PAGE)
+
+
+def create_application() -> ASGIApp:
+    """Make the app that Airflow mounts."""
+    app = FastAPI(title="dagbump", docs_url=None, redoc_url=None, openapi_url=None)
+    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    app.add_api_route("/", show_runs, response_class=HTMLResponse)
+    app.add_api_route("/versions", show_versions, response_class=HTMLResponse)
+    app.add_api_route("/history", show_history, response_class=HTMLResponse)
+    app.add_api_route("/bump", bump_shown, methods=["POST"], response_class=HTMLResponse)
+    app.exception_handler(DagbumpError)(_show_dagbump_error)
+    app.exception_handler(HTTPException)(_show_http_error)
+    app.exception_handler(Exception)(_show_other_error)
+    return _with_headers(app)
+
+
+def show_runs(
+    request: Request, viewer: AnyViewer, dag: Search = "", verdict: Search = "", page: PageNumber = 1
+) -> Response:
+    """Show whether all is well, and the runs that are not."""
+    with transaction() as connection:
+        tab = runs_tab(connection, viewer, Filter(dag.strip(), verdict, page))
+    return render(request, "runs.html", tab=tab, token=viewer.token if tab.movable else None)
+
+
+def show_versions(request: Request, viewer: AnyViewer, dag: Search = "", page: PageNumber = 1) -> Response:
+    """Show the versions of each DAG."""
+    with transaction() as connection:
+        tab = versions_tab(connection, viewer, dag.strip(), page)
+    return render(request, "versions.html", tab=tab)
+
+
+def show_history(request: Request, viewer: AnyViewer, dag: Search = "", until: datetime | None = None) -> Response:
+    """Show what has been moved."""
+    with transaction() as connection:
+        tab = history_tab(connection, viewer, dag.strip(), until)
+    return render(request, "history.html", tab=tab)
+
+
+def bump_shown(request: Request, viewer: AnyWriter, wanted: BumpRequest) -> Response:
+    """Do the safe bump of the runs that were shown, and show what came of it."""
+    with transaction(writing=True) as connection:
+        report = bumping.bump(connection, viewer, wanted.dag_run_ids)
+    return render(request, "bumped.html", report=report)
+
+
+def _with_headers(app: ASGIApp) -> ASGIApp:
+    """Wrap an app so that each of its answers has our headers, those to errors too."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                if not scope["path"].rpartition("/static/")[1]:
+                    headers["Cache-Control"] = "no-store"
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    return answer
+
+
+async def _show_dagbump_error(request: Request, error: Any) -> Response:
+    said, _, advice = str(error).partition("\n")
+    return render(request, "error.html", status.HTTP_503_SERVICE_UNAVAILABLE, title=said, advice=advice)
+
+
+async def _show_http_error(request: Request, error: Any) -> Response:
+    if error.status_code == status.HTTP_401_UNAUTHORIZED:
+        return render(request, "signing_in.html", error.status_code)
+    return render(request, "error.html", error.status_code, title=str(error.detail), advice="")
+
+
+async def _show_other_error(request: Request, error: Exception) -> Response:
+    log.error("The page has failed", exc_info=error)
+    advice = "The API server's log says more."
+    return render(request, "error.html", status.HTTP_500_INTERNAL_SERVER_ERROR, title="This went wrong.", advice=advice)

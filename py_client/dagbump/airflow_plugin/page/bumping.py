@@ -1,0 +1,52 @@
+"""The button: the safe bump of the runs that were shown, as far as the viewer may edit their DAGs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from dagbump import client
+from dagbump.airflow_plugin.page.access import Viewer
+from dagbump.airflow_plugin.page.words import count, task_instances
+from dagbump.results import BumpResult, RunBump
+
+
+@dataclass(frozen=True)
+class BumpReport:
+    """What the button has done.
+
+    Attributes:
+        sentence: in one sentence.
+        runs: of which something is to be said.
+    """
+
+    sentence: str
+    runs: Sequence[RunBump]
+
+
+def bump(connection: sa.engine.Connection, viewer: Viewer, dag_run_ids: Sequence[int]) -> BumpReport:
+    """Bump, for the caller to commit.
+
+    Args:
+        connection: in a transaction that writes.
+        viewer: who has pressed the button.
+        dag_run_ids: the runs that were shown to them. Those of DAGs that they may not edit are passed over.
+    """
+    rows = client.preview(connection, dag_run_ids=dag_run_ids, dag_ids=viewer.readable)
+    editable = viewer.editable({row.dag_id for row in rows})
+    result = client.bump(connection, dag_run_ids=dag_run_ids, dag_ids=sorted(editable))
+    return BumpReport(_sentence(result), result.runs)
+
+
+def _sentence(result: BumpResult) -> str:
+    moved = sum(run.bumped > 0 for run in result.runs)
+    said = f"Moved {task_instances(result.bumped)} of {count(moved, 'run')}." if result.bumped else "Nothing was moved."
+    if result.locked:
+        said += f" {task_instances(result.locked)} left, because other transactions hold them."
+    if result.needs_verify:
+        said += f" {count(len(result.needs_verify), 'run')} left to the scheduler, which has to verify them first."
+    if not result.runs:
+        said += " Somebody else, the scheduler for one, has been quicker."
+    return said

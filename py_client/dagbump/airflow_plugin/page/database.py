@@ -1,0 +1,59 @@
+"""One transaction for each request, in Airflow's own database, after a look whether dagbump is there and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from dagbump.errors import DagbumpError, UnsupportedAirflow, sqlstate, translated
+from dagbump.installation import state
+
+# By this name, dagbump.history and pg_stat_activity tell the page from a scheduler.
+APPLICATION_NAME = "dagbump page"
+_STATEMENT_TIMEOUT = "30s"
+_SET = sa.text("SELECT pg_catalog.set_config(:name, :value, TRUE)")
+_QUERY_CANCELED = "57014"
+
+
+class TookTooLongError(DagbumpError):
+    """A question that PostgreSQL has not answered in time."""
+
+
+@contextmanager
+def transaction(*, writing: bool = False) -> Iterator[sa.engine.Connection]:
+    """Begin a transaction in which dagbump's functions may be called; end it with COMMIT, or on an error ROLLBACK.
+
+    Args:
+        writing: something will be moved.
+
+    Raises:
+        DagbumpError: what `state.require_usable` raises; or it took too long.
+    """
+    from airflow import settings
+    from airflow.models.base import Base
+
+    engine = settings.engine
+    if engine is None or engine.dialect.name != "postgresql":
+        raise UnsupportedAirflow("dagbump works on PostgreSQL alone, and this Airflow's database is none.")
+    with engine.begin() as connection, _in_time(), translated():
+        for name, value in (("application_name", APPLICATION_NAME), ("statement_timeout", _STATEMENT_TIMEOUT)):
+            connection.execute(_SET, {"name": name, "value": value})
+        state.require_usable(connection, Base.metadata.schema)
+        if writing:
+            state.refuse_to_lend_rights(connection)
+        yield connection
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if sqlstate(error) != _QUERY_CANCELED:
+            raise
+        raise TookTooLongError(
+            f"PostgreSQL has not answered within {_STATEMENT_TIMEOUT}.\nOn the command line there is no such limit: "
+            "dagbump preview"
+        ) from error

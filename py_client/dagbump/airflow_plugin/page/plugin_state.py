@@ -1,0 +1,51 @@
+"""Whether the scheduler's part of the plugin is at work, as far as this process can tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from dagbump import client
+from dagbump.airflow_plugin.page.access import Viewer
+from dagbump.results import HistoryEntry
+
+# What is not a scheduler says so in its session's application_name: this page, and the command line.
+_OURS = "dagbump"
+_NEWEST = 100
+
+
+@dataclass(frozen=True)
+class PluginState:
+    """The scheduler's part of the plugin.
+
+    Attributes:
+        is_on: as the API server is configured, which a scheduler's own environment may contradict; None: it is not
+            True or False.
+        last: the newest thing in dagbump.history that a scheduler may have moved, of the DAGs that are shown; None:
+            there is none among the newest entries.
+        now: by the database's clock.
+    """
+
+    is_on: bool | None
+    last: HistoryEntry | None
+    now: datetime
+
+
+def plugin_state(connection: sa.engine.Connection, viewer: Viewer) -> PluginState:
+    """Look whether it is on, and what it did last."""
+    entries = client.history(connection, dag_ids=viewer.readable, limit=_NEWEST)
+    last = next((entry for entry in reversed(entries) if not entry.application_name.startswith(_OURS)), None)
+    now: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return PluginState(_is_enabled(), last, now)
+
+
+def _is_enabled() -> bool | None:
+    from airflow.configuration import conf
+    from airflow.exceptions import AirflowConfigException
+
+    try:
+        return bool(conf.getboolean("dagbump", "enabled", fallback=False))
+    except AirflowConfigException:
+        return None

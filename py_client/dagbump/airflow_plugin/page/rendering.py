@@ -1,0 +1,54 @@
+"""Templates to HTML. Whatever comes from the database is text: Jinja escapes all of it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dagbump import __version__
+from dagbump.airflow_plugin.page import URL_PREFIX
+from dagbump.airflow_plugin.page.words import count, task_instances
+from dagbump.held import age
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(request: Request, template: str, status_code: int = 200, **values: Any) -> HTMLResponse:
+    """Answer with a template.
+
+    Args:
+        request: what is answered.
+        template: its file.
+        status_code: of HTTP.
+        **values: what it shows.
+    """
+    root = str(request.scope.get("root_path", "")).removesuffix(URL_PREFIX)
+    text = _ENVIRONMENT.get_template(template).render(
+        airflow=root, here=f"{root}{URL_PREFIX}", version=__version__, now=datetime.now(timezone.utc), **values
+    )
+    return HTMLResponse(text, status_code)
+
+
+def _dag_url(airflow: str, dag_id: str, run_id: str | None = None) -> str:
+    dag = f"{airflow}/dags/{quote(dag_id, safe='')}"
+    return dag if run_id is None else f"{dag}/runs/{quote(run_id, safe='')}"
+
+
+def _query(**values: Any) -> str:
+    given = {name: value for name, value in values.items() if value not in {None, "", 1}}
+    return f"?{urlencode(given)}" if given else ""
+
+
+_ENVIRONMENT.globals.update(dag_url=_dag_url, query=_query, count=count, task_instances=task_instances, age=age)

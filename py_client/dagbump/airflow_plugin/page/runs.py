@@ -1,0 +1,258 @@
+"""The tab of the runs: the answer in one sentence, and each run that is not as it should be: why, and what to do."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+
+import sqlalchemy as sa
+
+from dagbump import client
+from dagbump.airflow_plugin.page.access import Viewer
+from dagbump.airflow_plugin.page.paging import Slice, cut
+from dagbump.airflow_plugin.page.plugin_state import PluginState, plugin_state
+from dagbump.airflow_plugin.page.words import STATES, VERDICTS, Verdict, count, task_instances, verdict_of
+from dagbump.held import describe
+from dagbump.results import Holder, Running, RunPreview, VersionOfRun
+
+PER_PAGE = 50
+# What a bump, the safe form, moves stale TIs for; the others it leaves to Airflow, or alone.
+_MOVED = frozenset({"bump", "missing_tasks"})
+_VERSIONS_IN_FULL = 4
+_MAY_BE_HELD = _MOVED | {"needs_verify"}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What is looked for.
+
+    Attributes:
+        dag: part of a DAG's id, in whatever case.
+        verdict: a verdict's name; empty: all.
+        page: from 1 on.
+    """
+
+    dag: str = ""
+    verdict: str = ""
+    page: int = 1
+
+    def passes(self, row: RunPreview) -> bool:
+        """Say whether a run is among what is looked for."""
+        return self.names(row) and self.verdict in {"", row.verdict}
+
+    def names(self, row: RunPreview) -> bool:
+        """Say whether its DAG is."""
+        return self.dag.casefold() in row.dag_id.casefold()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer in one sentence.
+
+    Attributes:
+        sentence: itself.
+        tone: ``good``, ``waiting`` or ``wrong``.
+        details: more sentences, each about one thing.
+    """
+
+    sentence: str
+    tone: str
+    details: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in the table.
+
+    Attributes:
+        row: as dagbump.preview answers it.
+        verdict: its verdict in words.
+        next: what happens next, or what to do.
+        versions: of its unfinished task instances, in words: ``none, 3``.
+        states: of its stale task instances: ``12 scheduled, 1 no status``.
+        holders: who keeps them from being moved.
+        movable: whether the button moves something of it.
+    """
+
+    row: RunPreview
+    verdict: Verdict
+    next: str
+    versions: str
+    states: str
+    holders: Sequence[str]
+    movable: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A verdict that can be filtered by, and how many runs have it."""
+
+    name: str
+    label: str
+    runs: int
+
+
+@dataclass(frozen=True)
+class RunsTab:
+    """All that the tab shows."""
+
+    answer: Answer
+    plugin: PluginState
+    filter: Filter
+    choices: Sequence[Choice]
+    runs: Slice[Run]
+
+    @property
+    def movable(self) -> list[Run]:
+        """The runs of which the button moves something."""
+        return [run for run in self.runs.rows if run.movable]
+
+    @property
+    def groups(self) -> list[list[Run]]:
+        """The runs by verdict, which is how they are sorted."""
+        return [list(runs) for _, runs in groupby(self.runs.rows, key=lambda run: run.row.verdict)]
+
+    @property
+    def movable_task_instances(self) -> int:
+        """How many it moves, if nobody holds any of them."""
+        return sum(run.row.stale for run in self.movable)
+
+
+def runs_tab(connection: sa.engine.Connection, viewer: Viewer, wanted: Filter) -> RunsTab:
+    """Ask dagbump, and put it into words."""
+    plugin = plugin_state(connection, viewer)
+    running = client.running(connection, viewer.readable)
+    rows = sorted(client.preview(connection, dag_ids=viewer.readable), key=_urgency)
+    named = [row for row in rows if wanted.names(row)]
+    shown = cut([row for row in named if wanted.passes(row)], wanted.page, PER_PAGE)
+    return RunsTab(
+        answer_of(running, rows),
+        plugin,
+        wanted,
+        _choices(named),
+        shown.of(_runs(connection, viewer, plugin, shown.rows)),
+    )
+
+
+def _urgency(row: RunPreview) -> int:
+    names = list(VERDICTS)
+    return names.index(row.verdict) if row.verdict in names else len(names)
+
+
+def answer_of(running: Running, rows: Sequence[RunPreview]) -> Answer:
+    """Say in one sentence whether all is well."""
+    if not running.dag_runs:
+        return Answer("No DAG run is running.", "good", ["There is nothing to keep on the latest version."])
+    runs = count(running.dag_runs, "running run")
+    if not rows:
+        return Answer(
+            f"{_all_of(running.task_instances)} of {runs} {_are_on_the_latest(running.task_instances)}", "good"
+        )
+    stale = sum(row.stale for row in rows)
+    behind = sum(row.stale > 0 for row in rows)
+    tone = "wrong" if any(verdict_of(row.verdict).tone == "wrong" for row in rows) else "waiting"
+    if stale:
+        sentence = (
+            f"{stale:,} of {count(running.task_instances, 'unfinished task instance')} "
+            f"{'is' if stale == 1 else 'are'} not on the latest version of "
+            f"{'its' if stale == 1 else 'their'} DAG, in {behind:,} of {runs}."
+        )
+    else:
+        sentence = f"{_all_of(running.task_instances)} of {runs} {_are_on_the_latest(running.task_instances)}"
+    return Answer(sentence, tone, list(_details(rows)))
+
+
+def _all_of(number: int) -> str:
+    if number == 1:
+        return "The one unfinished task instance"
+    return f"All {number:,} unfinished task instances" if number else "No task instance"
+
+
+def _are_on_the_latest(number: int) -> str:
+    if not number:
+        return "is unfinished."
+    return f"{'is' if number == 1 else 'are'} on the latest version of {'its' if number == 1 else 'their'} DAG."
+
+
+def _details(rows: Iterable[RunPreview]) -> Iterable[str]:
+    by_verdict: dict[str, int] = defaultdict(int)
+    for row in rows:
+        by_verdict[row.verdict] += 1
+    if runs := by_verdict["missing_tasks"]:
+        yield f"{count(runs, 'run')} {'lacks' if runs == 1 else 'lack'} tasks."
+    if runs := by_verdict["needs_verify"]:
+        yield f"{count(runs, 'run')} {'has' if runs == 1 else 'have'} yet to be verified by the scheduler."
+    if runs := by_verdict["versionless"]:
+        yield f"{count(runs, 'run')} {'is' if runs == 1 else 'are'} stuck: task instances on no version at all."
+    if meant := sum(number for name, number in by_verdict.items() if verdict_of(name).tone == "idle"):
+        left_alone = "is left alone" if meant == 1 else "are left alone"
+        yield f"{count(meant, 'run')} {left_alone}: pinned, paused, not due, or without a DAG."
+
+
+def _choices(rows: Iterable[RunPreview]) -> list[Choice]:
+    runs: dict[str, int] = defaultdict(int)
+    for row in rows:
+        runs[row.verdict] += 1
+    return [
+        Choice(name, verdict_of(name).label, runs[name])
+        for name in (*VERDICTS, *(runs.keys() - VERDICTS.keys()))
+        if runs[name]
+    ]
+
+
+def _runs(
+    connection: sa.engine.Connection, viewer: Viewer, plugin: PluginState, rows: Sequence[RunPreview]
+) -> Iterable[Run]:
+    if not rows:
+        return []
+    editable = viewer.editable({row.dag_id for row in rows if _is_movable(row)})
+    versions = _versions(client.versions_of_runs(connection, [row.dag_run_id for row in rows]))
+    held = [row.dag_run_id for row in rows if row.stale and row.verdict in _MAY_BE_HELD]
+    holders = _holders(client.holders(connection, held) if held else (), plugin.now)
+    return [
+        Run(
+            row,
+            verdict := verdict_of(row.verdict),
+            verdict.next(plugin),
+            versions.get(row.dag_run_id, ""),
+            _states(row.stale_by_state),
+            holders.get(row.dag_run_id, ()),
+            _is_movable(row) and row.dag_id in editable,
+        )
+        for row in rows
+    ]
+
+
+def _is_movable(row: RunPreview) -> bool:
+    return row.verdict in _MOVED and row.stale > 0
+
+
+def _versions(rows: Iterable[VersionOfRun]) -> Mapping[int, str]:
+    found: dict[int, list[str]] = defaultdict(list)
+    for row in rows:
+        found[row.dag_run_id].append("none" if row.version_number is None else str(row.version_number))
+    return {run: _shortened(versions) for run, versions in found.items()}
+
+
+def _shortened(versions: Sequence[str]) -> str:
+    return ", ".join(versions if len(versions) <= _VERSIONS_IN_FULL else (*versions[:2], "…", versions[-1]))
+
+
+def _states(stale_by_state: Mapping[str, int]) -> str:
+    most_first = sorted(stale_by_state.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{number:,} {STATES.get(state, state)}" for state, number in most_first)
+
+
+def _holders(rows: Collection[Holder], now: datetime) -> Mapping[int, list[str]]:
+    things: dict[int, dict[tuple[object, ...], list[Holder]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        things[row.dag_run_id][row.pid, row.gid, row.held].append(row)
+    return {run: [_holder(group, now) for group in groups.values()] for run, groups in things.items()}
+
+
+def _holder(rows: Sequence[Holder], now: datetime) -> str:
+    what = "the latest version itself" if rows[0].held == "dag_version" else task_instances(len(rows))
+    return f"{what} held by {describe(rows[0], now)}"

@@ -1,0 +1,87 @@
+"""The tab of the versions: how many each DAG has got day by day, and what keeps the old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from dagbump import client
+from dagbump.airflow_plugin.page.access import Viewer
+from dagbump.airflow_plugin.page.paging import Slice, cut
+from dagbump.results import DagVersions, VersionsByDay
+
+PER_PAGE = 25
+DAYS = 14
+# So many in a day are no work on a DAG: something in its file differs with every parse.
+INFLATED = 24
+
+BAR_WIDTH, PLOT_HEIGHT = 8, 28
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A day in the plot; lengths in pixels.
+
+    Attributes:
+        x: of its left edge.
+        y: of its upper edge, from the top.
+        height: 0: no version.
+    """
+
+    x: int
+    y: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Dag:
+    """A DAG in the table.
+
+    Attributes:
+        days: versions day by day.
+        row: as dagbump.versions answers it.
+        bars: the plot of the days.
+        inflated: it got so many on a day that something must be wrong.
+    """
+
+    days: VersionsByDay
+    row: DagVersions
+    bars: Sequence[Bar]
+    inflated: bool
+
+
+@dataclass(frozen=True)
+class VersionsTab:
+    """All that the tab shows."""
+
+    dag: str
+    dags: Slice[Dag]
+    inflated: int
+
+
+def versions_tab(connection: sa.engine.Connection, viewer: Viewer, dag: str, page: int) -> VersionsTab:
+    """Ask dagbump: the days of all DAGs, for their order; the rest, which is dear, of those that are shown."""
+    all_days = client.versions_by_day(connection, viewer.readable, DAYS)
+    named = [days for days in all_days if dag.casefold() in days.dag_id.casefold()]
+    shown = cut(named, page, PER_PAGE)
+    rows = {row.dag_id: row for row in client.versions(connection, [days.dag_id for days in shown.rows])}
+    # A DAG that is gone between the two has no row.
+    dags = [_dag(days, rows[days.dag_id]) for days in shown.rows if days.dag_id in rows]
+    return VersionsTab(dag, shown.of(dags), sum(_is_inflated(days) for days in all_days))
+
+
+def _dag(days: VersionsByDay, row: DagVersions) -> Dag:
+    return Dag(days, row, _bars(days.by_day), _is_inflated(days))
+
+
+def _is_inflated(days: VersionsByDay) -> bool:
+    return max(days.by_day, default=0) >= INFLATED
+
+
+def _bars(by_day: Sequence[int]) -> list[Bar]:
+    # To one scale for all DAGs up to the line of inflation, so that few look few; beyond it, to the DAG's own.
+    scale = PLOT_HEIGHT / max(INFLATED, *by_day)
+    heights = [max(2, round(number * scale)) if number else 0 for number in by_day]
+    return [Bar(place * (BAR_WIDTH + 2), PLOT_HEIGHT - height, height) for place, height in enumerate(heights)]
