@@ -1,5 +1,7 @@
 # make demo: the main job, on an embedded PostgreSQL.   make test: the whole suite.   make lint: style and types.
 # make test-airflow: the plugin inside real schedulers of each Airflow release; RELEASES="3.1.8 3.3.2" for some of them.
+# make test-ui: the page in Airflow's UI, in a real browser, on each Airflow release; needs a Chromium. DAGBUMP_SCREENSHOTS=1
+#   puts pictures of it into docs/page.
 # make test-migrations: Airflow's own migrations, from release to release and back, with dagbump inside.
 # make test-matrix: every Airflow schema on every PostgreSQL, and every Python, into docs/matrix.md; takes hours.
 #   ARGS="--airflow 3.3.2 --postgres 13,14" for some of it.
@@ -7,6 +9,7 @@
 #   writes tables and plots from docs/benchmark.json, without measuring.
 # make bench-quick: the same in small, into .cache/benchmark; fails where what it counts is not as promised.
 # make bench-scheduler: what is left of a scheduler's loop with the plugin; writes docs/scheduler-loops*. ARGS=--quick: in small.
+# make bench-page: how long the page in Airflow's UI takes; writes the table in docs/page.md.
 # make test-newest: the suite with the newest of everything, in an environment of its own.
 # make pins: writes pins/*.txt, the versions of all that is installed, with the newest of everything.
 # make demo-tables: takes over the tables of a new Airflow into the demo.
@@ -21,7 +24,7 @@ PINS := pins/development.txt
 
 RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 
-.PHONY: demo test test-newest test-airflow test-migrations test-matrix bench bench-quick bench-scheduler pins demo-tables freeze lint clean
+.PHONY: demo test test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page pins demo-tables freeze lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -31,6 +34,9 @@ test: $(VENV)/.dev
 
 test-airflow: $(VENV)/.dev
 	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -m airflow $(ARGS) || exit; done
+
+test-ui: $(VENV)/.dev
+	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -m ui $(ARGS) || exit; done
 
 test-migrations: $(VENV)/.dev
 	$(BIN)/pytest -m migrations $(ARGS)
@@ -48,6 +54,9 @@ bench: .venv/.bench
 
 bench-quick: .venv/.bench
 	PYTHONPATH=tests $(BIN)/python -m benchmarks --quick $(ARGS)
+
+bench-page: .venv/.bench
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.page $(ARGS)
 
 bench-scheduler: .venv/.bench
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.scheduler $(ARGS)

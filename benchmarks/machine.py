@@ -35,7 +35,7 @@ def describe(server: Server, workers: Mapping[str, Worker]) -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "cores": os.cpu_count(),
-        "processor": _processor(),
+        "processor": processor(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "postgresql": version,
         "postgresql_source": server.source,
@@ -48,7 +48,7 @@ def describe(server: Server, workers: Mapping[str, Worker]) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's model, where Linux says it."""
     file = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)", file.read_text("utf-8"), re.MULTILINE) if file.exists() else None

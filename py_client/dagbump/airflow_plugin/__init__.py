@@ -1,7 +1,7 @@
-"""The Airflow plugin: the real scheduler calls ``dagbump.bump`` once per loop, in its own transaction.
+"""The Airflow plugin: the scheduler calls ``dagbump.bump`` once per loop, in its own transaction; and a page in the UI.
 
 Airflow imports this package in each of its processes, and nothing happens there: no more is imported than `plugin`, and
-the two small modules that it needs. With ``[dagbump] enabled = True``, `patches.turn_on` runs when the scheduler
+the three small modules that it needs. With ``[dagbump] enabled = True``, `patches.turn_on` runs when the scheduler
 starts; it looks whether Airflow (`compatibility`) and the database are as they have to be, and replaces four functions,
 each where Airflow itself calls it:
 
@@ -11,6 +11,7 @@ each where Airflow itself calls it:
     DagVersion.get_latest_version                        within a loop, answered from one query for all its runs
 
 `scheduling` does a loop's work, `loop` holds what one loop knows and what it leaves to the next, `reporting` says it.
+The page "DAG versions", in the API server, is `page`, which has nothing to do with the rest.
 
 dagbump never stops a scheduler: what does not fit costs a warning, and Airflow's own code runs. That which is said of
 Airflow here was read in, and is tested with, 3.0.6, 3.1.6, 3.2.2 and 3.3.2.

@@ -121,16 +121,14 @@ class Component:
 
 
 @dataclass
-class Deployment:
-    """One Airflow, whose DAG processor and API server run as long as it does."""
+class Deployed:
+    """An Airflow on a database, whose components are started one by one."""
 
     python: Path
     url: URL
     home: Path
-    connection: psycopg.Connection[Any]
-    worker: Worker
-    running: list[Component] = field(default_factory=list)
-    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    running: list[Component] = field(default_factory=list, kw_only=True)
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1), kw_only=True)
 
     @contextmanager
     def component(self, name: str, *arguments: str, **environment: str) -> Iterator[Component]:
@@ -160,14 +158,6 @@ class Deployment:
             self.running.remove(component)
             component.stop()
 
-    @contextmanager
-    def scheduler(self, *, dagbump: bool | None = None) -> Iterator[Component]:
-        """Run a scheduler, with dagbump on or off, or with nothing said about it; begin when it is at work."""
-        environment = {} if dagbump is None else {"AIRFLOW__DAGBUMP__ENABLED": str(dagbump)}
-        with self.component("scheduler", "--skip-serve-logs", **environment) as scheduler:
-            self.until(lambda: scheduler.logged("orphaned tasks for active dag runs"), "the scheduler is at work")
-            yield scheduler
-
     def until(self, condition: Callable[[], object], awaited: str) -> None:
         """Return as soon as the condition holds; fail, showing what the components log, where it never does."""
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -180,6 +170,22 @@ class Deployment:
 
     def _tails(self) -> str:
         return "\n".join(component.tail() for component in self.running)
+
+
+@dataclass
+class Deployment(Deployed):
+    """One Airflow, whose DAG processor and API server run as long as it does."""
+
+    connection: psycopg.Connection[Any]
+    worker: Worker
+
+    @contextmanager
+    def scheduler(self, *, dagbump: bool | None = None) -> Iterator[Component]:
+        """Run a scheduler, with dagbump on or off, or with nothing said about it; begin when it is at work."""
+        environment = {} if dagbump is None else {"AIRFLOW__DAGBUMP__ENABLED": str(dagbump)}
+        with self.component("scheduler", "--skip-serve-logs", **environment) as scheduler:
+            self.until(lambda: scheduler.logged("orphaned tasks for active dag runs"), "the scheduler is at work")
+            yield scheduler
 
     # dagbump in the database.
 
@@ -251,8 +257,8 @@ def deployment_of(release: str, url: URL, directory: Path) -> Iterator[Deploymen
     """Deploy a release on a database that it has migrated; all its processes are killed at the end."""
     home = directory / "home"
     home.mkdir()
-    port = _free_port()
-    _configure(home, port)
+    port = free_port()
+    configure(home, port)
     with (
         environments.clone_of(release, directory) as python,
         psycopg.connect(server.libpq(url), autocommit=True) as connection,
@@ -262,25 +268,27 @@ def deployment_of(release: str, url: URL, directory: Path) -> Iterator[Deploymen
         deployment = Deployment(python, url, home, connection, worker)
         api_server = ("--apps", "execution", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
         with deployment.component("dag-processor"), deployment.component("api-server", *api_server):
-            deployment.until(lambda: _listens(port), "the API server listens")
+            deployment.until(lambda: listens(port), "the API server listens")
             yield deployment
 
 
-def _configure(home: Path, port: int) -> None:
+def configure(home: Path, port: int, **settings: Mapping[str, str]) -> None:
+    """Write an airflow.cfg for an API server on that port; settings go on top of those of all."""
     execution_api = {"execution_api_server_url": f"http://127.0.0.1:{port}/execution/"}
     config = ConfigParser(interpolation=None)
-    config.read_dict(_SETTINGS | {"core": _SETTINGS["core"] | execution_api})
+    for given in (_SETTINGS, {"core": execution_api}, settings):
+        config.read_dict(given)
     with (home / "airflow.cfg").open("w", encoding="utf-8") as file:
         config.write(file)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False

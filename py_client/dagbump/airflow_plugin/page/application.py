@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response, status
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
@@ -39,6 +40,7 @@ _HEADERS = {
 }
 
 Search = Annotated[str, Query(max_length=250)]
+RunId = Annotated[int, Field(ge=0, lt=2**63)]  # a bigint
 PageNumber = Annotated[int, Query(ge=1, le=1_000_000)]
 
 
@@ -49,11 +51,16 @@ class BumpRequest(BaseModel):
         dag_run_ids: the runs that were shown.
     """
 
-    dag_run_ids: list[int] = Field(max_length=PER_PAGE)
+    dag_run_ids: list[RunId] = Field(max_length=PER_PAGE)
 
 
 def create_application() -> ASGIApp:
     """Make the app that Airflow mounts."""
+    return _with_headers(create_routes())
+
+
+def create_routes() -> FastAPI:
+    """Make the app without the headers."""
     app = FastAPI(title="dagbump", docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_api_route("/", show_runs, response_class=HTMLResponse)
@@ -62,8 +69,9 @@ def create_application() -> ASGIApp:
     app.add_api_route("/bump", bump_shown, methods=["POST"], response_class=HTMLResponse)
     app.exception_handler(DagbumpError)(_show_dagbump_error)
     app.exception_handler(HTTPException)(_show_http_error)
+    app.exception_handler(RequestValidationError)(_show_not_understood)
     app.exception_handler(Exception)(_show_other_error)
-    return _with_headers(app)
+    return app
 
 
 def show_runs(
@@ -122,6 +130,11 @@ async def _show_http_error(request: Request, error: Any) -> Response:
     if error.status_code == status.HTTP_401_UNAUTHORIZED:
         return render(request, "signing_in.html", error.status_code)
     return render(request, "error.html", error.status_code, title=str(error.detail), advice="")
+
+
+async def _show_not_understood(request: Request, _error: Any) -> Response:
+    title = "This is not something that one can ask here."
+    return render(request, "error.html", status.HTTP_400_BAD_REQUEST, title=title, advice="Use the tabs above.")
 
 
 async def _show_other_error(request: Request, error: Exception) -> Response:

@@ -40,6 +40,11 @@
 
   // ---- Going from one page to another, and refreshing this one.
 
+  function show(page) {
+    document.title = page.title;
+    document.body.replaceWith(page.body);
+  }
+
   async function visit(url, { remember = true } = {}) {
     const mine = ++newest;
     document.getElementById("live")?.classList.add("loading");
@@ -47,8 +52,7 @@
       const page = await pageAt(url);
       if (mine !== newest) return;
       if (remember) history.pushState(null, "", url);
-      document.title = page.title;
-      document.body.replaceWith(page.body);
+      show(page);
       document.getElementById("content").focus({ preventScroll: true });
       scrollTo(0, 0);
     } catch {
@@ -191,11 +195,16 @@
 
   // ---- The beginning.
 
+  async function logIn() {
+    token = localStorage.getItem("token")?.replace(/^"|"$/g, "") || null;
+    if (!token) return;
+    const answer = await ask(location.href);
+    if (answer.status === 401 || answer.status === 403) token = null; // an old one
+    else show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+  }
+
   addEventListener("DOMContentLoaded", () => {
-    if (document.getElementById("signing-in")) {
-      token = localStorage.getItem("token")?.replace(/^"|"$/g, "") || null;
-      if (token) visit(location.href, { remember: false });
-    }
+    if (document.getElementById("signing-in")) logIn();
   });
   setInterval(refresh, EVERY_MS);
   addEventListener("visibilitychange", refresh);
