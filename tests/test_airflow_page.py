@@ -488,10 +488,12 @@ def test_each_user_of_fab_sees_and_does_what_they_may(served_fab: Served, browse
 # ---- What is in the way.
 
 
-@pytest.mark.parametrize("path", ["/?page=0", "/?page=x", "/history?until=yesterday", f"/?dag={'x' * 251}"])
-def test_what_cannot_be_asked_is_said(web: Web, enter: Enter, path: str) -> None:
-    page = open_page(enter("admin"), web, path).page
-    expect(page.locator("#answer")).to_have_text("This is not something that one can ask here.")
+def test_what_cannot_be_asked_is_said(web: Web, enter: Enter) -> None:
+    somebody = enter("admin")
+    for path in ("/?page=0", "/?page=x", "/history?until=yesterday", f"/?dag={'x' * 251}"):
+        page = open_page(somebody, web, path).page
+        expect(page.locator("#answer")).to_have_text("This is not something that one can ask here.")
+    expect(open_page(somebody, web, "/nowhere").page.locator("#answer")).to_have_text("Not Found")
 
 
 @pytest.mark.parametrize(
