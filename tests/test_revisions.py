@@ -51,7 +51,7 @@ CHANGES = {
     "bump": [("\nBEGIN\n", "\nBEGIN\n    -- Made up.\n")],
     "preview": [
         ("    vanished_tasks text[]\n", "    vanished_tasks text[],\n    more text\n"),
-        ("        scope.vanished_tasks\n    FROM", "        scope.vanished_tasks,\n        NULL::text\n    FROM"),
+        ("        run.vanished_tasks\n    FROM", "        run.vanished_tasks,\n        NULL::text\n    FROM"),
     ],
     "installation": [("    functions jsonb NOT NULL\n", "    functions jsonb NOT NULL,\n    more text\n")],
 }
