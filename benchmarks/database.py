@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, LiteralString, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -14,6 +14,7 @@ from dagbump.installation import installer
 from sqlalchemy.engine import URL
 from support import server
 from support.server import Server, libpq
+from typing_extensions import LiteralString
 
 T = TypeVar("T")
 
