@@ -20,8 +20,11 @@ AS $repair_batch$
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := TRUE;
+    by_index CONSTANT boolean := FALSE;
+    report_all CONSTANT boolean := FALSE;
     dag_ids CONSTANT text[] := NULL;
     limited CONSTANT bigint[] := NULL;
+    caller CONSTANT text := 'dagbump.repair';
     needs_verify boolean := FALSE; -- an unverified run is left alone
     id bigint;
     ids bigint[];

@@ -14,6 +14,8 @@ AS $repairable$
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := TRUE;
+    by_index CONSTANT boolean := FALSE;
+    report_all CONSTANT boolean := FALSE;
     ids CONSTANT bigint[] := NULL;
     limited CONSTANT bigint[] := NULL;
 BEGIN

@@ -190,6 +190,7 @@ class HistoryEntry:
         dag_version_id: the version that they are on since.
         version_number: its number.
         bumped: how many task instances, over all versions.
+        caller: who called, in the words that were given to `bump`; None: nobody said.
     """
 
     bumped_at: datetime
@@ -202,6 +203,7 @@ class HistoryEntry:
     dag_version_id: UUID
     version_number: int
     bumped: int
+    caller: str | None = None
 
     @cached_property
     def came_from(self) -> str:
