@@ -169,7 +169,7 @@ Locks: NO KEY UPDATE on the TIs moved, KEY SHARE on their dag_version, both SKIP
 row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.help(''take_version''); )
 Nothing to move or to verify: no lock, and nothing written. Commits nothing. What it moves, it records
 in dagbump.history.
-Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies NULL;
+Errors: 22023 for a negative max_runs, caller_verifies NULL, a NULL inside an array, an array of arrays;
 DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
 40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 

@@ -77,6 +77,6 @@ compresses its serialized DAGs, or they are in a format that this release of dag
 have a loop (Airflow 3.4), in which it depends on how far it is which tasks have TIs.
 
 Reads each version once, however many runs share it. Locks: none; runs on a hot standby.
-Errors: 22023 for a NULL inside the array.';
+Errors: 22023 for a NULL inside the array and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.verify_scope(bigint[]) FROM PUBLIC;

@@ -41,11 +41,6 @@ DECLARE
     limited bigint[];
 BEGIN
     -- Refuses those that mean nothing, by name.
-    -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
-    END IF;
     IF max_runs < 0 THEN
         RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
@@ -54,12 +49,18 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
     END IF;
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
     END IF;
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;

@@ -28,9 +28,12 @@ DECLARE
     ids CONSTANT bigint[] := dag_run_ids;
 BEGIN
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
     END IF;
 
     RETURN QUERY
@@ -203,6 +206,6 @@ compresses its serialized DAGs, or they are in a format that this release of dag
 have a loop (Airflow 3.4), in which it depends on how far it is which tasks have TIs.
 
 Reads each version once, however many runs share it. Locks: none; runs on a hot standby.
-Errors: 22023 for a NULL inside the array.';
+Errors: 22023 for a NULL inside the array and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.verify_scope(bigint[]) FROM PUBLIC;
