@@ -431,6 +431,22 @@ class TestPreview:
         assert rows == [(run, "missing_tasks", 0, ("b", "c"), ()), (stale, "missing_tasks", 1, ("b",), ("x",))]
         assert counts(dagbump.bump(connection)) == [(stale, 1, 0, False)]
 
+    def test_a_removed_task_that_the_latest_version_has_is_missing(self, fleet: Fleet, connection: Connection) -> None:
+        fleet.dag("d")
+        new = fleet.version("d", 1, tasks=["a", "new", "mapped"])
+        run, complete = fleet.run("d"), fleet.run("d")
+        for one, state in ((run, "removed"), (complete, "success")):
+            fleet.ti(one, new, "success", task_id="a")
+            fleet.ti(one, new, state, task_id="new")
+            # An index of a mapped task that is one too many stays removed.
+            fleet.ti(one, new, None, task_id="mapped", map_index=0)
+            fleet.ti(one, new, "removed", task_id="mapped", map_index=1)
+        pinned = fleet.run("d", bundle_version="pin", created_dag_version_id=new)
+        fleet.ti(pinned, new, "removed", task_id="a")
+
+        rows = {row.dag_run_id: (row.verdict, row.missing_tasks) for row in dagbump.preview(connection)}
+        assert rows == {run: ("missing_tasks", ("new",)), pinned: ("pinned", ("a", "mapped", "new"))}
+
     def test_a_run_that_is_still_to_be_verified_does_not_count_as_lacking_a_task(
         self, fleet: Fleet, connection: Connection
     ) -> None:

@@ -133,12 +133,13 @@ def scope(run: Run, version: Version | None) -> RunScope:
     if version is None or not version.serialized or version.tasks is None:
         return RunScope(run.id, None, None, None, None)
     in_version = {task.task_id for task in version.tasks}
-    in_run = {ti.task_id for ti in run.tis}
+    created = {task.task_id for task in version.tasks if due(task, run)} - {ti.task_id for ti in run.tis}
     removed = {ti.task_id for ti in run.tis if ti.state == "removed"}
+    live = {ti.task_id for ti in run.tis if ti.state != "removed"}
     unfinished = {ti.task_id for ti in run.tis if ti.state not in FINISHED}
     return RunScope(
         run.id,
-        missing_tasks=tuple(sorted({task.task_id for task in version.tasks if due(task, run)} - in_run)),
+        missing_tasks=tuple(sorted(created | (in_version & removed - live))),
         restored_tasks=tuple(sorted(in_version & removed)),
         vanished_tasks=tuple(sorted(unfinished - in_version)),
         # From 3.4 on, a TI with an index counts too; here, each has one.

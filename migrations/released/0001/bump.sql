@@ -68,11 +68,6 @@ DECLARE
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
     -- Refuses those that mean nothing, by name.
-    -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
-    END IF;
     IF max_runs < 0 THEN
         RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
@@ -81,12 +76,18 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
     END IF;
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
     END IF;
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;
@@ -740,8 +741,13 @@ Locks: NO KEY UPDATE on the TIs moved, KEY SHARE on their dag_version, both SKIP
 row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.help(''take_version''); )
 Nothing to move or to verify: no lock, and nothing written. Commits nothing. What it moves, it records
 in dagbump.history.
+<<<<<<< HEAD
 Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies or report_all
 NULL; DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
+=======
+Errors: 22023 for a negative max_runs, caller_verifies NULL, a NULL inside an array, an array of arrays;
+DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
+>>>>>>> df6a3ee771ab92f38c9d1e1dde95c2566b5d163f
 40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) FROM PUBLIC;
