@@ -728,13 +728,8 @@ Locks: NO KEY UPDATE on the TIs moved, KEY SHARE on their dag_version, both SKIP
 row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.help(''take_version''); )
 Nothing to move or to verify: no lock, and nothing written. Commits nothing. What it moves, it records
 in dagbump.history.
-<<<<<<< HEAD
-Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies or report_all
-NULL; DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
-=======
-Errors: 22023 for a negative max_runs, caller_verifies NULL, a NULL inside an array, an array of arrays;
-DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
->>>>>>> df6a3ee771ab92f38c9d1e1dde95c2566b5d163f
+Errors: 22023 for a negative max_runs, caller_verifies or report_all NULL, a NULL inside an array, an array
+of arrays; DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
 40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) FROM PUBLIC;
