@@ -213,7 +213,8 @@ def test_a_steady_loop_touches_few_pages(warm: Connection, indexed: bool, report
     per_run = 40 if indexed else 40 + 2 * TIS_PER_RUN
     if report_all == "TRUE":
         per_run += 5  # the run itself is judged, although it has nothing to do
-    assert buffers(warm, f"SELECT * FROM dagbump.bump(caller_verifies => TRUE, report_all => {report_all})") <= EXAMINED_RUNS * per_run
+    statement = f"SELECT * FROM dagbump.bump(caller_verifies => TRUE, report_all => {report_all})"
+    assert buffers(warm, statement) <= EXAMINED_RUNS * per_run
 
 
 def test_a_loop_in_which_a_version_lands_reads_the_examined_runs_and_nothing_else(warm: Connection) -> None:
