@@ -24,7 +24,9 @@ CREATE OR REPLACE FUNCTION dagbump.bump(
     dag_run_ids bigint[] DEFAULT NULL,
     dag_ids text[] DEFAULT NULL,
     max_runs integer DEFAULT NULL,
-    caller_verifies boolean DEFAULT FALSE
+    caller_verifies boolean DEFAULT FALSE,
+    report_all boolean DEFAULT FALSE,
+    caller text DEFAULT NULL
 ) RETURNS TABLE (
     dag_run_id bigint,
     dag_id text,
@@ -45,6 +47,7 @@ DECLARE
     ids bigint[] := dag_run_ids;
     limited bigint[];
     indexed boolean;
+    by_index boolean;
     candidates bigint[];
     run record;
     stale integer;
@@ -57,6 +60,10 @@ DECLARE
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
     @include:check_arguments@
+    IF report_all IS NULL THEN
+        RAISE EXCEPTION 'report_all must be true or false, and is NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the runs with something to do.';
+    END IF;
 
     -- 1. A limit: which runs it leaves.
     IF max_runs IS NOT NULL THEN
@@ -66,14 +73,18 @@ BEGIN
         ids := limited;
     END IF;
 
-    -- 2. The steady loop, with the index: what this lets pass, the next step judges.
-    SELECT TRUE, (
-        @include:candidates@
-    )
+    -- 2. The steady loop, with the index: what this lets pass, the next step judges. Where all runs are to be answered, the
+    -- next step looks for itself: from one snapshot, so that no version is answered for a run that was judged by another.
+    SELECT TRUE, CASE
+        WHEN NOT report_all THEN (
+            @include:candidates@
+        )
+    END
     INTO indexed, candidates
     FROM pg_catalog.pg_index AS index
     WHERE @include:is_optional_index@;
-    IF indexed THEN
+    by_index := indexed IS TRUE AND report_all;
+    IF indexed AND NOT report_all THEN
         IF candidates IS NULL THEN
             RETURN;
         END IF;
@@ -96,6 +107,10 @@ BEGIN
         -- 4. The safe form: the first bump of a run is Airflow's to make.
         IF needs_verify AND NOT bump.caller_verifies THEN
             RETURN NEXT;
+            CONTINUE;
+        END IF;
+        IF NOT run.any_stale AND NOT needs_verify THEN
+            RETURN NEXT; -- for report_all
             CONTINUE;
         END IF;
 
@@ -121,14 +136,16 @@ BEGIN
         -- 7. Lock what is free, move it, record it.
         @include:move_stale@
 
-        IF bumped > 0 OR locked > 0 OR needs_verify THEN
+        -- An unverified run whose version is locked, and that has no TI to count as locked, is in no answer: nobody may take
+        -- its silence for "nothing is due".
+        IF bumped > 0 OR locked > 0 OR needs_verify OR (report_all AND run.verified) THEN
             RETURN NEXT;
         END IF;
     END LOOP;
 END
 $bump$;
 
-COMMENT ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) IS
+COMMENT ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) IS
 'Moves the stale task instances of the examined DAG runs to the latest version of their DAG.
 
 One call does a whole scheduler loop.
@@ -156,8 +173,13 @@ Arguments
                    true: it is bumped too, and the caller promises to run verify_integrity for it in
                    this transaction. Breaking that promise means that the TIs of newly added tasks
                    are never created.
+  report_all       true: answers every run that the call examined, also where there was nothing to do
+  caller           who calls, in words; recorded in dagbump.history
 
 Answers one row per run for which bumped > 0, locked > 0 or needs_verify; none where nothing changed.
+With report_all one row per examined run. A run that is missing from that answer was not examined, or has
+to be left to a later call: a newer version of its DAG landed during this one, or it is unverified, and
+its dag_version row is locked while it has no stale TI.
   bumped        TIs moved by this call
   locked        stale TIs left for the next call because another transaction holds them, or the
                 dag_version row
@@ -169,8 +191,8 @@ Locks: NO KEY UPDATE on the TIs moved, KEY SHARE on their dag_version, both SKIP
 row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.help(''take_version''); )
 Nothing to move or to verify: no lock, and nothing written. Commits nothing. What it moves, it records
 in dagbump.history.
-Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies NULL;
-DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
+Errors: 22023 for a negative max_runs, caller_verifies or report_all NULL, a NULL inside an array, an array
+of arrays; DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
 40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
-REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) FROM PUBLIC;

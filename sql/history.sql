@@ -19,7 +19,8 @@ CREATE TABLE IF NOT EXISTS dagbump.history (
     from_versions jsonb,
     dag_version_id uuid,
     version_number integer,
-    bumped integer
+    bumped integer,
+    caller text
 );
 
 -- Whatever was there before, and nothing that is recorded is lost. Locks the table only where there is something to mend:
@@ -81,7 +82,8 @@ BEGIN
             ADD COLUMN IF NOT EXISTS from_versions jsonb,
             ADD COLUMN IF NOT EXISTS dag_version_id uuid,
             ADD COLUMN IF NOT EXISTS version_number integer,
-            ADD COLUMN IF NOT EXISTS bumped integer;
+            ADD COLUMN IF NOT EXISTS bumped integer,
+            ADD COLUMN IF NOT EXISTS caller text;
     END IF;
     IF pg_catalog.to_regclass('dagbump.history_bumped_at') IS NULL THEN
         CREATE INDEX history_bumped_at ON dagbump.history (bumped_at);
@@ -110,6 +112,7 @@ COMMENT ON COLUMN dagbump.history.bumped_at IS
 'When, by the clock; the transaction may have been committed somewhat later.';
 COMMENT ON COLUMN dagbump.history.bumped_by IS 'The role that had connected (session_user).';
 COMMENT ON COLUMN dagbump.history.application_name IS 'The application_name of that session.';
+COMMENT ON COLUMN dagbump.history.caller IS 'Who called, in the words that the caller gave to dagbump.bump; null: nobody said.';
 COMMENT ON COLUMN dagbump.history.dag_run_id IS 'dag_run.id of the run, which may be gone by now.';
 COMMENT ON COLUMN dagbump.history.dag_id IS 'The DAG.';
 COMMENT ON COLUMN dagbump.history.run_id IS 'dag_run.run_id.';

@@ -211,7 +211,8 @@ To end a transaction: SELECT pg_terminate_backend(pid); but look first what it i
 
 Locks: those of bump, SKIP LOCKED, on rows that somebody may hold, for milliseconds: a bump at the same
 time may count one of them in "locked". It waits for no row lock, and nothing is written or kept.
-On a hot standby: no row. Errors: 22023 for a NULL inside an array; 25006 in a read-only transaction;
+On a hot standby: no row. Errors: 22023 for a NULL inside an array and for an array of arrays;
+25006 in a read-only transaction;
 40001 under REPEATABLE READ and SERIALIZABLE where a row has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.holders(bigint[], text[]) FROM PUBLIC;

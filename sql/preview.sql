@@ -147,7 +147,8 @@ Answers one row per running run that holds stale TIs, lacks a task, or that bump
                   Airflow''s UI says
   verdict         bump               bump moves them
                   missing_tasks      the run lacks a task, and Airflow takes it for verified: nothing in
-                                     Airflow will create the TI; bump moves what is stale besides
+                                     Airflow will create or restore the TI; bump moves what is stale
+                                     besides
                   needs_verify       verify_integrity is due: the safe form leaves the run to Airflow
                   pinned             dag_run.bundle_version is set: the run keeps its version
                   versionless        so it is, and TIs of it have no version at all: from Airflow 3.1
@@ -159,9 +160,9 @@ Answers one row per running run that holds stale TIs, lacks a task, or that bump
                   The first that applies: versionless, pinned, paused, stale_dag, not_due, no_version,
                   no_serialized_dag; then needs_verify, missing_tasks, bump.
   versionless     unfinished TIs whose dag_version_id is NULL
-  missing_tasks   tasks of the latest version, in a pinned run of its own, that have no TI in the run,
-                  although Airflow would make one: SELECT dagbump.help(''verify_scope''); NULL where they
-                  cannot be read
+  missing_tasks   tasks of the latest version, in a pinned run of its own, that have no TI in the run but
+                  removed ones, although Airflow would make or restore one:
+                  SELECT dagbump.help(''verify_scope''); NULL where they cannot be read
   vanished_tasks  tasks of unfinished TIs that that version no longer has; NULL as above
 Where verify_integrity is still due, it will create what is missing.
 max_runs limits the examined runs (bump, missing_tasks, needs_verify); the others are shown in any case.

@@ -19,7 +19,7 @@ DECLARE
     ids bigint[];
     held bigint[];
     next_run integer;
-    batch record;
+    batch pg_catalog.record;
     moved bigint := 0::bigint;
     unverified bigint := 0::bigint;
     moved_in_pass bigint;
@@ -99,6 +99,6 @@ dagbump.repair_batch. (A superuser does well to SET ROLE to the owner first.)
 Locks: NO KEY UPDATE on the task instances of a batch, KEY SHARE on their dag_version, until its COMMIT;
 waits for no row lock. statement_timeout counts for the whole CALL.
 Errors: 2D000 inside a transaction block, where no procedure can COMMIT; 22023 for a batch_size that is
-NULL or less than 1, and for a NULL inside dag_ids; those of dagbump.bump.';
+NULL or less than 1, for a NULL inside dag_ids and for an array of arrays; those of dagbump.bump.';
 
 REVOKE ALL ON PROCEDURE dagbump.repair(text[], integer) FROM PUBLIC;

@@ -20,8 +20,11 @@ AS $repair_batch$
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := TRUE;
+    by_index CONSTANT boolean := FALSE;
+    report_all CONSTANT boolean := FALSE;
     dag_ids CONSTANT text[] := NULL;
     limited CONSTANT bigint[] := NULL;
+    caller CONSTANT text := 'dagbump.repair';
     needs_verify boolean := FALSE; -- an unverified run is left alone
     id bigint;
     ids bigint[];
@@ -37,6 +40,7 @@ DECLARE
     versions_taken uuid[] := ARRAY[]::uuid[];
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
+    @include:check_dag_run_ids@
     IF batch_size IS NULL OR batch_size < 1 THEN
         RAISE EXCEPTION 'batch_size must be 1 or more, and is %', coalesce(batch_size::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value', HINT = 'At most so many task instances are moved between two COMMITs.';
@@ -104,6 +108,7 @@ dagbump.repair would, whatever runs are named. Answers one row:
   locked_task_instances  stale ones, in runs that are done with, that another transaction holds
   locked_runs            the runs that these are in
   unverified_runs        left to Airflow, whose verify_integrity is due
-Locks and errors: as dagbump.bump; 22023 where batch_size is NULL or less than 1.';
+Locks and errors: as dagbump.bump; 22023 for a batch_size that is NULL or less than 1, for a NULL
+inside dag_run_ids and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.repair_batch(bigint[], integer) FROM PUBLIC;

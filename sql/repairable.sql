@@ -14,13 +14,12 @@ AS $repairable$
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := TRUE;
+    by_index CONSTANT boolean := FALSE;
+    report_all CONSTANT boolean := FALSE;
     ids CONSTANT bigint[] := NULL;
     limited CONSTANT bigint[] := NULL;
 BEGIN
-    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'dag_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
-    END IF;
+    @include:check_dag_ids@
 
     RETURN QUERY
     SELECT run.dag_run_id, tis.stale, NOT run.verified
@@ -46,6 +45,6 @@ instances or is unverified, and per pinned run with versionless ones whose own v
 by dag_run_id:
   task_instances  those that are to be moved
   needs_verify    verify_integrity is due: a repair leaves the run to Airflow
-Locks: none. Errors: 22023 for a NULL inside dag_ids.';
+Locks: none. Errors: 22023 for a NULL inside dag_ids and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.repairable(text[]) FROM PUBLIC;

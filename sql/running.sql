@@ -41,6 +41,6 @@ COMMENT ON FUNCTION dagbump.running(text[]) IS
 
 For the page in Airflow''s UI. dag_ids: NULL: every DAG; an empty array: none. Answers one row. Looks at every
 TI of the running runs. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside
-dag_ids.';
+dag_ids and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.running(text[]) FROM PUBLIC;

@@ -60,11 +60,14 @@ then never run in that run. Here is the truth: the tasks of the latest version, 
 them, beside the TIs of the run. SELECT dagbump.help(''bump''); explains the other words.
 
 Answers one row for each of these runs that is running:
-  missing_tasks   tasks of the latest version that have no TI in the run, although verify_integrity
-                  would make one: it makes none for a task whose start_date or end_date, or its DAG''s,
-                  rules out the logical date of the run, unless that is a backfill''s or has none
-  restored_tasks  tasks of removed TIs that the latest version has (again): verify_integrity takes them
-                  back, those of a mapped task as far as their index fits
+  missing_tasks   tasks of the latest version that have no TI in the run but removed ones: nothing of them
+                  will run before verify_integrity makes or restores a TI. A task that has none at all
+                  is left out where verify_integrity would make none, because its start_date or end_date,
+                  or its DAG''s, rules out the logical date of the run, unless that is a backfill''s or has
+                  none
+  restored_tasks  all tasks of removed TIs that the latest version has (again), those in missing_tasks
+                  too: verify_integrity restores the TIs. Of a mapped task it restores those whose index
+                  fits; one beside TIs that are not removed is most often an index too many, and stays
   vanished_tasks  tasks of unfinished TIs that the latest version no longer has
   has_mapped      the latest version has a mapped task or a mapped task group: verify_integrity also
                   compares the indexes of their TIs with what they are mapped over, which is not done here. From
@@ -74,6 +77,6 @@ compresses its serialized DAGs, or they are in a format that this release of dag
 have a loop (Airflow 3.4), in which it depends on how far it is which tasks have TIs.
 
 Reads each version once, however many runs share it. Locks: none; runs on a hot standby.
-Errors: 22023 for a NULL inside the array.';
+Errors: 22023 for a NULL inside the array and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.verify_scope(bigint[]) FROM PUBLIC;

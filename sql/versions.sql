@@ -146,6 +146,7 @@ not examine.
 
 Reads all of task_instance once, by its index on dag_version_id where there is one and it suits (Airflow
 3.3), the TIs of those DAGs where dag_ids names some. On a big database that takes seconds: not for a
-loop. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside the array.';
+loop. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside the array
+and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.versions(text[]) FROM PUBLIC;

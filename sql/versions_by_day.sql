@@ -33,7 +33,7 @@ BEGIN
                 version.dag_id::text AS dag_id,
                 -- The server's clock may have been put back: what is of tomorrow counts as of today.
                 greatest(
-                    0, pg_catalog.floor(pg_catalog.date_part('epoch', pg_catalog.now() - version.created_at) / 86400)
+                    0, pg_catalog.floor(pg_catalog.date_part('epoch', pg_catalog.now() - version.created_at) / 86400::double precision)
                 )::integer AS days
             FROM @airflow_schema@.dag_version AS version
             WHERE dag_ids IS NULL OR version.dag_id::text = ANY (dag_ids)
@@ -83,7 +83,7 @@ For the page in Airflow''s UI.
 Answers one row per DAG that has a version, first those with most versions in these days:
   versions  rows of dag_version, of whatever age
   by_day    those of each day, the oldest first
-Reads dag_version alone; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside dag_ids, and
-for other days.';
+Reads dag_version alone; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside dag_ids, for an
+array of arrays, and for other days.';
 
 REVOKE ALL ON FUNCTION dagbump.versions_by_day(text[], integer) FROM PUBLIC;

@@ -51,6 +51,6 @@ version:
   version_number  NULL: on no version
   task_instances  how many unfinished ones
 Looks at every TI of these runs. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL
-inside dag_run_ids.';
+inside dag_run_ids and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.versions_of_runs(bigint[]) FROM PUBLIC;

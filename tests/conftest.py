@@ -14,7 +14,7 @@ import pytest
 from dagbump import database as dagbump_database
 from dagbump.installation import installer
 from sqlalchemy.engine import URL
-from support import server
+from support import server, traps
 from support.fleet import Fleet
 from support.optional_index import build_optional_index
 from support.releases import environments
@@ -72,19 +72,31 @@ def dagbump_template(postgres: Server, airflow_template: str) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def trapped_template(postgres: Server, airflow_template: str) -> Iterator[str]:
+    """One in which Airflow's tables belong to an ordinary role, with runs to do everything to, and full of traps."""
+    name = f"{airflow_template}_trapped"
+    postgres.drop_database(name)
+    with traps.roles(postgres):
+        traps.build(postgres.create_database(name, airflow_template))
+        yield name
+        postgres.drop_database(name)
+
+
 @pytest.fixture
 def airflow_database(postgres: Server, airflow_template: str) -> Iterator[URL]:
     """A fresh database of Airflow's, without dagbump."""
-    yield from _clone(postgres, airflow_template)
+    yield from clone(postgres, airflow_template)
 
 
 @pytest.fixture
 def database(postgres: Server, dagbump_template: str) -> Iterator[URL]:
     """A fresh database of Airflow's, with dagbump."""
-    yield from _clone(postgres, dagbump_template)
+    yield from clone(postgres, dagbump_template)
 
 
-def _clone(postgres: Server, template: str) -> Iterator[URL]:
+def clone(postgres: Server, template: str) -> Iterator[URL]:
+    """Make a copy of a database, dropped when asked again."""
     name = f"test_{next(_database_numbers)}"
     postgres.drop_database(name)
     yield postgres.create_database(name, template)

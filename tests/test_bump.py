@@ -431,6 +431,22 @@ class TestPreview:
         assert rows == [(run, "missing_tasks", 0, ("b", "c"), ()), (stale, "missing_tasks", 1, ("b",), ("x",))]
         assert counts(dagbump.bump(connection)) == [(stale, 1, 0, False)]
 
+    def test_a_removed_task_that_the_latest_version_has_is_missing(self, fleet: Fleet, connection: Connection) -> None:
+        fleet.dag("d")
+        new = fleet.version("d", 1, tasks=["a", "new", "mapped"])
+        run, complete = fleet.run("d"), fleet.run("d")
+        for one, state in ((run, "removed"), (complete, "success")):
+            fleet.ti(one, new, "success", task_id="a")
+            fleet.ti(one, new, state, task_id="new")
+            # An index of a mapped task that is one too many stays removed.
+            fleet.ti(one, new, None, task_id="mapped", map_index=0)
+            fleet.ti(one, new, "removed", task_id="mapped", map_index=1)
+        pinned = fleet.run("d", bundle_version="pin", created_dag_version_id=new)
+        fleet.ti(pinned, new, "removed", task_id="a")
+
+        rows = {row.dag_run_id: (row.verdict, row.missing_tasks) for row in dagbump.preview(connection)}
+        assert rows == {run: ("missing_tasks", ("new",)), pinned: ("pinned", ("a", "mapped", "new"))}
+
     def test_a_run_that_is_still_to_be_verified_does_not_count_as_lacking_a_task(
         self, fleet: Fleet, connection: Connection
     ) -> None:
@@ -540,3 +556,44 @@ def test_rows_of_the_same_address_in_an_inheriting_table_are_left_alone(
     connection.commit()
     assert fleet.versions_of(tis) == [new] * 5
     assert fleet.execute(versions).fetchall() == before
+
+
+def test_report_all_answers_each_examined_run_with_its_version(fleet: Fleet, connection: Connection) -> None:
+    old, new = fleet.dag("d", versions=2)
+    behind, fine, ended, pinned = (fleet.run("d", **columns) for columns in ({}, {}, {}, {"bundle_version": "1"}))
+    for run, version, states in ((behind, old, [None]), (fine, new, [None, "running"]), (ended, new, ["success"])):
+        fleet.tis(run, version, states)
+    fleet.ti(pinned, old, "queued")
+
+    result = dagbump.bump(connection, caller_verifies=True, report_all=True)
+    connection.commit()
+
+    assert sorted(counts(result)) == [(behind, 1, 0, True), (fine, 0, 0, False), (ended, 0, 0, False)]
+    assert {row.dag_version_id for row in result.runs} == {new}
+    assert result.needs_verify == (result.runs[0],)
+    # By default, only the runs with something to do.
+    assert dagbump.bump(connection, caller_verifies=True).runs == ()
+
+
+def test_report_all_leaves_out_an_unverified_run_that_waits_without_a_ti_to_count(
+    fleet: Fleet, connection: Connection, connect: Any
+) -> None:
+    old, new = fleet.dag("d", versions=2)
+    run = fleet.run("d")
+    fleet.ti(run, old, "success")
+    connect().execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (new,))
+
+    assert dagbump.bump(connection, caller_verifies=True, report_all=True).runs == ()
+
+
+def test_report_all_locks_and_writes_nothing_where_nothing_is_to_do(fleet: Fleet, connection: Connection) -> None:
+    (new,) = fleet.dag("d", versions=1)
+    fleet.tis(fleet.run("d"), new, [None, "running", "success"])
+
+    assert len(dagbump.bump(connection, caller_verifies=True, report_all=True).runs) == 1
+    assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+
+
+def test_a_null_report_all_is_refused(connection: Connection) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="report_all"):
+        connection.execute("SELECT * FROM dagbump.bump(report_all => NULL)")

@@ -42,7 +42,7 @@ class TestWhatIsRecorded:
         stale_run(fleet, "not asked for")
         caller = connect(application_name="a scheduler")
 
-        dagbump.bump(caller, dag_ids=["d", "other"])
+        dagbump.bump(caller, dag_ids=["d", "other"], caller="the cleaner")
         assert recorded(fleet) == []  # it is the caller's transaction
         caller.commit()
 
@@ -65,6 +65,7 @@ class TestWhatIsRecorded:
             "dag_version_id": latest,
             "version_number": 3,
             "bumped": 6,
+            "caller": "the cleaner",
         }
 
     def test_who_is_who_has_connected(self, fleet: Fleet, connect: Connect, role: str) -> None:

@@ -25,7 +25,6 @@ from support.fleet import Fleet, stale_run
 from support.processes import DAGBUMP, clean_environment, command, on_terminal, running
 from support.server import CLIENT_PROGRAMS, libpq
 from support.waits import until, until_waiting_for_lock
-from test_rights import set_traps
 
 Connection = psycopg.Connection[Any]
 
@@ -379,22 +378,6 @@ class TestRights:
         for statement in ("UPDATE public.task_instance SET state = NULL", "DELETE FROM dagbump.history"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 caller.execute(statement.encode())
-
-    @pytest.mark.parametrize("schema", ["hostile", "public"])
-    def test_whatever_is_on_the_callers_path_changes_nothing(
-        self, fleet: Fleet, caller: Connection, connect: Connect, schema: str
-    ) -> None:
-        new, _ = verified_run(fleet, 3)
-        pinned = fleet.run("d", bundle_version="abc", created_dag_version_id=new)
-        fleet.ti(pinned, None, "queued")
-        set_traps(connect(autocommit=True), schema)
-        caller.execute(sql.SQL("SET search_path = {}, pg_catalog, public").format(sql.Identifier(schema)))
-        caller.execute("CREATE TEMPORARY TABLE task_instance ()")
-
-        call(caller, "CALL dagbump.repair(batch_size => 2)")
-        plain = Fleet(connect(autocommit=True))
-        on_new = "SELECT pg_catalog.count(*) FROM public.task_instance WHERE dag_version_id OPERATOR(pg_catalog.=) %s"
-        assert plain.execute(on_new, new).fetchone() == (5,)
 
 
 @pytest.mark.once

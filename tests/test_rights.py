@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import dagbump
@@ -11,8 +10,7 @@ import pytest
 from conftest import Connect
 from dagbump import client
 from psycopg import sql
-from support.fleet import Fleet, serialized_dag
-from support.releases import environments
+from support.fleet import Fleet
 
 Connection = psycopg.Connection[Any]
 
@@ -34,7 +32,7 @@ def test_every_search_path_is_pinned_with_pg_temp_last(functions: list[dict[str,
     for function in functions:
         if (
             function["prokind"] == "p"
-        ):  # it commits, and so may carry no setting; it has traps of its own, in test_repair
+        ):  # it commits, and so may carry no setting; it is called among traps, in test_traps
             assert (function["proconfig"], function["prosecdef"]) == (None, False), function["name"]
         else:
             assert "search_path=public, pg_temp" in function["proconfig"], function["name"]
@@ -102,7 +100,7 @@ def test_a_callers_temporary_tables_change_nothing(fleet: Fleet, connect: Connec
     fleet.ti(run, new, "success")
     stale = fleet.ti(run, old, "queued")
     caller = connect()
-    for table in (*TABLES_OF_TRIES, "dag_run", "dag", "dag_version", "serialized_dag"):
+    for table in ("task_instance", "dag_run", "dag", "dag_version", "serialized_dag"):
         caller.execute(
             sql.SQL("CREATE TEMPORARY TABLE {} AS TABLE public.{} WITH NO DATA").format(*[sql.Identifier(table)] * 2)
         )
@@ -111,105 +109,6 @@ def test_a_callers_temporary_tables_change_nothing(fleet: Fleet, connect: Connec
     assert dagbump.bump(caller).bumped == 1
     caller.commit()
     assert fleet.versions_of([stale]) == [new]
-
-
-# From Airflow 3.4 on past tries are task instances, and keep their versions.
-TRIES_APART = environments.number() < (3, 4)
-TABLES_OF_TRIES = ("task_instance", "task_instance_history") if TRIES_APART else ("task_instance",)
-STALE_ONLY = 1 if TRIES_APART else 0
-
-TYPES = (
-    *("text", "varchar", "name", "uuid", "integer", "bigint", "boolean", "timestamptz", "tid", "xid", "xid8", "oid"),
-    *("bigint[]", "oid[]", "text[]", "tid[]", "uuid[]", "json", "jsonb"),
-)
-OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "%", "&", "|", "#>", "#>>", "->", "->>")
-HOSTILE_FUNCTIONS = (
-    "now()",
-    "clock_timestamp()",
-    "count(bigint)",
-    "max(integer)",
-    "age(xid)",
-    "bool_or(boolean)",
-    "sum(bigint)",
-    "min(integer)",
-    "array_agg(tid)",
-    "array_append(uuid[], uuid)",
-    "unnest(tid[])",
-    "array_position(bigint[], bigint)",
-    "array_position(text[], text)",
-    "jsonb_object_agg(text, bigint)",
-    "unnest(text[])",
-    "unnest(bigint[])",
-    "unnest(timestamptz[])",
-    "bit_or(integer)",
-    "cardinality(text[])",
-    "cardinality(bigint[])",
-    "array_agg(bigint)",
-    "to_timestamp(double precision)",
-    "tasks_of_version(uuid)",
-)
-
-
-@pytest.mark.parametrize("schema", ["hostile", "public"])
-def test_foreign_functions_and_operators_on_the_path_change_nothing(
-    fleet: Fleet, connect: Connect, schema: str
-) -> None:
-    """Earlier on the caller's path than pg_catalog; and in Airflow's own schema, where PUBLIC may create up to 14.
-
-    For an operator, PostgreSQL takes an exact match of the types wherever it stands, before a match by cast in
-    pg_catalog: (varchar, text) has none there.
-    """
-    old, new = fleet.dag("d", versions=2)
-    fleet.serialize(new, serialized_dag(["finished", "missing"]))
-    run = fleet.run("d", bundle_version="", logical_date="2024-01-01T00:00:00Z")
-    fleet.ti(run, new, "success", task_id="finished")
-    stale = fleet.ti(run, old, "queued")
-    fleet.past_try(stale, old)
-    set_traps(fleet.connection, schema)
-    caller = connect()
-    caller.execute(sql.SQL("SET search_path = {}, pg_catalog, public").format(sql.Identifier(schema)))
-
-    holder = connect()
-    holder.execute("SELECT FROM public.task_instance FOR NO KEY UPDATE")
-    held = "SELECT held, pid, certain FROM dagbump.holders(ARRAY[%s]::pg_catalog.int8[], '{d}')"
-    assert caller.execute(held, (run,)).fetchall() == [("task_instance", holder.info.backend_pid, True)]
-    holder.rollback()
-    versions = "SELECT dag_id, versions, unreferenced, stale_only, running_runs_behind FROM dagbump.versions('{d}')"
-    assert caller.execute(versions).fetchall() == [("d", 2, 0, STALE_ONLY, 1)]
-    caller.execute("SAVEPOINT before")
-    repair = "SELECT task_instances, moved_runs FROM dagbump.repair_batch(ARRAY[%s]::pg_catalog.int8[], 10)"
-    assert caller.execute(repair, (run,)).fetchall() == [(1, [run])]
-    caller.execute("ROLLBACK TO SAVEPOINT before")
-    holder.execute("SELECT FROM public.task_instance FOR NO KEY UPDATE")
-    repair = "SELECT task_instances, locked_runs FROM dagbump.repair_batch(ARRAY[%s]::pg_catalog.int8[], 10)"
-    assert caller.execute(repair, (run,)).fetchall() == [(0, [run])]
-    holder.rollback()
-    assert caller.execute("SELECT item FROM dagbump.check() WHERE NOT ok").fetchall() == []
-    assert client.verify_scope(caller, [run])[0].missing_tasks == ("missing",)
-    assert dagbump.preview(caller, [run], ["d"], 5)[0].verdict == "missing_tasks"
-    assert dagbump.bump(caller, [run], ["d"], 5).bumped == 1
-    moved = caller.execute(
-        "SELECT FROM public.task_instance WHERE (id, dag_version_id) OPERATOR(pg_catalog.=) (%s, %s)",
-        (stale, new),
-    )
-    assert moved.fetchone() is not None
-
-
-def set_traps(connection: Connection, schema: str) -> None:
-    """Make functions and operators that raise when anything calls them."""
-    trap = "CREATE FUNCTION {function} RETURNS {type} LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$"
-    connection.execute("CREATE SCHEMA IF NOT EXISTS hostile")
-    connection.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)))
-    for function in HOSTILE_FUNCTIONS:
-        connection.execute(sql.SQL(trap).format(function=sql.SQL(function), type=sql.SQL("integer")))
-    for left, right in product(map(sql.SQL, TYPES), repeat=2):
-        signature = sql.SQL("trap({}, {})").format(left, right)
-        operators = [
-            sql.SQL("CREATE OPERATOR {} (FUNCTION = trap, LEFTARG = {}, RIGHTARG = {})").format(operator, left, right)
-            for operator in map(sql.SQL, OPERATORS)
-        ]
-        made = sql.SQL(trap).format(function=signature, type=sql.SQL("boolean"))
-        connection.execute(sql.SQL("; ").join([made, *operators]))
 
 
 def test_plpgsql_check_finds_nothing(connection: Connection) -> None:

@@ -203,13 +203,15 @@ class TestWhatAirflowSerializes:
             assert dag.task_ids() == set(predicted or ()), (logical_date, run_type)
             assert dag.scope().missing_tasks == ()
 
-    def test_restored_is_what_airflow_takes_back(self, dag: SerializedDag) -> None:
+    def test_restored_is_what_airflow_takes_back_and_missing_until_then(self, dag: SerializedDag) -> None:
         dag.set_state("removed")
+        dag.change_run(DATES[0] - timedelta(days=1), "manual")  # dates rule out what is created, not what is restored
         before = dag.tis()
-        assert dag.scope().restored_tasks == tuple(sorted(task for task, _ in before))
+        every = tuple(sorted(task for task, _ in before))
+        assert (dag.scope().missing_tasks, dag.scope().restored_tasks) == (every, every)
         dag.verify()
         assert dag.tis() == {(task, None) for task, _ in before}
-        assert dag.scope().restored_tasks == ()
+        assert (dag.scope().missing_tasks, dag.scope().restored_tasks) == ((), ())
 
     def test_vanished_is_what_the_version_has_not(self, dag: SerializedDag) -> None:
         dag.connection.execute("UPDATE task_instance SET task_id = task_id || '_x' WHERE dag_id = %s", (dag.dag_id,))
@@ -217,6 +219,28 @@ class TestWhatAirflowSerializes:
         assert dag.scope().vanished_tasks == tuple(sorted(dag.task_ids()))
         dag.set_state("failed")
         assert dag.scope().vanished_tasks == ()
+
+
+@pytest.mark.once
+def test_a_map_index_that_is_one_too_many_is_removed_and_not_missing(worker: Worker, airflow_url: URL) -> None:
+    with psycopg.connect(server.libpq(airflow_url), autocommit=True) as connection:
+        dag = SerializedDag(worker, connection, "mapped")
+        dag.write()
+        # Of the two names of the index, a release has one.
+        connection.execute("""
+            INSERT INTO task_instance
+            SELECT more.*
+            FROM task_instance AS ti
+            CROSS JOIN LATERAL jsonb_populate_record(ti, jsonb_build_object(
+                'id', gen_random_uuid(), 'state', 'removed', 'map_index', 3, 'region_index', 3
+            )) AS more
+            WHERE ti.task_id = 'm' LIMIT 1
+        """)
+        for _ in range(2):
+            assert ("m", "removed") in dag.tis()
+            assert (dag.scope().missing_tasks, dag.scope().restored_tasks) == ((), ("m",))
+            dag.verify()
+        connection.execute("DELETE FROM dag_run")
 
 
 @pytest.mark.once
@@ -340,7 +364,7 @@ def test_the_latest_version_counts_and_each_run_for_itself(fleet: Fleet, connect
         fleet.ti(two, old, None, task_id="b", map_index=map_index)
 
     expected = {
-        one: (("q\"'\\{}",), ("b",), (), False),
+        one: (("b", "q\"'\\{}"), ("b",), (), False),
         two: (("a", "q\"'\\{}"), (), ("gone",), RELEASE >= (3, 4)),  # whose b has indexes
         three: (("z",), (), (), False),
     }

@@ -147,6 +147,8 @@ _ARGUMENTS = {
     "dag_ids": _Argument("text[]", "an iterable of str", "['etl']", _several(_text)),
     "max_runs": _Argument("integer", "an integer or None", "20", _integer),
     "caller_verifies": _Argument("boolean", "True or False", "False", _boolean, default=False),
+    "report_all": _Argument("boolean", "True or False", "True", _boolean, default=False),
+    "caller": _Argument("text", "a str or None", "'etl cleaner'", _text),
     "batch_size": _Argument("integer", "an integer", "1000", _integer),
     "days": _Argument("integer", "an integer or None", "14", _integer),
     "since": _Argument("timestamptz", "a datetime or None", "datetime.now(timezone.utc)", _time),

@@ -51,6 +51,8 @@ def bump(
     dag_ids: Iterable[str] | None = None,
     max_runs: int | None = None,
     caller_verifies: bool = False,
+    report_all: bool = False,
+    caller: str | None = None,
 ) -> BumpResult:
     """Move the stale task instances of the examined DAG runs to the latest version of their DAG.
 
@@ -67,6 +69,8 @@ def bump(
             answered with ``needs_verify``. True: they are bumped too, and the caller promises to run
             ``verify_integrity`` for each of them in this transaction; otherwise Airflow never creates the
             task instances of newly added tasks.
+        report_all: True: every examined run is answered, also where there was nothing to do.
+        caller: who calls, in words; recorded in ``dagbump.history``.
 
     Raises:
         TypeError: an argument is not of the kind that is meant.
@@ -76,7 +80,15 @@ def bump(
         InsufficientPrivilege: this role has not been granted the function.
     """
     _refuse_connection("bump", connection, _SYNC)
-    call = Call.to("bump", dag_run_ids=dag_run_ids, dag_ids=dag_ids, max_runs=max_runs, caller_verifies=caller_verifies)
+    call = Call.to(
+        "bump",
+        dag_run_ids=dag_run_ids,
+        dag_ids=dag_ids,
+        max_runs=max_runs,
+        caller_verifies=caller_verifies,
+        report_all=report_all,
+        caller=caller,
+    )
     session = _session(connection)
     if session is not None and session.autoflush:
         session.flush()
@@ -92,10 +104,20 @@ async def abump(
     dag_ids: Iterable[str] | None = None,
     max_runs: int | None = None,
     caller_verifies: bool = False,
+    report_all: bool = False,
+    caller: str | None = None,
 ) -> BumpResult:
     """Do what `bump` does, on a `psycopg.AsyncConnection` or a SQLAlchemy `AsyncConnection` or `AsyncSession`."""
     _refuse_connection("abump", connection, _ASYNC)
-    call = Call.to("bump", dag_run_ids=dag_run_ids, dag_ids=dag_ids, max_runs=max_runs, caller_verifies=caller_verifies)
+    call = Call.to(
+        "bump",
+        dag_run_ids=dag_run_ids,
+        dag_ids=dag_ids,
+        max_runs=max_runs,
+        caller_verifies=caller_verifies,
+        report_all=report_all,
+        caller=caller,
+    )
     if not _is_one_of(connection, {"psycopg": ("AsyncConnection",)}):
         return await connection.run_sync(bump, **call.arguments)  # type: ignore[union-attr]
 

@@ -58,8 +58,8 @@ class RunPreview:
         verdict: ``bump``, ``needs_verify``, ``missing_tasks``, ``pinned``, ``versionless``, ``paused``, ``stale_dag``,
             ``not_due``, ``no_serialized_dag`` or ``no_version``.
         versionless: unfinished task instances that are on no version at all.
-        missing_tasks: tasks of the version that have no task instance, although Airflow would make one; None where its
-            tasks cannot be read.
+        missing_tasks: tasks of the version that have no task instance but removed ones, although Airflow would make or
+            restore one; None where its tasks cannot be read.
         vanished_tasks: tasks of unfinished task instances that the version no longer has; None as above.
     """
 
@@ -84,8 +84,9 @@ class RunScope:
 
     Attributes:
         dag_run_id: ``dag_run.id``.
-        missing_tasks: tasks of the latest version that have no task instance, although Airflow would make one.
-        restored_tasks: tasks of removed task instances that the latest version has.
+        missing_tasks: tasks of the latest version that have no task instance but removed ones, although Airflow would
+            make or restore one.
+        restored_tasks: all tasks of removed task instances that the latest version has, the missing ones among them.
         vanished_tasks: tasks of unfinished task instances that the latest version no longer has.
         has_mapped: whether the latest version has a mapped task, or a mapped task group.
     """
@@ -190,6 +191,7 @@ class HistoryEntry:
         dag_version_id: the version that they are on since.
         version_number: its number.
         bumped: how many task instances, over all versions.
+        caller: who called, in the words that were given to `bump`; None: nobody said.
     """
 
     bumped_at: datetime
@@ -202,6 +204,7 @@ class HistoryEntry:
     dag_version_id: UUID
     version_number: int
     bumped: int
+    caller: str | None = None
 
     @cached_property
     def came_from(self) -> str:

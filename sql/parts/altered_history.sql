@@ -13,7 +13,8 @@ FROM (
     ('from_versions', 'jsonb'),
     ('dag_version_id', 'uuid'),
     ('version_number', 'int4'),
-    ('bumped', 'int4')
+    ('bumped', 'int4'),
+    ('caller', 'text')
 ) AS wanted (attname, type)
 WHERE NOT EXISTS (
     SELECT FROM pg_catalog.pg_attribute AS attribute

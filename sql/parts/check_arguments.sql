@@ -1,6 +1,5 @@
 -- Takes: the arguments.
 -- Refuses those that mean nothing, by name.
-@include:check_dag_run_ids@
 IF max_runs < 0 THEN
     RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
         USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';

@@ -1,6 +1,9 @@
 -- Takes: dag_run_ids.
 -- Refuses a list that means nothing.
-IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
+    RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
+        USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
     RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-        USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+        USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
 END IF;

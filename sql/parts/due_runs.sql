@@ -1,32 +1,41 @@
--- Takes: ids, dag_ids, limited, examined_only.
--- The examined runs that hold stale TIs or are unverified, in the order of the limit where there
--- is one. Looks at every TI of the runs, once.
+-- Takes: ids, dag_ids, limited, examined_only, by_index, report_all.
+-- The examined runs that hold stale TIs or are unverified, or with report_all all of them, in the
+-- order of the limit where there is one. Looks at every TI of the runs, once; with by_index at two
+-- TIs of each run that has nothing to do.
 SELECT run.*, verdict.verified, verdict.any_stale
 FROM (
     @include:judged_runs@
 ) AS run
 CROSS JOIN LATERAL (
-    -- In one aggregate: bit 1 says that a TI is on the latest version, bit 2 that one is stale.
+    -- Bit 1 says that a TI is on the latest version, bit 2 that one is stale.
     SELECT
-        coalesce(
-            pg_catalog.bit_or(
-                CASE
-                    WHEN ti.dag_version_id = run.dag_version_id THEN 1
-                    WHEN @include:unfinished@ THEN 2
-                    ELSE 0
-                END
-            ),
-            0
-        ) AS bits
-    FROM ONLY @airflow_schema@.task_instance AS ti
-    WHERE @include:of_run@
+        CASE
+            WHEN by_index AND @include:all_on_latest@ THEN 1
+            ELSE (
+                SELECT
+                    coalesce(
+                        pg_catalog.bit_or(
+                            CASE
+                                WHEN ti.dag_version_id = run.dag_version_id THEN 1
+                                WHEN @include:unfinished@ THEN 2
+                                ELSE 0
+                            END
+                        ),
+                        0
+                    )
+                FROM ONLY @airflow_schema@.task_instance AS ti
+                WHERE @include:of_run@
+            )
+        END AS bits
+    FROM (VALUES (run.dag_version_id)) AS latest (id)
+    OFFSET 0 -- asked once for each run, although it is used twice
 ) AS tis
 CROSS JOIN LATERAL (
     SELECT
         (tis.bits & 2) <> 0 AS any_stale,
         (tis.bits & 1) <> 0 OR @include:in_past_tries@ AS verified
 ) AS verdict
-WHERE verdict.any_stale OR NOT verdict.verified
+WHERE report_all OR verdict.any_stale OR NOT verdict.verified
 ORDER BY
     pg_catalog.array_position(limited, run.dag_run_id),
     run.last_scheduling_decision NULLS FIRST,

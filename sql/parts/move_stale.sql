@@ -1,5 +1,5 @@
 -- Takes: run, stale, older, room (at most so many TIs; NULL: no limit), needs_verify, versions_taken, versions_held,
--- history_is_whole, free, left_behind, bumped, locked.
+-- history_is_whole, caller, free, left_behind, bumped, locked.
 -- Moves the stale TIs of that run, which have been counted, to its version, and records it.
 
 -- Take the lock that the foreign-key check would wait for, here or in verify_integrity; but not where nothing can
@@ -43,7 +43,8 @@ IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
         from_versions,
         dag_version_id,
         version_number,
-        bumped
+        bumped,
+        caller
     )
     SELECT
         pg_catalog.clock_timestamp(),
@@ -62,7 +63,8 @@ IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
         ),
         run.dag_version_id,
         run.version_number,
-        pg_catalog.sum(old.task_instances)::integer
+        pg_catalog.sum(old.task_instances)::integer,
+        caller
     FROM (
         SELECT moved.dag_version_id, pg_catalog.count(*) AS task_instances
         FROM moved

@@ -1,4 +1,4 @@
--- Takes: ids, dag_ids, limited, examined_only (true).
+-- Takes: ids, dag_ids, limited, examined_only (true), by_index, report_all (false).
 -- The running runs that hold TIs that somebody but a scheduler may move, and the version these go to: the examined runs
 -- that are due, those to be verified included, and the pinned runs with versionless TIs, whose own version is still there.
 SELECT

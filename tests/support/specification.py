@@ -20,12 +20,13 @@ from support.releases import environments
 
 
 class Call(NamedTuple):
-    """The arguments of `dagbump.bump` and `dagbump.preview`, in their order."""
+    """The arguments of `dagbump.bump` and, without the last, `dagbump.preview`, in their order."""
 
     dag_run_ids: list[int] | None
     dag_ids: list[str] | None
     max_runs: int | None
     caller_verifies: bool
+    report_all: bool = False
 
 
 class Task(NamedTuple):
@@ -132,12 +133,13 @@ def scope(run: Run, version: Version | None) -> RunScope:
     if version is None or not version.serialized or version.tasks is None:
         return RunScope(run.id, None, None, None, None)
     in_version = {task.task_id for task in version.tasks}
-    in_run = {ti.task_id for ti in run.tis}
+    created = {task.task_id for task in version.tasks if due(task, run)} - {ti.task_id for ti in run.tis}
     removed = {ti.task_id for ti in run.tis if ti.state == "removed"}
+    live = {ti.task_id for ti in run.tis if ti.state != "removed"}
     unfinished = {ti.task_id for ti in run.tis if ti.state not in FINISHED}
     return RunScope(
         run.id,
-        missing_tasks=tuple(sorted({task.task_id for task in version.tasks if due(task, run)} - in_run)),
+        missing_tasks=tuple(sorted(created | (in_version & removed - live))),
         restored_tasks=tuple(sorted(in_version & removed)),
         vanished_tasks=tuple(sorted(unfinished - in_version)),
         # From 3.4 on, a TI with an index counts too; here, each has one.
@@ -184,6 +186,7 @@ def bump(runs: list[Run], call: Call, held: Collection[UUID] = ()) -> tuple[RunB
     rows = []
     for run in running(runs, call)[0]:
         new, moving, locked, needs_verify = latest(run), stale(run), 0, unverified(run)
+        verified = not needs_verify
         assert new is not None  # or the run would not be examined
         if needs_verify and not call.caller_verifies:
             moving = []
@@ -194,8 +197,10 @@ def bump(runs: list[Run], call: Call, held: Collection[UUID] = ()) -> tuple[RunB
             moving = [ti for ti in moving if ti.id not in held]
         for ti in moving:
             ti.version = new.id
-        rows.append(RunBump(run.id, run.dag.dag_id, run.run_id, new.id, new.number, len(moving), locked, needs_verify))
-    return tuple(row for row in rows if row.bumped or row.locked or row.needs_verify)
+        if moving or locked or needs_verify or (call.report_all and verified):
+            key = (run.id, run.dag.dag_id, run.run_id, new.id, new.number)
+            rows.append(RunBump(*key, len(moving), locked, needs_verify))
+    return tuple(rows)
 
 
 def verdict(run: Run, call: Call) -> str:

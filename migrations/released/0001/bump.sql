@@ -24,7 +24,9 @@ CREATE OR REPLACE FUNCTION dagbump.bump(
     dag_run_ids bigint[] DEFAULT NULL,
     dag_ids text[] DEFAULT NULL,
     max_runs integer DEFAULT NULL,
-    caller_verifies boolean DEFAULT FALSE
+    caller_verifies boolean DEFAULT FALSE,
+    report_all boolean DEFAULT FALSE,
+    caller text DEFAULT NULL
 ) RETURNS TABLE (
     dag_run_id bigint,
     dag_id text,
@@ -53,6 +55,7 @@ DECLARE
     ids bigint[] := dag_run_ids;
     limited bigint[];
     indexed boolean;
+    by_index boolean;
     candidates bigint[];
     run record;
     stale integer;
@@ -65,11 +68,6 @@ DECLARE
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
     -- Refuses those that mean nothing, by name.
-    -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
-    END IF;
     IF max_runs < 0 THEN
         RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
@@ -78,14 +76,24 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
     END IF;
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
     END IF;
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    END IF;
+    IF report_all IS NULL THEN
+        RAISE EXCEPTION 'report_all must be true or false, and is NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the runs with something to do.';
     END IF;
 
     -- 1. A limit: which runs it leaves.
@@ -165,56 +173,53 @@ BEGIN
         ids := limited;
     END IF;
 
-    -- 2. The steady loop, with the index: what this lets pass, the next step judges.
-    SELECT TRUE, (
-        -- For the steady loop, where the optional index is there: the ids of the runs that may have
-        -- something to do. Two TIs of each run are looked at, however many there are, the unfinished ones
-        -- with the lowest and the highest version (NULL counts as the highest). Where both are on the
-        -- latest, so are all between them, and the run is verified. Judges neither DAG nor run: that is
-        -- for the query that follows. In an order that only this index has: from Airflow 3.3 on there is
-        -- one on dag_version_id alone, which would lead through the TIs of all runs.
-        SELECT pg_catalog.array_agg(run.id::bigint)
-        FROM (
-            -- The running DAG runs among them.
-            SELECT
-                run.id,
-                run.dag_id,
-                run.run_id,
-                run.run_type,
-                run.logical_date,
-                run.bundle_version,
-                run.created_dag_version_id,
-                run.last_scheduling_decision,
-                run.run_after,
-                run.backfill_id
-            FROM @airflow_schema@.dag_run AS run
-            WHERE ids IS NULL AND run.state::text = 'running'
-            UNION ALL
-            -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
-            SELECT
-                run.id,
-                run.dag_id,
-                run.run_id,
-                run.run_type,
-                run.logical_date,
-                run.bundle_version,
-                run.created_dag_version_id,
-                run.last_scheduling_decision,
-                run.run_after,
-                run.backfill_id
-            FROM @airflow_schema@.dag_run AS run
-            WHERE run.id = ANY (ids) AND run.state::text = 'running'
-        ) AS run
-        CROSS JOIN LATERAL (
-            -- The latest version of its DAG: the highest version_number, whatever created_at says.
-            SELECT version.id, version.version_number
-            FROM @airflow_schema@.dag_version AS version
-            WHERE version.dag_id::text = run.dag_id::text
-            ORDER BY version.version_number DESC
-            LIMIT 1
-        ) AS latest
-        WHERE (dag_ids IS NULL OR run.dag_id::text = ANY (dag_ids)) AND (
-            (
+    -- 2. The steady loop, with the index: what this lets pass, the next step judges. Where all runs are to be answered, the
+    -- next step looks for itself: from one snapshot, so that no version is answered for a run that was judged by another.
+    SELECT TRUE, CASE
+        WHEN NOT report_all THEN (
+            -- For the steady loop, where the optional index is there: the ids of the runs that may have
+            -- something to do. Judges neither DAG nor run: that is for the query that follows.
+            SELECT pg_catalog.array_agg(run.id::bigint)
+            FROM (
+                -- The running DAG runs among them.
+                SELECT
+                    run.id,
+                    run.dag_id,
+                    run.run_id,
+                    run.run_type,
+                    run.logical_date,
+                    run.bundle_version,
+                    run.created_dag_version_id,
+                    run.last_scheduling_decision,
+                    run.run_after,
+                    run.backfill_id
+                FROM @airflow_schema@.dag_run AS run
+                WHERE ids IS NULL AND run.state::text = 'running'
+                UNION ALL
+                -- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+                SELECT
+                    run.id,
+                    run.dag_id,
+                    run.run_id,
+                    run.run_type,
+                    run.logical_date,
+                    run.bundle_version,
+                    run.created_dag_version_id,
+                    run.last_scheduling_decision,
+                    run.run_after,
+                    run.backfill_id
+                FROM @airflow_schema@.dag_run AS run
+                WHERE run.id = ANY (ids) AND run.state::text = 'running'
+            ) AS run
+            CROSS JOIN LATERAL (
+                -- The latest version of its DAG: the highest version_number, whatever created_at says.
+                SELECT version.id, version.version_number
+                FROM @airflow_schema@.dag_version AS version
+                WHERE version.dag_id::text = run.dag_id::text
+                ORDER BY version.version_number DESC
+                LIMIT 1
+            ) AS latest
+            WHERE (dag_ids IS NULL OR run.dag_id::text = ANY (dag_ids)) AND ((
                 SELECT ti.dag_version_id = latest.id
                 FROM ONLY @airflow_schema@.task_instance AS ti
                 WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
@@ -230,16 +235,17 @@ BEGIN
                 AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
                 ORDER BY ti.run_id::text COLLATE pg_catalog."C" DESC, ti.dag_version_id DESC NULLS FIRST
                 LIMIT 1
-            )
-        ) IS NOT TRUE
-    )
+            )) IS NOT TRUE
+        )
+    END
     INTO indexed, candidates
     FROM pg_catalog.pg_index AS index
     WHERE index.indexrelid = pg_catalog.to_regclass(@optional_index_literal@)::oid
     AND index.indrelid = @task_instance_literal@::regclass::oid
     AND index.indisvalid
     AND NOT index.indcheckxmin;
-    IF indexed THEN
+    by_index := indexed IS TRUE AND report_all;
+    IF indexed AND NOT report_all THEN
         IF candidates IS NULL THEN
             RETURN;
         END IF;
@@ -248,8 +254,9 @@ BEGIN
 
     -- 3. Which runs have something to do.
     FOR run IN
-        -- The examined runs that hold stale TIs or are unverified, in the order of the limit where there
-        -- is one. Looks at every TI of the runs, once.
+        -- The examined runs that hold stale TIs or are unverified, or with report_all all of them, in the
+        -- order of the limit where there is one. Looks at every TI of the runs, once; with by_index at two
+        -- TIs of each run that has nothing to do.
         SELECT run.*, verdict.verified, verdict.any_stale
         FROM (
             -- The running DAG runs, one row each: the latest version of the DAG, and what, if anything, keeps
@@ -341,20 +348,44 @@ BEGIN
             WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
         ) AS run
         CROSS JOIN LATERAL (
-            -- In one aggregate: bit 1 says that a TI is on the latest version, bit 2 that one is stale.
+            -- Bit 1 says that a TI is on the latest version, bit 2 that one is stale.
             SELECT
-                coalesce(
-                    pg_catalog.bit_or(
-                        CASE
-                            WHEN ti.dag_version_id = run.dag_version_id THEN 1
-                            WHEN coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 2
-                            ELSE 0
-                        END
-                    ),
-                    0
-                ) AS bits
-            FROM ONLY @airflow_schema@.task_instance AS ti
-            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+                CASE
+                    WHEN by_index AND (
+                        SELECT ti.dag_version_id = latest.id
+                        FROM ONLY @airflow_schema@.task_instance AS ti
+                        WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
+                        AND ti.run_id::text COLLATE pg_catalog."C" BETWEEN run.run_id::text AND run.run_id::text
+                        AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                        ORDER BY ti.run_id::text COLLATE pg_catalog."C" ASC, ti.dag_version_id ASC NULLS LAST
+                        LIMIT 1
+                    ) AND (
+                        SELECT ti.dag_version_id = latest.id
+                        FROM ONLY @airflow_schema@.task_instance AS ti
+                        WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
+                        AND ti.run_id::text COLLATE pg_catalog."C" BETWEEN run.run_id::text AND run.run_id::text
+                        AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                        ORDER BY ti.run_id::text COLLATE pg_catalog."C" DESC, ti.dag_version_id DESC NULLS FIRST
+                        LIMIT 1
+                    ) THEN 1
+                    ELSE (
+                        SELECT
+                            coalesce(
+                                pg_catalog.bit_or(
+                                    CASE
+                                        WHEN ti.dag_version_id = run.dag_version_id THEN 1
+                                        WHEN coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 2
+                                        ELSE 0
+                                    END
+                                ),
+                                0
+                            )
+                        FROM ONLY @airflow_schema@.task_instance AS ti
+                        WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+                    )
+                END AS bits
+            FROM (VALUES (run.dag_version_id)) AS latest (id)
+            OFFSET 0 -- asked once for each run, although it is used twice
         ) AS tis
         CROSS JOIN LATERAL (
             SELECT
@@ -366,7 +397,7 @@ BEGIN
                     OFFSET 0 -- by run: not hashed, which would read the whole table
                 ) AS verified
         ) AS verdict
-        WHERE verdict.any_stale OR NOT verdict.verified
+        WHERE report_all OR verdict.any_stale OR NOT verdict.verified
         ORDER BY
             pg_catalog.array_position(limited, run.dag_run_id),
             run.last_scheduling_decision NULLS FIRST,
@@ -385,6 +416,10 @@ BEGIN
         -- 4. The safe form: the first bump of a run is Airflow's to make.
         IF needs_verify AND NOT bump.caller_verifies THEN
             RETURN NEXT;
+            CONTINUE;
+        END IF;
+        IF NOT run.any_stale AND NOT needs_verify THEN
+            RETURN NEXT; -- for report_all
             CONTINUE;
         END IF;
 
@@ -509,7 +544,7 @@ BEGIN
         END IF;
 
         -- 7. Lock what is free, move it, record it.
-        -- history_is_whole, free, left_behind, bumped, locked.
+        -- history_is_whole, caller, free, left_behind, bumped, locked.
         -- Moves the stale TIs of that run, which have been counted, to its version, and records it.
 
         -- Take the lock that the foreign-key check would wait for, here or in verify_integrity; but not where nothing can
@@ -547,7 +582,8 @@ BEGIN
                         ('from_versions', 'jsonb'),
                         ('dag_version_id', 'uuid'),
                         ('version_number', 'int4'),
-                        ('bumped', 'int4')
+                        ('bumped', 'int4'),
+                        ('caller', 'text')
                     ) AS wanted (attname, type)
                     WHERE NOT EXISTS (
                         SELECT FROM pg_catalog.pg_attribute AS attribute
@@ -608,7 +644,8 @@ BEGIN
                 from_versions,
                 dag_version_id,
                 version_number,
-                bumped
+                bumped,
+                caller
             )
             SELECT
                 pg_catalog.clock_timestamp(),
@@ -627,7 +664,8 @@ BEGIN
                 ),
                 run.dag_version_id,
                 run.version_number,
-                pg_catalog.sum(old.task_instances)::integer
+                pg_catalog.sum(old.task_instances)::integer,
+                caller
             FROM (
                 SELECT moved.dag_version_id, pg_catalog.count(*) AS task_instances
                 FROM moved
@@ -648,14 +686,16 @@ BEGIN
             AND (ti.dag_version_id IS NULL OR ti.dag_version_id = ANY (older));
         END IF;
 
-        IF bumped > 0 OR locked > 0 OR needs_verify THEN
+        -- An unverified run whose version is locked, and that has no TI to count as locked, is in no answer: nobody may take
+        -- its silence for "nothing is due".
+        IF bumped > 0 OR locked > 0 OR needs_verify OR (report_all AND run.verified) THEN
             RETURN NEXT;
         END IF;
     END LOOP;
 END
 $bump$;
 
-COMMENT ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) IS
+COMMENT ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) IS
 'Moves the stale task instances of the examined DAG runs to the latest version of their DAG.
 
 One call does a whole scheduler loop.
@@ -683,8 +723,13 @@ Arguments
                    true: it is bumped too, and the caller promises to run verify_integrity for it in
                    this transaction. Breaking that promise means that the TIs of newly added tasks
                    are never created.
+  report_all       true: answers every run that the call examined, also where there was nothing to do
+  caller           who calls, in words; recorded in dagbump.history
 
 Answers one row per run for which bumped > 0, locked > 0 or needs_verify; none where nothing changed.
+With report_all one row per examined run. A run that is missing from that answer was not examined, or has
+to be left to a later call: a newer version of its DAG landed during this one, or it is unverified, and
+its dag_version row is locked while it has no stale TI.
   bumped        TIs moved by this call
   locked        stale TIs left for the next call because another transaction holds them, or the
                 dag_version row
@@ -696,8 +741,8 @@ Locks: NO KEY UPDATE on the TIs moved, KEY SHARE on their dag_version, both SKIP
 row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.help(''take_version''); )
 Nothing to move or to verify: no lock, and nothing written. Commits nothing. What it moves, it records
 in dagbump.history.
-Errors: 22023 for a negative max_runs, a NULL inside an array, or caller_verifies NULL;
-DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
+Errors: 22023 for a negative max_runs, caller_verifies or report_all NULL, a NULL inside an array, an array
+of arrays; DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
 40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
-REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) FROM PUBLIC;

@@ -10,6 +10,7 @@ LANGUAGE plpgsql VOLATILE SECURITY INVOKER
 SET search_path = @airflow_schema@, pg_temp
 AS $prune_history$
 DECLARE
+    kept_since timestamptz;
     removed bigint;
 BEGIN
     IF keep IS NULL OR keep < '0 seconds'::interval THEN
@@ -17,12 +18,19 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
             HINT = 'SELECT dagbump.prune_history(''90 days''); removes what is older than 90 days.';
     END IF;
+    BEGIN
+        kept_since := pg_catalog.now() - keep;
+    EXCEPTION
+        WHEN datetime_field_overflow THEN
+            RAISE EXCEPTION 'keep goes back further than a timestamp can: %', keep
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Nothing that is recorded is as old.';
+    END;
 
     DELETE FROM dagbump.history AS history
     WHERE history.ctid = ANY (ARRAY(
         SELECT past.ctid
         FROM dagbump.history AS past
-        WHERE past.bumped_at < pg_catalog.now() - keep
+        WHERE past.bumped_at < kept_since
         FOR UPDATE SKIP LOCKED
     ));
     GET DIAGNOSTICS removed = ROW_COUNT;
@@ -40,6 +48,6 @@ Every night, with pg_cron:
 
 For the role that owns dagbump: it runs with the rights of whoever calls it, who must be allowed to
 DELETE there. Nothing prunes by itself. ''0'' removes everything that was recorded before now.
-Errors: 22023 where keep is NULL or negative. Waits for no row lock.';
+Errors: 22023 where keep is NULL or negative, or goes back further than a timestamp can. Waits for no row lock.';
 
 REVOKE ALL ON FUNCTION dagbump.prune_history(interval) FROM PUBLIC;

@@ -28,8 +28,11 @@ AS $repair_batch$
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := TRUE;
+    by_index CONSTANT boolean := FALSE;
+    report_all CONSTANT boolean := FALSE;
     dag_ids CONSTANT text[] := NULL;
     limited CONSTANT bigint[] := NULL;
+    caller CONSTANT text := 'dagbump.repair';
     needs_verify boolean := FALSE; -- an unverified run is left alone
     id bigint;
     ids bigint[];
@@ -45,6 +48,14 @@ DECLARE
     versions_taken uuid[] := ARRAY[]::uuid[];
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
+    -- Refuses a list that means nothing.
+    IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+    END IF;
     IF batch_size IS NULL OR batch_size < 1 THEN
         RAISE EXCEPTION 'batch_size must be 1 or more, and is %', coalesce(batch_size::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value', HINT = 'At most so many task instances are moved between two COMMITs.';
@@ -76,8 +87,9 @@ BEGIN
                 FALSE AS pinned,
                 due.verified
             FROM (
-                -- The examined runs that hold stale TIs or are unverified, in the order of the limit where there
-                -- is one. Looks at every TI of the runs, once.
+                -- The examined runs that hold stale TIs or are unverified, or with report_all all of them, in the
+                -- order of the limit where there is one. Looks at every TI of the runs, once; with by_index at two
+                -- TIs of each run that has nothing to do.
                 SELECT run.*, verdict.verified, verdict.any_stale
                 FROM (
                     -- The running DAG runs, one row each: the latest version of the DAG, and what, if anything, keeps
@@ -169,20 +181,44 @@ BEGIN
                     WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
                 ) AS run
                 CROSS JOIN LATERAL (
-                    -- In one aggregate: bit 1 says that a TI is on the latest version, bit 2 that one is stale.
+                    -- Bit 1 says that a TI is on the latest version, bit 2 that one is stale.
                     SELECT
-                        coalesce(
-                            pg_catalog.bit_or(
-                                CASE
-                                    WHEN ti.dag_version_id = run.dag_version_id THEN 1
-                                    WHEN coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 2
-                                    ELSE 0
-                                END
-                            ),
-                            0
-                        ) AS bits
-                    FROM ONLY @airflow_schema@.task_instance AS ti
-                    WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+                        CASE
+                            WHEN by_index AND (
+                                SELECT ti.dag_version_id = latest.id
+                                FROM ONLY @airflow_schema@.task_instance AS ti
+                                WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
+                                AND ti.run_id::text COLLATE pg_catalog."C" BETWEEN run.run_id::text AND run.run_id::text
+                                AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                                ORDER BY ti.run_id::text COLLATE pg_catalog."C" ASC, ti.dag_version_id ASC NULLS LAST
+                                LIMIT 1
+                            ) AND (
+                                SELECT ti.dag_version_id = latest.id
+                                FROM ONLY @airflow_schema@.task_instance AS ti
+                                WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
+                                AND ti.run_id::text COLLATE pg_catalog."C" BETWEEN run.run_id::text AND run.run_id::text
+                                AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                                ORDER BY ti.run_id::text COLLATE pg_catalog."C" DESC, ti.dag_version_id DESC NULLS FIRST
+                                LIMIT 1
+                            ) THEN 1
+                            ELSE (
+                                SELECT
+                                    coalesce(
+                                        pg_catalog.bit_or(
+                                            CASE
+                                                WHEN ti.dag_version_id = run.dag_version_id THEN 1
+                                                WHEN coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 2
+                                                ELSE 0
+                                            END
+                                        ),
+                                        0
+                                    )
+                                FROM ONLY @airflow_schema@.task_instance AS ti
+                                WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+                            )
+                        END AS bits
+                    FROM (VALUES (run.dag_version_id)) AS latest (id)
+                    OFFSET 0 -- asked once for each run, although it is used twice
                 ) AS tis
                 CROSS JOIN LATERAL (
                     SELECT
@@ -194,7 +230,7 @@ BEGIN
                             OFFSET 0 -- by run: not hashed, which would read the whole table
                         ) AS verified
                 ) AS verdict
-                WHERE verdict.any_stale OR NOT verdict.verified
+                WHERE report_all OR verdict.any_stale OR NOT verdict.verified
                 ORDER BY
                     pg_catalog.array_position(limited, run.dag_run_id),
                     run.last_scheduling_decision NULLS FIRST,
@@ -290,7 +326,7 @@ BEGIN
                 LEFT JOIN @airflow_schema@.dag_version AS version ON version.id = held.dag_version_id
                 WHERE (version.dag_id::text = run.dag_id AND version.version_number > run.version_number) IS NOT TRUE;
             END IF;
-            -- history_is_whole, free, left_behind, bumped, locked.
+            -- history_is_whole, caller, free, left_behind, bumped, locked.
             -- Moves the stale TIs of that run, which have been counted, to its version, and records it.
 
             -- Take the lock that the foreign-key check would wait for, here or in verify_integrity; but not where nothing can
@@ -328,7 +364,8 @@ BEGIN
                             ('from_versions', 'jsonb'),
                             ('dag_version_id', 'uuid'),
                             ('version_number', 'int4'),
-                            ('bumped', 'int4')
+                            ('bumped', 'int4'),
+                            ('caller', 'text')
                         ) AS wanted (attname, type)
                         WHERE NOT EXISTS (
                             SELECT FROM pg_catalog.pg_attribute AS attribute
@@ -389,7 +426,8 @@ BEGIN
                     from_versions,
                     dag_version_id,
                     version_number,
-                    bumped
+                    bumped,
+                    caller
                 )
                 SELECT
                     pg_catalog.clock_timestamp(),
@@ -408,7 +446,8 @@ BEGIN
                     ),
                     run.dag_version_id,
                     run.version_number,
-                    pg_catalog.sum(old.task_instances)::integer
+                    pg_catalog.sum(old.task_instances)::integer,
+                    caller
                 FROM (
                     SELECT moved.dag_version_id, pg_catalog.count(*) AS task_instances
                     FROM moved
@@ -459,6 +498,7 @@ dagbump.repair would, whatever runs are named. Answers one row:
   locked_task_instances  stale ones, in runs that are done with, that another transaction holds
   locked_runs            the runs that these are in
   unverified_runs        left to Airflow, whose verify_integrity is due
-Locks and errors: as dagbump.bump; 22023 where batch_size is NULL or less than 1.';
+Locks and errors: as dagbump.bump; 22023 for a batch_size that is NULL or less than 1, for a NULL
+inside dag_run_ids and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.repair_batch(bigint[], integer) FROM PUBLIC;

@@ -20,7 +20,10 @@ AS $versions_by_day$
 #variable_conflict use_column
 BEGIN
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;
@@ -37,7 +40,7 @@ BEGIN
                 version.dag_id::text AS dag_id,
                 -- The server's clock may have been put back: what is of tomorrow counts as of today.
                 greatest(
-                    0, pg_catalog.floor(pg_catalog.date_part('epoch', pg_catalog.now() - version.created_at) / 86400)
+                    0, pg_catalog.floor(pg_catalog.date_part('epoch', pg_catalog.now() - version.created_at) / 86400::double precision)
                 )::integer AS days
             FROM @airflow_schema@.dag_version AS version
             WHERE dag_ids IS NULL OR version.dag_id::text = ANY (dag_ids)
@@ -87,7 +90,7 @@ For the page in Airflow''s UI.
 Answers one row per DAG that has a version, first those with most versions in these days:
   versions  rows of dag_version, of whatever age
   by_day    those of each day, the oldest first
-Reads dag_version alone; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside dag_ids, and
-for other days.';
+Reads dag_version alone; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside dag_ids, for an
+array of arrays, and for other days.';
 
 REVOKE ALL ON FUNCTION dagbump.versions_by_day(text[], integer) FROM PUBLIC;

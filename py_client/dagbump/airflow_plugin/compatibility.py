@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
+from uuid import UUID
 
 # Airflow's, by the names that they have there. Airflow is not there when types are checked.
 DagRun: TypeAlias = Any
@@ -58,16 +60,31 @@ def stats_of(scheduler: ModuleType) -> Any:
     return getattr(scheduler, "Stats", None) or scheduler.stats  # up to 3.2, from 3.3 on
 
 
-def dag_of(runner: SchedulerJobRunner, run: DagRun, session: Any) -> Any:
-    """Return the DAG of a run, of the version that a scheduler uses for it; None where there is none."""
+def dag_of_version(runner: SchedulerJobRunner, version: UUID, session: Any) -> Any:
+    """Return the DAG of a version, from the scheduler's cache where that is current; None where there is none."""
+    return runner.scheduler_dag_bag._get_dag(version, session=session)
+
+
+@contextmanager
+def finding_dags_with(
+    runner: SchedulerJobRunner, find: Callable[[DagRun], Any], knows: Callable[[DagRun], bool]
+) -> Iterator[None]:
+    """Let this scheduler find the DAGs of the runs that are known in another way, for as long as this goes on."""
     bag = runner.scheduler_dag_bag
-    get_dag = getattr(bag, "get_dag_for_run", None) or bag.get_dag  # from 3.1 on, 3.0
-    return get_dag(dag_run=run, session=session)
+    name = "get_dag_for_run" if hasattr(bag, "get_dag_for_run") else "get_dag"  # from 3.1 on, 3.0
+    stock = getattr(bag, name)
+    setattr(
+        bag, name, lambda dag_run, session: find(dag_run) if knows(dag_run) else stock(dag_run=dag_run, session=session)
+    )
+    try:
+        yield
+    finally:
+        delattr(bag, name)
 
 
-def forget_dag(runner: SchedulerJobRunner, version: DagVersion) -> None:
+def forget_dag(runner: SchedulerJobRunner, version: UUID) -> None:
     """Let a scheduler read the DAG of a version anew: up to 3.2 it never does, and from 3.3 on not at once."""
-    getattr(runner.scheduler_dag_bag, "_dags", {}).pop(version.id, None)
+    runner.scheduler_dag_bag._dags.pop(version, None)
 
 
 def verify_is_airflows_own(scheduler: ModuleType) -> bool:

@@ -1,19 +1,26 @@
-"""What a scheduler's loop knows of its runs, and what it leaves to the next one."""
+"""What a scheduler's loop knows of its runs, and what it leaves to later ones."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from dagbump.airflow_plugin.compatibility import DagRun, DagVersion
-from dagbump.results import RunScope
+from dagbump.airflow_plugin.compatibility import DagRun
+from dagbump.results import RunBump, RunScope
 
 _DAGS_PER_LOOK = 10
+_RETRY_SECONDS = 60.0  # where missing tasks are never looked for
+# What is remembered of a run that is examined no more: for so long, and longer where work is left undone in it.
+_FORGET_SECONDS = 3600.0
+_FORGET_UNVERIFIED_SECONDS = 24 * 3600.0
 
 
 @dataclass
@@ -22,125 +29,189 @@ class Loop:
 
     Attributes:
         session: the scheduler's.
-        versions: the latest version of each DAG, by dag_id.
-        judged: ids of the runs of which the bump has said what is to be done, if only by its silence.
-        due: ids of the runs for which verify_integrity is due.
-        held: ids of the runs that have to wait, since another transaction holds their latest version.
-        unmoved: the latest version of each unverified run all of whose stale task instances others hold, by run id.
+        savepoint: begins a part of the session's transaction that can fail without the rest.
+        outer: the session's innermost savepoint when the loop began, if there is one.
+        answers: what the bump has answered, by run id: the version, and what was done.
+        latest: the latest versions, by dag_id.
+        dags: the DAGs that have been looked up, by version.
+        waiting: ids of the runs that have to wait, since their latest version is locked.
+        unverified: ids of the runs for which verify_integrity is due by Airflow's sign.
+        mendable: ids of the runs in which no task instance that lives may change: those that lack a task although
+            Airflow takes them for verified, or have been verified for this version already.
+        unmoved: ids of the unverified runs all of whose stale task instances are locked, so that the sign stays.
+        scopes: what verify_integrity would find, of the runs that were asked about, by run id.
         verified: ids of the runs for which verify_integrity has been called, or would do nothing.
-        scopes: what verify_integrity would find, of the runs that were asked about, by run id; for the version in
-            `versions`, and only where it could be read.
-        lacking: ids of the runs that lack a task although Airflow takes them for verified; they are in `due` too.
-        looked_at: ids of the runs in which missing tasks were looked for.
-        mended: dag_id, run_id and missing tasks of those in `lacking` that have been verified.
+        mended: runs that lacked tasks, and these.
         lost: whether the bump has failed, or has gone with a rollback of the transaction.
-            (`DagRun._create_task_instances` rolls back, and lets the loop go on, when somebody else has created the
-            same task instance.)
     """
 
     session: Session
-    versions: dict[str, DagVersion] = field(default_factory=dict)
-    judged: set[int] = field(default_factory=set)
-    due: set[int] = field(default_factory=set)
-    held: set[int] = field(default_factory=set)
-    unmoved: dict[int, UUID] = field(default_factory=dict)
-    verified: set[int] = field(default_factory=set)
+    savepoint: Callable[[], AbstractContextManager[Any]]
+    outer: Any = None
+    answers: dict[int, RunBump] = field(default_factory=dict)
+    latest: dict[str, UUID] = field(default_factory=dict)
+    dags: dict[UUID, Any] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)
+    unverified: set[int] = field(default_factory=set)
+    mendable: set[int] = field(default_factory=set)
+    unmoved: set[int] = field(default_factory=set)
     scopes: dict[int, RunScope] = field(default_factory=dict)
-    lacking: set[int] = field(default_factory=set)
-    looked_at: set[int] = field(default_factory=set)
-    mended: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
+    verified: set[int] = field(default_factory=set)
+    mended: list[tuple[RunBump, Collection[str]]] = field(default_factory=list)
     lost: bool = False
+
+    def forget(self) -> None:
+        """Forget what a bump said that has been undone; DAGs stay."""
+        for learnt in (self.answers, self.latest, self.waiting, self.unverified, self.mendable, self.unmoved):
+            learnt.clear()
 
     def knows(self, run: DagRun) -> bool:
         """Say whether the loop can answer for a run."""
-        return not self.lost and run.id in self.judged
+        return not self.lost and run.id in self.answers
+
+    def version_of(self, run: int) -> UUID:
+        """Return the latest version of the DAG of a run that the loop knows."""
+        return self.answers[run].dag_version_id
+
+    def rolled_back(self, transaction: Any) -> None:
+        """Take notice of a rollback: it loses the loop where it goes back to before the bump.
+
+        A savepoint that was begun later takes nothing of the bump with it, nor does a flush that fails inside of one.
+        """
+        while transaction is not None and not transaction.nested:
+            transaction = transaction.parent
+        if transaction is None or transaction is self.outer:
+            self.lost = True
+
+
+@dataclass
+class RunMemory:
+    """What is remembered of one run, because the database does not say it. Times are of the monotonic clock.
+
+    Attributes:
+        since: when a loop first examined it.
+        seen: when one last did.
+        looked_at: when missing tasks were last looked for in it.
+        look_again: the last loop verified it: its version may have been rewritten in the meantime.
+        unverified: it was bumped, and its verify_integrity was not called after all, or raised: the latest version is
+            on its TIs now, so Airflow's own sign that it is due is gone.
+        verified: the version for which verify_integrity has been called, although the sign says that it is due: all of
+            the stale TIs are locked. When they are let go, what was missed in between is mended.
+        tried: the version for which verify_integrity raised, or was begun by a loop that has not committed, and when.
+        airflows_until: until then Airflow's own code sees to the run, since it would not verify it.
+        locked_since: since when stale TIs, or the version, have been locked.
+        told: what has been logged of it already.
+    """
+
+    since: float
+    seen: float = 0.0
+    looked_at: float = -inf
+    look_again: bool = False
+    unverified: bool = False
+    verified: UUID | None = None
+    tried: tuple[UUID, float] | None = None
+    airflows_until: float = -inf
+    locked_since: float | None = None
+    told: set[Hashable] = field(default_factory=set)
+
+    def tell(self, what: Hashable) -> bool:
+        """Say whether this is still to be logged; afterwards, it is not."""
+        news = what not in self.told
+        self.told.add(what)
+        return news
 
 
 @dataclass
 class Memory:
-    """What loops that have committed leave to later ones, because the database does not say it.
+    """What loops leave to later ones.
 
     Attributes:
-        unverified: ids of runs that were bumped, and whose verify_integrity was not called after all, or raised: the
-            latest version is on their TIs now, so Airflow's own sign that it is due is gone.
-        verified: the version for which verify_integrity has been called of each run that bears no sign of it, since
-            all of its stale TIs are held by others; by run id. When they are let go, it is called once more, as
-            Airflow's DAG processor may rewrite a version for as long as no TI refers to it.
-        looked_at: when missing tasks were last looked for in each run, by run id, on the monotonic clock; for a while.
+        interval: missing tasks are looked for in a run once in so many seconds; 0: never.
+        warn_held_after: so many seconds may something of a run be locked before a warning; 0: for ever.
+        runs: by run id.
     """
 
-    unverified: set[int] = field(default_factory=set)
-    verified: dict[int, UUID] = field(default_factory=dict)
-    looked_at: dict[int, float] = field(default_factory=dict)
+    interval: float
+    warn_held_after: float
+    runs: dict[int, RunMemory] = field(default_factory=dict)
 
-    def due(self, loop: Loop, needs_verify: Iterable[int]) -> set[int]:
-        """Return the runs that need a verify_integrity: by the bump's answer, but for what is remembered."""
-        done = {run for run, version in loop.unmoved.items() if self.verified.get(run) == version}
-        return (set(needs_verify) - done) | (self.unverified & loop.judged)
-
-    def to_look_at(self, dag_ids: Mapping[int, str], interval: float) -> set[int]:
-        """Return runs in which missing tasks have not been looked for within so many seconds: those of a few DAGs.
-
-        Each DAG has to be unpacked, which takes milliseconds. The others have their turn in the next loops.
-        """
-        begin = time.monotonic() - interval
-        self.looked_at = {run: when for run, when in self.looked_at.items() if when > begin}
-        due = {run: dag_id for run, dag_id in dag_ids.items() if run not in self.looked_at}
-        few = set(islice(dict.fromkeys(due.values()), _DAGS_PER_LOOK))
-        return {run for run, dag_id in due.items() if dag_id in few}
-
-    def take(self, loop: Loop) -> None:
-        """Remember what a loop has left undone, or has done without a sign, and what it has looked at."""
-        self.looked_at |= dict.fromkeys(loop.looked_at, time.monotonic())
-        self.unverified = (self.unverified | loop.due) - loop.verified
-        for run in loop.judged - loop.unmoved.keys():
-            self.verified.pop(run, None)
-        self.verified |= {run: loop.unmoved[run] for run in loop.verified & loop.unmoved.keys()}
-
-    def runs(self) -> set[int]:
-        """Return the ids of all runs that something is remembered of."""
-        return self.unverified | self.verified.keys()
-
-    def forget(self, runs: Iterable[int]) -> None:
-        """Forget runs."""
+    def see(self, runs: Iterable[int]) -> None:
+        """Take notice of the runs that a loop examines; forget those that none has examined for long."""
+        now = time.monotonic()
         for run in runs:
-            self.unverified.discard(run)
-            self.verified.pop(run, None)
+            self.runs.setdefault(run, RunMemory(now)).seen = now
+        for run, memory in [*self.runs.items()]:
+            if now - memory.seen > (_FORGET_UNVERIFIED_SECONDS if memory.unverified else _FORGET_SECONDS):
+                del self.runs[run]
 
+    def may_be_bumped(self, run: int) -> bool:
+        """Say whether Airflow would verify a run, as far as the last loops know."""
+        return self.runs[run].airflows_until < time.monotonic()
 
-@dataclass
-class HeldRuns:
-    """The runs that others hold something of, loop after loop.
+    def leave_to_airflow(self, runs: Iterable[int]) -> None:
+        """Let Airflow's own code see to these runs for a while."""
+        for run in runs:
+            self.runs[run].airflows_until = time.monotonic() + _RETRY_SECONDS
 
-    Attributes:
-        warn_after: for so many seconds, before it is time to warn; 0: never.
-    """
+    def may_try(self, run: int, version: UUID) -> bool:
+        """Say whether verify_integrity may be called: where it raised, once in an interval."""
+        tried = self.runs[run].tried
+        interval = self.interval or _RETRY_SECONDS
+        return tried is None or tried[0] != version or time.monotonic() - tried[1] >= interval
 
-    warn_after: float
-    _held: dict[int, _Held] = field(default_factory=dict)
+    def tries(self, run: int, version: UUID) -> None:
+        """Take notice of a try; it counts until a loop commits it."""
+        self.runs[run].tried = (version, time.monotonic())
 
-    def take(self, judged: Iterable[int], held: Iterable[int], now: float) -> list[int]:
+    def to_look_at(self, dag_ids: Mapping[int, str]) -> set[int]:
+        """Return the runs in which to look for missing tasks: of a few DAGs, those that have waited longest first.
+
+        Each DAG has to be unpacked, which takes milliseconds. The others have their turn in the next loops. Those that
+        the last loop verified are looked at in any case.
+        """
+        if not self.interval:
+            return set()
+        again = {run for run in dag_ids if self.runs[run].look_again}
+        begin = time.monotonic() - self.interval
+        waiting = sorted((self.runs[run].looked_at, run) for run in dag_ids if self.runs[run].looked_at <= begin)
+        few = set(islice(dict.fromkeys(dag_ids[run] for _, run in waiting), _DAGS_PER_LOOK))
+        return again | {run for _, run in waiting if dag_ids[run] in few}
+
+    def looked_at(self, runs: Iterable[int]) -> None:
+        """Take notice of a look; not again within the interval, whatever becomes of the loop."""
+        for run in runs:
+            self.runs[run].looked_at = time.monotonic()
+            self.runs[run].look_again = False
+
+    def oldest_look(self, runs: Iterable[int]) -> float:
+        """Return for how many seconds that run has waited for a look that has waited longest."""
+        now = time.monotonic()
+        return max((now - max(self.runs[run].looked_at, self.runs[run].since) for run in runs), default=0.0)
+
+    def locked_for_long(self, answers: Iterable[RunBump]) -> list[RunBump]:
         """Take what a bump says of its runs; return those of which it is time to warn, each once until it is free."""
-        if not self.warn_after:
-            return []
-        before, self._held = self._held, {}
-        free = set(judged).difference(held)
-        for run, seen in before.items():  # a run that is examined no more is forgotten without asking the database
-            if run not in free and now - seen.last < _FORGET_SECONDS:
-                self._held[run] = seen
-        for run in held:
-            self._held.setdefault(run, _Held(now, now)).last = now
-        late = [run for run in held if not self._held[run].told and now - self._held[run].first > self.warn_after]
-        for run in late:
-            self._held[run].told = True
+        now = time.monotonic()
+        late = []
+        for row in answers:
+            memory = self.runs[row.dag_run_id]
+            if not row.locked:
+                memory.locked_since = None
+                memory.told.discard("locked")
+                continue
+            memory.locked_since = now if memory.locked_since is None else memory.locked_since
+            if self.warn_held_after and now - memory.locked_since > self.warn_held_after and memory.tell("locked"):
+                late.append(row)
         return late
 
-
-_FORGET_SECONDS = 3600.0
-
-
-@dataclass
-class _Held:
-    first: float
-    last: float
-    told: bool = False
+    def take(self, loop: Loop) -> None:
+        """Remember what a loop that has committed has left undone, or has done without a sign."""
+        for run, answer in loop.answers.items():
+            memory = self.runs[run]
+            memory.unverified = (memory.unverified or run in loop.unverified) and run not in loop.verified
+            if run not in loop.unmoved:
+                memory.verified = None
+            elif run in loop.verified:
+                memory.verified = answer.dag_version_id
+            if run in loop.verified:
+                memory.tried = None
+                memory.look_again = True

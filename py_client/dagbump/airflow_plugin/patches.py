@@ -6,7 +6,7 @@ Airflow is imported inside of functions, after the look whether it is one that d
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import wraps
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +24,7 @@ from dagbump.airflow_plugin.compatibility import (
     require_known_airflow,
 )
 from dagbump.airflow_plugin.scheduling import Scheduling
+from dagbump.airflow_plugin.verification import savepoint
 from dagbump.installation import state
 
 
@@ -68,7 +69,7 @@ def _require_installed() -> None:
         raise UnfitError("it works on PostgreSQL alone")
     with engine.connect() as connection:
         state.require_usable(connection, Base.metadata.schema)
-        client.bump(connection, dag_run_ids=[], caller_verifies=True)
+        client.bump(connection, dag_run_ids=[], caller_verifies=True, report_all=True)
         client.verify_scope(connection, [])
 
 
@@ -99,8 +100,7 @@ def _schedule_all(runner_class: Any, scheduling: Scheduling) -> Any:
     def _schedule_all_dag_runs(
         runner: SchedulerJobRunner, guard: Any, dag_runs: Iterable[DagRun], session: Session
     ) -> Any:
-        runs = list(dag_runs)
-        with scheduling.looping(runner, runs, session):
+        with scheduling.looping(runner, list(dag_runs), session, partial(savepoint, session, guard)) as runs:
             return stock(runner, guard, runs, session)
 
     return _schedule_all_dag_runs
@@ -134,10 +134,8 @@ def _latest_of_loop(dag_version_class: Any, scheduling: Scheduling) -> Any:
 
     @wraps(stock)
     def get_latest_version(cls: Any, /, dag_id: str, **options: Any) -> DagVersion:
-        loop = scheduling.loop
         # Any other option asks for something else than a scheduler's loop does.
-        if loop is not None and not loop.lost and options == {"session": loop.session} and dag_id in loop.versions:
-            return loop.versions[dag_id]
-        return stock(cls, dag_id, **options)
+        version = scheduling.latest_version(dag_id, **options) if options.keys() == {"session"} else None
+        return stock(cls, dag_id, **options) if version is None else version
 
     return classmethod(get_latest_version)

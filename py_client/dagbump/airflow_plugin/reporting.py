@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
 from dagbump import __version__
 
 if TYPE_CHECKING:
-    from dagbump.results import BumpResult
+    from dagbump.results import BumpResult, RunBump
 
 log = logging.getLogger(__package__)
 
@@ -27,28 +27,47 @@ def stays_off(why: BaseException) -> None:
     )
 
 
-def waits(dag_id: str, run_id: str) -> None:
-    """Say that a run is left to a later loop."""
-    log.info("The latest version of DAG %s is locked; run %s waits for the next loop", dag_id, run_id)
+def waits(answer: RunBump) -> None:
+    """Say, once for a version, that a run is left to later loops."""
+    log.warning(
+        "The latest version (%s) of DAG %s is locked by another transaction; run %s waits, and others have their turn. "
+        "Who it is: SELECT * FROM dagbump.holders()",
+        answer.version_number,
+        answer.dag_id,
+        answer.run_id,
+    )
 
 
-def mended(dag_id: str, run_id: str, tasks: Iterable[str]) -> None:
+def mended(answer: RunBump, tasks: Iterable[str]) -> None:
     """Say that a run lacked tasks, and has them now."""
     log.info(
         "Run %s of DAG %s lacked tasks, although Airflow took it for verified; verify_integrity has seen to them: %s",
-        run_id,
-        dag_id,
+        answer.run_id,
+        answer.dag_id,
         ", ".join(tasks),
     )
 
 
-def held_for_long(dag_id: str, run_id: str, seconds: float, holder: str) -> None:
+def verify_failed(answer: RunBump, error: Exception) -> None:
+    """Warn, once for a version, that verify_integrity raised; with the traceback, as it is a deployment's own code."""
+    log.warning(
+        "verify_integrity has failed for run %s of DAG %s, version %s: %s The run goes on without what is new in that "
+        "version; the next try is made after [dagbump] missing_tasks_interval.",
+        answer.run_id,
+        answer.dag_id,
+        answer.version_number,
+        _sentences(error),
+        exc_info=error,
+    )
+
+
+def held_for_long(answer: RunBump, seconds: float, holder: str) -> None:
     """Warn that a run has been waiting for somebody else's transaction."""
     log.warning(
         "Task instances of DAG %s, run %s, have kept an old version for more than %g s, because they are held by %s. "
         "All of it: SELECT * FROM dagbump.holders()",
-        dag_id,
-        run_id,
+        answer.dag_id,
+        answer.run_id,
         seconds,
         holder,
     )
@@ -73,23 +92,37 @@ class Reporter:
         timer: AbstractContextManager[Any] = self._stats.timer("dagbump.bump")
         return timer
 
-    def bumped(self, result: BumpResult) -> None:
+    def bumped(self, result: BumpResult, oldest_look: float | None) -> None:
         """Count what a bump did; say that it works, where the last one did not."""
         if self._falling_back:
             log.info("dagbump works again")
             self._falling_back = False
         if result.bumped:
-            self._stats.incr("dagbump.task_instances_bumped", result.bumped)
+            self._count("dagbump.task_instances_bumped", result.bumped)
         if result.locked:
-            self._stats.incr("dagbump.task_instances_locked", result.locked)
+            self._count("dagbump.task_instances_locked", result.locked)
+        if oldest_look is not None:
+            with suppress(Exception):
+                self._stats.gauge("dagbump.oldest_look", oldest_look)
+
+    def vanished(self, answer: RunBump, tasks: Collection[str]) -> None:
+        """Say that Airflow drops tasks of a run that had not finished, because its DAG no longer has them."""
+        self._count("dagbump.vanished_tasks", len(tasks))
+        log.warning(
+            "Run %s of DAG %s had not finished tasks that version %s no longer has, and Airflow removes them: %s",
+            answer.run_id,
+            answer.dag_id,
+            answer.version_number,
+            ", ".join(tasks),
+        )
 
     def verified(self) -> None:
         """Count a verify_integrity."""
-        self._stats.incr("dagbump.verify")
+        self._count("dagbump.verify")
 
     def verify_skipped(self) -> None:
         """Count one that was due by Airflow's sign, and would have done nothing."""
-        self._stats.incr("dagbump.verify_skipped")
+        self._count("dagbump.verify_skipped")
 
     def scoped(self) -> None:
         """Take notice of a verify_scope that worked."""
@@ -107,13 +140,18 @@ class Reporter:
 
     def failed(self, error: Exception) -> None:
         """Count a loop that Airflow's own code does; warn of the first."""
-        self._stats.incr("dagbump.fallback")
+        self._count("dagbump.fallback")
         if not self._falling_back:
             log.warning(
                 "dagbump has failed: %s Airflow's own code does this loop, and each until dagbump works again.",
                 _sentences(error),
             )
         self._falling_back = True
+
+    def _count(self, name: str, count: int = 1) -> None:
+        """Count in Airflow's Stats; what goes wrong there is no error of the loop."""
+        with suppress(Exception):
+            self._stats.incr(name, count)
 
 
 def _sentences(error: BaseException) -> str:

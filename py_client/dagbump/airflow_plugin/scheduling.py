@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
-from time import monotonic
 from types import ModuleType
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from dagbump import client
 from dagbump.airflow_plugin import reporting
@@ -20,19 +19,26 @@ from dagbump.airflow_plugin.compatibility import (
     DagRun,
     DagVersion,
     SchedulerJobRunner,
-    dag_of,
+    dag_of_version,
+    finding_dags_with,
     forget_dag,
     knows_regions,
     stats_of,
     task_instances_are_mutated,
     verify_is_airflows_own,
 )
-from dagbump.airflow_plugin.loop import HeldRuns, Loop, Memory
-from dagbump.airflow_plugin.reporting import Reporter
-from dagbump.airflow_plugin.verification import few_task_instances, would_do_nothing
+from dagbump.airflow_plugin.loop import Loop, Memory
+from dagbump.airflow_plugin.verification import (
+    RolledBackError,
+    only_what_is_missing,
+    verify_integrity,
+    would_do_nothing,
+)
 from dagbump.errors import sqlstate
 from dagbump.held import describe
-from dagbump.results import BumpResult, RunScope
+from dagbump.results import BumpResult, RunBump, RunScope
+
+CALLER = "airflow scheduler"
 
 _SET_LOCK_TIMEOUT = sa.text("SELECT pg_catalog.set_config('lock_timeout', :timeout, TRUE)")
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -44,7 +50,6 @@ class Scheduling:
     Attributes:
         loop: the one under way, if any. Schedulers run one loop at a time, in one thread.
         memory: what is kept from one loop to the next.
-        missing_tasks_interval: missing tasks are looked for in a run once in so many seconds; 0: never.
     """
 
     def __init__(self, scheduler: ModuleType, warn_held_after: float, missing_tasks_interval: float) -> None:
@@ -55,100 +60,249 @@ class Scheduling:
             warn_held_after: for so many seconds others may hold something of a run before a warning; 0: for ever.
             missing_tasks_interval: missing tasks are looked for in a run once in so many seconds; 0: never.
         """
-        self._held = HeldRuns(warn_held_after)
-        self._dag = scheduler.DagModel
-        self._dag_run = scheduler.DagRun
         self._dag_version = scheduler.DagVersion
-        self._reporter = Reporter(stats_of(scheduler))
-        self.missing_tasks_interval = missing_tasks_interval
+        self._reporter = reporting.Reporter(stats_of(scheduler))
         self._knows_regions = knows_regions(scheduler)
         self._knows_verify = verify_is_airflows_own(scheduler)
         self.loop: Loop | None = None
-        self.memory = Memory()
+        self.memory = Memory(missing_tasks_interval, warn_held_after)
 
-    def on_rollback(self, session: Session, _: object) -> None:
-        """Take notice that a session has been rolled back."""
+    def on_rollback(self, session: Session, transaction: Any) -> None:
+        """Take notice that a session's transaction, or a savepoint in it, has been rolled back."""
         if self.loop is not None and session is self.loop.session:
-            self.loop.lost = True
+            self.loop.rolled_back(transaction)
 
     @contextmanager
-    def looping(self, runner: SchedulerJobRunner, runs: list[DagRun], session: Session) -> Iterator[None]:
-        """Begin a loop with one bump; at its end, after the commit, say what was mended, and remember what was not."""
-        self.loop = Loop(session)
+    def looping(
+        self,
+        runner: SchedulerJobRunner,
+        runs: list[DagRun],
+        session: Session,
+        savepoint: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[list[DagRun]]:
+        """Begin a loop with one bump, and lend the runs that Airflow is to schedule; after the commit, remember it."""
+        self.loop = loop = Loop(session, savepoint, session.get_nested_transaction())
         try:
-            self._bump(runner, runs, self.loop)
-            yield
-            if not self.loop.lost:
-                self.memory.take(self.loop)
-                for dag_id, run_id, tasks in self.loop.mended:
-                    reporting.mended(dag_id, run_id, tasks)
+            self.memory.see(run.id for run in runs)
+            self._bump(runner, runs, loop)
+            with finding_dags_with(runner, lambda run: self._dag_of(runner, loop, run), loop.knows):
+                yield self._without_waiting(runs, loop)
+            if not loop.lost:
+                self.memory.take(loop)
+                self._tell(loop)
         finally:
             self.loop = None
 
+    def latest_version(self, dag_id: str, session: Session) -> DagVersion | None:
+        """Return the version that the loop under way takes for a DAG's latest; None: it cannot say."""
+        loop = self.loop
+        if loop is None or loop.lost or session is not loop.session or dag_id not in loop.latest:
+            return None
+        return session.get(self._dag_version, loop.latest[dag_id])
+
     def verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> bool:
-        """Do what is left of _verify_integrity_if_dag_changed; False lets Airflow leave the run to a later loop."""
-        if run.id in loop.held:
-            reporting.waits(run.dag_id, run.run_id)
-            return False
-        if run.id not in loop.due:
+        """Do what is left of _verify_integrity_if_dag_changed; False lets Airflow leave the run to a later loop.
+
+        Whatever raises here, the run is scheduled all the same, and the next try is made after the interval.
+        """
+        version = loop.version_of(run.id)
+        mending = run.id in loop.mendable
+        if not (mending or run.id in loop.unverified) or not self.memory.may_try(run.id, version):
             return True
-        scope = loop.scopes.get(run.id)
-        run.dag = self._dag_to_verify(runner, loop, run, scope)
-        if not run.dag:
-            return False
-        self._verify(loop, run, scope if self._can_be_spared() else None)
-        loop.verified.add(run.id)
-        if scope and run.id in loop.lacking:
-            loop.mended.append((run.dag_id, run.run_id, scope.missing_tasks or ()))
+        if mending:
+            self.memory.tries(run.id, version)
+        try:
+            with loop.savepoint():
+                self._verify(runner, loop, run, mending=mending)
+        except Exception as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise  # nothing can run on it; Airflow tries again on another
+            # A race is lost once: the next loop tries again.
+            if not isinstance(error, RolledBackError) or not self.memory.runs[run.id].tell(("race", version)):
+                self.memory.tries(run.id, version)
+                if self.memory.runs[run.id].tell(("raised", version)):
+                    reporting.verify_failed(loop.answers[run.id], error)
+        else:
+            loop.verified.add(run.id)
         return True
 
-    def _dag_to_verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun, scope: RunScope | None) -> Any:
-        """Return the DAG of a run; where the scheduler holds one that has been rewritten since, the new one."""
-        dag = dag_of(runner, run, loop.session)
-        if dag and scope and not dag.task_dict.keys() >= set(scope.missing_tasks or ()):
-            forget_dag(runner, loop.versions[run.dag_id])
-            dag = dag_of(runner, run, loop.session)
-        return dag
-
-    def _verify(self, loop: Loop, run: DagRun, scope: RunScope | None) -> None:
-        """Call verify_integrity for what there is to do; without a scope, as Airflow does."""
+    def _verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun, *, mending: bool) -> None:
+        scope = loop.scopes.get(run.id)
+        run.dag = self._dag_to_verify(runner, loop, run, scope)
+        if mending:
+            scope = scope and only_what_is_missing(scope)
+            if scope is None:
+                return  # nothing is known to be missing, and all that lives must stay as it is
+        elif not self._can_be_spared():
+            scope = None
         if scope and would_do_nothing(scope):
             self._reporter.verify_skipped()
             return
         if scope and scope.has_mapped and self._knows_regions:
             scope = None  # of which TIs it looks at there, that says too little
         self._reporter.verified()
-        loop.session.expire(run, ["task_instances"])
-        with few_task_instances(run, scope, loop.session) if scope else nullcontext():
-            run.verify_integrity(dag_version_id=loop.versions[run.dag_id].id, session=loop.session)
+        verify_integrity(run, loop.version_of(run.id), scope, loop.session)
+        if scope is None or scope.restored_tasks:
+            self._move_restored(loop, run)
+        if mending and scope and (made := run.dag.task_dict.keys() & set(scope.missing_tasks or ())):
+            loop.mended.append((loop.answers[run.id], sorted(made)))
+
+    def _dag_to_verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun, scope: RunScope | None) -> Any:
+        """Return the DAG of a run; where the scheduler holds one that has been rewritten since, the new one."""
+        dag = self._dag_of(runner, loop, run)
+        if scope and not dag.task_dict.keys() >= set(scope.missing_tasks or ()):
+            version = loop.version_of(run.id)
+            forget_dag(runner, version)
+            del loop.dags[version]
+            dag = self._dag_of(runner, loop, run)
+        return dag
+
+    def _move_restored(self, loop: Loop, run: DagRun) -> None:
+        """Move the TIs that verify_integrity has taken back: REMOVED ones keep the version that they had."""
+        with loop.session.connection().begin_nested() as savepoint:
+            result = client.bump(loop.session, dag_run_ids=[run.id], caller_verifies=True, caller=CALLER)
+            if any(row.dag_version_id != loop.version_of(run.id) for row in result.runs):
+                savepoint.rollback()  # a newer version has landed, for which nobody has verified the run
+
+    def _dag_of(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> Any:
+        """Return the DAG of a run that the loop knows; read once per version and loop."""
+        version = loop.version_of(run.id)
+        if version not in loop.dags:
+            loop.dags[version] = dag_of_version(runner, version, loop.session)
+        return loop.dags[version]
+
+    def _without_waiting(self, runs: list[DagRun], loop: Loop) -> list[DagRun]:
+        """Return the runs that are to be scheduled; those that wait go to the end of Airflow's order."""
+        if loop.lost or not loop.waiting:
+            return runs
+        for run in runs:
+            if run.id in loop.waiting:
+                run.last_scheduling_decision = datetime.now(timezone.utc)
+                if self.memory.runs[run.id].tell(("waits", loop.version_of(run.id))):
+                    reporting.waits(loop.answers[run.id])
+        return [run for run in runs if run.id not in loop.waiting]
 
     def _bump(self, runner: SchedulerJobRunner, runs: list[DagRun], loop: Loop) -> None:
         """Bump the runs of a loop; on an error it is lost, and Airflow's own code does it."""
-        if not runs:
+        fit = {run.id: run for run in runs if self.memory.may_be_bumped(run.id) and not _is_left_alone(run)}
+        if not fit:
             return
         try:
             # Not session.begin_nested(), which prohibit_commit would take for a commit.
-            with self._reporter.timer(), loop.session.connection().begin_nested():
-                self._forget_ended(loop.session)
-                result = self._ask(runner, runs, loop)
+            with loop.session.connection().begin_nested() as savepoint:
+                with self._reporter.timer():
+                    result = client.bump(
+                        loop.session, dag_run_ids=list(fit), caller_verifies=True, report_all=True, caller=CALLER
+                    )
+                self._take(result, fit, loop)
+                unfit = {row.dag_run_id for row in result.needs_verify if not self._is_fit(runner, loop, fit, row)}
+                if unfit:
+                    savepoint.rollback()
+                else:
+                    self._ask_for_scopes(result, loop)
         except Exception as error:
             loop.lost = True  # whatever it has learnt so far
             if isinstance(error, DBAPIError) and error.connection_invalidated:
                 raise  # nothing can run on it; Airflow tries again on another
             self._reporter.failed(error)
-        else:
-            self._reporter.bumped(result)
-            self._warn_of_holders(result, loop)
+            return
+        if unfit:
+            # Nobody would call verify_integrity for them: the bump is made again, without them.
+            self.memory.leave_to_airflow(unfit)
+            loop.forget()
+            self._bump(runner, runs, loop)
+            return
+        self._reporter.bumped(result, self.memory.oldest_look(loop.answers) if self.memory.interval else None)
+        self._warn_of_holders(self.memory.locked_for_long(result.runs), loop)
 
-    def _warn_of_holders(self, result: BumpResult, loop: Loop) -> None:
+    def _take(self, result: BumpResult, fit: dict[int, DagRun], loop: Loop) -> None:
+        """Take the answer of a bump. A run that is missing in it is Airflow's own."""
+        for row in result.runs:
+            run, memory = row.dag_run_id, self.memory.runs[row.dag_run_id]
+            loop.answers[run] = row
+            loop.latest[row.dag_id] = row.dag_version_id
+            if row.locked and not row.bumped and not row.needs_verify and not _is_on(fit[run], row, loop):
+                loop.waiting.add(run)
+                continue
+            if row.needs_verify and row.locked and not row.bumped:
+                loop.unmoved.add(run)
+            if memory.unverified or (row.needs_verify and memory.verified != row.dag_version_id):
+                loop.unverified.add(run)
+            elif row.needs_verify and row.bumped and self._knows_verify:
+                loop.mendable.add(run)
+
+    def _is_fit(self, runner: SchedulerJobRunner, loop: Loop, fit: dict[int, DagRun], row: RunBump) -> bool:
+        """Say whether Airflow's _schedule_dag_run gets as far as verifying a run, which it may end for its timeout."""
+        run = fit[row.dag_run_id]
+        try:
+            dag = self._dag_of(runner, loop, run)
+        except DBAPIError:
+            raise
+        except Exception:  # noqa: BLE001  (a DAG that cannot be read is its own run's trouble, and Airflow says so)
+            return False
+        now = datetime.now(timezone.utc)
+        return bool(dag) and not (dag.dagrun_timeout and run.start_date and run.start_date < now - dag.dagrun_timeout)
+
+    def _ask_for_scopes(self, result: BumpResult, loop: Loop) -> None:
+        """Ask what verify_integrity would find: in runs that are unverified, and once in a while in the others.
+
+        Where that fails, Airflow's own sign decides. Where a newer version has landed since the bump, the answer is of
+        that one, and the next loop verifies for it.
+        """
+        dag_ids = {row.dag_run_id: row.dag_id for row in result.runs if row.dag_run_id not in loop.waiting}
+        to_look_at = self.memory.to_look_at(dag_ids)
+        due = {run for run in loop.unverified | loop.mendable if self.memory.may_try(run, loop.version_of(run))}
+        if not due | to_look_at:
+            return
+        try:
+            with loop.session.connection().begin_nested():
+                scopes = client.verify_scope(loop.session, due | to_look_at)
+        except Exception as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise
+            self._reporter.scope_failed(error)
+            return
+        self._reporter.scoped()
+        self.memory.looked_at(to_look_at)
+        loop.scopes = {scope.dag_run_id: scope for scope in scopes if scope.missing_tasks is not None}
+        if self._knows_verify:
+            loop.mendable |= self._lacking(to_look_at - loop.unverified - loop.mendable, loop)
+
+    def _lacking(self, runs: set[int], loop: Loop) -> set[int]:
+        """Return those of these runs that lack a task, and whose version can be locked."""
+        lacking = {run for run in runs if run in loop.scopes and loop.scopes[run].missing_tasks}
+        free = {version: self._can_be_locked(version, loop) for version in {loop.version_of(run) for run in lacking}}
+        return {run for run in lacking if free[loop.version_of(run)]}
+
+    def _can_be_locked(self, version: UUID, loop: Loop) -> bool:
+        """Lock a version as new TIs do; False where another transaction is in the way, for which they would wait."""
+        column = self._dag_version.id
+        query = sa.select(column).where(column == version).with_for_update(read=True, key_share=True, skip_locked=True)
+        connection = loop.session.connection()
+        try:
+            with connection.begin_nested():
+                # Of a version that was updated before it was locked, SKIP LOCKED waits: see dagbump.take_version.
+                before = connection.scalar(sa.text("SELECT pg_catalog.current_setting('lock_timeout')"))
+                connection.execute(_SET_LOCK_TIMEOUT, {"timeout": "1ms"})
+                free = connection.scalar(query) is not None
+                connection.execute(_SET_LOCK_TIMEOUT, {"timeout": before})
+        except DBAPIError as error:
+            if sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                raise
+            return False
+        return free
+
+    def _can_be_spared(self) -> bool:
+        """Say whether verify_integrity does only what dagbump knows of."""
+        return self._knows_verify and not task_instances_are_mutated()
+
+    def _warn_of_holders(self, late: list[RunBump], loop: Loop) -> None:
         """Say once who holds a run that has been held for long; not to find out is no error of the loop."""
-        held = {row.dag_run_id: row for row in result.runs if row.locked}
-        late = self._held.take(loop.judged, held, monotonic())
         if not late:
             return
         try:
             with loop.session.connection().begin_nested():
-                holders = client.holders(loop.session.connection(), late)
+                holders = client.holders(loop.session.connection(), [row.dag_run_id for row in late])
                 now = loop.session.connection().scalar(sa.func.clock_timestamp())
         except Exception as error:
             if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -156,164 +310,24 @@ class Scheduling:
             reporting.cannot_name_holders(error)
             return
         oldest = {holder.dag_run_id: holder for holder in reversed(holders)}
-        for run in filter(oldest.__contains__, late):
-            row = held[run]
-            reporting.held_for_long(row.dag_id, row.run_id, self._held.warn_after, describe(oldest[run], now))
+        for row in late:
+            if holder := oldest.get(row.dag_run_id):
+                reporting.held_for_long(row, self.memory.warn_held_after, describe(holder, now))
 
-    def _ask(self, runner: SchedulerJobRunner, runs: list[DagRun], loop: Loop) -> BumpResult:
-        """Bump the runs of a loop, and learn from the answer, and from a look before and after, what is to be done."""
-        before = self._latest_versions(runs, loop.session, self._dag_version)
-        loop.versions = {version.dag_id: version for version in before.values()}
-        candidates = [run for run in runs if run.id in before and _will_be_verified(runner, run, loop.session)]
-        result = client.bump(loop.session, dag_run_ids=[run.id for run in candidates], caller_verifies=True)
-        scopes = self._scopes(result, {run.id: run.dag_id for run in candidates}, loop)
-        after = self._latest_versions(candidates, loop.session, self._dag_version.id)
-        # The bump is silent about a run where nothing is due, but also about one that it has not examined, or has left
-        # to another call, since a newer version landed. Nothing is due where the run was to be examined both before and
-        # after, for the same version: unless that has changed, and changed back, during the bump.
-        unchanged = {run: before[run] for run, version in after.items() if before[run].id == version}
-        self._take(result, candidates, unchanged, loop)
-        self._take_scopes(scopes, candidates, after, loop)
-        return result
-
-    def _take(self, result: BumpResult, candidates: list[DagRun], unchanged: dict[int, DagVersion], loop: Loop) -> None:
-        by_id = {run.id: run for run in candidates}
-        loop.versions = {version.dag_id: version for version in unchanged.values()}
-        loop.judged = {*unchanged, *(row.dag_run_id for row in result.runs)}
-        for row in result.runs:
-            if not row.bumped and not row.needs_verify and not _is_on(by_id[row.dag_run_id], row.dag_version_id, loop):
-                loop.held.add(row.dag_run_id)
-                continue
-            # The DAG has to be of the same version as its TIs, also if a newer one has landed.
-            loop.versions[row.dag_id] = loop.session.get(self._dag_version, row.dag_version_id)
-            if row.needs_verify and row.locked and not row.bumped:
-                loop.unmoved[row.dag_run_id] = row.dag_version_id
-        loop.due = self.memory.due(loop, (row.dag_run_id for row in result.needs_verify))
-
-    def _scopes(self, result: BumpResult, dag_ids: dict[int, str], loop: Loop) -> tuple[RunScope, ...]:
-        """Ask what verify_integrity would find: in runs that are due, and once in a while in the others.
-
-        Where that fails, Airflow's own sign decides.
-        """
-        asked: set[int] = set()
-        if self._can_be_spared():
-            asked = ({row.dag_run_id for row in result.needs_verify} | self.memory.unverified) & dag_ids.keys()
-        if self.missing_tasks_interval:
-            loop.looked_at = self.memory.to_look_at(dag_ids, self.missing_tasks_interval)
-        if not asked | loop.looked_at:
-            return ()
-        try:
-            with loop.session.connection().begin_nested():
-                scopes = client.verify_scope(loop.session, asked | loop.looked_at)
-        except Exception as error:
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
-                raise
-            self._reporter.scope_failed(error)
-            return ()
-        self._reporter.scoped()
-        return scopes
-
-    def _take_scopes(
-        self, scopes: Collection[RunScope], candidates: list[DagRun], after: dict[int, UUID], loop: Loop
-    ) -> None:
-        """Keep the scopes that are of the loop's versions, and let runs be verified that lack a task."""
-        # Asked before the second look at the latest versions: where that shows the loop's version, so did they.
-        current = {
-            run.id
-            for run in candidates
-            if run.dag_id in loop.versions and after.get(run.id) == loop.versions[run.dag_id].id
-        }
-        loop.scopes = {
-            scope.dag_run_id: scope
-            for scope in scopes
-            if scope.dag_run_id in current and scope.missing_tasks is not None
-        }
-        lacking = {run for run, scope in loop.scopes.items() if scope.missing_tasks and run in loop.judged}
-        loop.lacking = self._free_to_verify(lacking - loop.due - loop.held, candidates, loop)
-        loop.due |= loop.lacking
-
-    def _free_to_verify(self, lacking: set[int], candidates: list[DagRun], loop: Loop) -> set[int]:
-        """Lock the versions of these runs, for which new TIs would wait; leave runs alone whose version others hold."""
-        if not lacking:
-            return lacking
-        dag_ids = {run.id: run.dag_id for run in candidates if run.id in lacking}
-        version = self._dag_version
-        query = (
-            sa.select(version.id)
-            .where(version.id.in_({loop.versions[dag_id].id for dag_id in dag_ids.values()}))
-            .with_for_update(read=True, key_share=True, skip_locked=True)
-        )
-        connection = loop.session.connection()
-        try:
-            with connection.begin_nested():
-                # Of a version that was updated before it was locked, SKIP LOCKED waits: see dagbump.take_version.
-                before = connection.scalar(sa.text("SELECT pg_catalog.current_setting('lock_timeout')"))
-                connection.execute(_SET_LOCK_TIMEOUT, {"timeout": "1ms"})
-                free = set(connection.scalars(query))
-                connection.execute(_SET_LOCK_TIMEOUT, {"timeout": before})
-        except DBAPIError as error:
-            if sqlstate(error) != _LOCK_NOT_AVAILABLE:
-                raise
-            return set()
-        return {run for run, dag_id in dag_ids.items() if loop.versions[dag_id].id in free}
-
-    def _can_be_spared(self) -> bool:
-        """Say whether verify_integrity does only what dagbump knows of."""
-        return self._knows_verify and not task_instances_are_mutated()
-
-    def _latest_versions(self, runs: list[DagRun], session: Session, what: Any) -> dict[int, Any]:
-        """Read the latest version, or a column of it, for each run that dagbump.bump would examine now; by run id."""
-        run, dag, version, other = self._dag_run, self._dag, self._dag_version, aliased(self._dag_version)
-        latest = (
-            sa.select(other.id)
-            .where(other.dag_id == run.dag_id)
-            .order_by(other.version_number.desc())
-            .limit(1)
-            .correlate(run)
-            .scalar_subquery()
-        )
-        query = (
-            sa.select(run.id, what)
-            .join(dag, dag.dag_id == run.dag_id)
-            .join(version, version.id == latest)
-            .where(
-                run.id.in_([examined.id for examined in runs]),
-                run.state == "running",
-                sa.func.coalesce(run.bundle_version, "") == "",
-                run.run_after <= sa.func.now(),
-                dag.is_paused.is_(False),
-                dag.is_stale.is_(False),
-                version.serialized_dag.has(),
-            )
-        )
-        return dict(session.execute(query).all())
-
-    def _forget_ended(self, session: Session) -> None:
-        """Forget runs that have ended, or are gone: what is remembered must not grow with the years."""
-        if remembered := self.memory.runs():
-            run = self._dag_run
-            going_on = sa.select(run.id).where(run.id.in_(remembered), run.state.not_in(("success", "failed")))
-            self.memory.forget(remembered - set(session.scalars(going_on)))
+    def _tell(self, loop: Loop) -> None:
+        """Log what a loop that has committed has found."""
+        for answer, tasks in loop.mended:
+            reporting.mended(answer, tasks)
+        for run, scope in loop.scopes.items():
+            tell = self.memory.runs[run].tell
+            if vanished := [task for task in scope.vanished_tasks or () if tell(("vanished", task))]:
+                self._reporter.vanished(loop.answers[run], vanished)
 
 
-def _will_be_verified(runner: SchedulerJobRunner, run: DagRun, session: Session) -> bool:
-    """Say whether Airflow's _schedule_dag_run gets as far as verifying a run.
-
-    One that it ends for its timeout, or leaves alone, must not be bumped: nobody would call verify_integrity for it.
-    """
-    if run.bundle_version:
-        return False
-    try:
-        dag = dag_of(runner, run, session)
-    except DBAPIError:
-        raise
-    except Exception:  # noqa: BLE001  (a DAG that cannot be read is its own run's trouble, and Airflow says so)
-        return False
-    now = datetime.now(timezone.utc)
-    timed_out = dag and dag.dagrun_timeout and run.start_date and run.start_date < now - dag.dagrun_timeout
-    in_future = run.logical_date and run.logical_date > now
-    return bool(dag and not timed_out and not in_future)
+def _is_left_alone(run: DagRun) -> bool:
+    """Say whether Airflow leaves a run as it is, whatever the versions of its DAG: nobody would verify it."""
+    return bool(run.bundle_version or (run.logical_date and run.logical_date > datetime.now(timezone.utc)))
 
 
-def _is_on(run: DagRun, version: UUID, loop: Loop) -> bool:
-    return bool(run.check_version_id_exists_in_dr(version, session=loop.session))
+def _is_on(run: DagRun, row: RunBump, loop: Loop) -> bool:
+    return bool(run.check_version_id_exists_in_dr(row.dag_version_id, session=loop.session))

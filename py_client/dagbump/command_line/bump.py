@@ -87,7 +87,7 @@ def bump(
     with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, max_runs)
         state.refuse_to_lend_rights(connection)
-        result = client.bump(connection, dag_run_id, dag_id, max_runs, caller_verifies)
+        result = client.bump(connection, dag_run_id, dag_id, max_runs, caller_verifies, caller="dagbump bump")
         connection.commit()
         held = [row.dag_run_id for row in result.runs if row.locked]
         holder = oldest_holder(connection, held) if held and not as_json else ""

@@ -38,6 +38,7 @@ _HISTORY = (
     Column("version_number", "to version"),
     Column("bumped_by", "by"),
     Column("application_name", "application"),
+    Column("caller"),
 )
 
 
@@ -124,7 +125,8 @@ def _print_line(row: HistoryEntry, *, as_json: bool) -> None:
         return
     at = row.bumped_at.astimezone().isoformat(" ", "seconds")
     moved = f"{counted(row.bumped, 'task instance')} to version {row.version_number} from {row.came_from}"
-    who = f"{row.bumped_by}{f' ({row.application_name})' if row.application_name else ''}"
+    where = ", ".join(filter(None, (row.application_name, row.caller)))
+    who = f"{row.bumped_by}{f' ({where})' if where else ''}"
     print(visible(f"{at} {row.dag_id} {row.run_id}: {moved}, by {who}"), flush=True)
 
 

@@ -115,7 +115,7 @@ class PeriodicBump:
             if self._connection is None:
                 self._connection = database.connect(engine)
             with self._connection.begin():
-                result = bump(self._connection)
+                result = bump(self._connection, caller="dagbump run")
         except BaseException:
             self._disconnect()
             raise

@@ -36,7 +36,7 @@ class LoopCommands(Commands):
         super().connect()
         plugin = getattr(SchedulerJobRunner, "dagbump", None)
         if plugin is not None:
-            plugin.memory = Memory()
+            plugin.memory = Memory(plugin.memory.interval, plugin.memory.warn_held_after)
 
     def do_scheduling(self, max_runs: int, *, missing_tasks: bool = False) -> dict[str, Any]:
         """Do one loop of a scheduler that examines so many runs; answer its error, and what it gave to the executor.
@@ -48,7 +48,7 @@ class LoopCommands(Commands):
         verified: list[int] = []
         plugin = getattr(SchedulerJobRunner, "dagbump", None)
         if plugin is not None:
-            plugin.missing_tasks_interval = 60 if missing_tasks else 0
+            plugin.memory.interval = 60 if missing_tasks else 0
         with (
             patch.object(DagRun, "DEFAULT_DAGRUNS_TO_EXAMINE", max_runs),
             verifies(verified),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from types import FunctionType, ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -31,8 +32,8 @@ from airflow.utils.sqlalchemy import prohibit_commit
 from airflow.utils.state import DagRunState
 from dagbump import client
 from dagbump.airflow_plugin import DagbumpPlugin
+from dagbump.airflow_plugin.reporting import Reporter
 from dagbump.airflow_plugin.scheduling import Scheduling
-from dagbump.airflow_plugin.verification import would_do_nothing
 from dagbump.results import BumpResult, RunScope
 from sqlalchemy.exc import OperationalError
 
@@ -148,8 +149,15 @@ class PluginCommands(Commands):
         return {"started": started, "logged": self.logged()}
 
     def let_the_interval_pass(self) -> None:
-        """Let it be long ago that missing tasks were looked for."""
-        SchedulerJobRunner.dagbump.memory.looked_at.clear()
+        """Let it be long ago that missing tasks were looked for, and that a verify_integrity was tried."""
+        for memory in SchedulerJobRunner.dagbump.memory.runs.values():
+            memory.looked_at = -inf
+            memory.tried = None
+
+    def let_a_day_pass(self) -> None:
+        """Let it be long ago that a loop examined the runs that are remembered."""
+        for memory in SchedulerJobRunner.dagbump.memory.runs.values():
+            memory.seen = -inf
 
     def clear(self, run: int, task: str, *, on_latest: bool = False) -> None:
         """Clear a task instance, as a person does; "on the latest version" from Airflow 3.1 on."""
@@ -161,8 +169,8 @@ class PluginCommands(Commands):
 
     def remembered(self) -> list[int]:
         """Answer which runs the plugin knows something about that the database does not say."""
-        memory = SchedulerJobRunner.dagbump.memory
-        return sorted(memory.unverified | memory.verified.keys())
+        runs = SchedulerJobRunner.dagbump.memory.runs
+        return sorted(run for run, memory in runs.items() if memory.unverified or memory.verified)
 
     def loop(
         self,
@@ -273,19 +281,23 @@ def counted_verifies(verified: list[int]) -> Iterator[None]:
 def watched_verify(skipped: list[int], loaded_tis: list[object]) -> Iterator[None]:
     """Collect the runs whose verify_integrity was due and would do nothing, and the TIs that the others had loaded."""
 
-    def verify(self: Any, loop: Any, run: Any, scope: Any) -> None:
-        if scope and would_do_nothing(scope):
-            skipped.append(run.id)
+    def skip(self: Any) -> None:
+        skipped.append(runs[-1])
+        stock_skip(self)
+
+    def verify(self: Any, runner: Any, loop: Any, run: Any, *, mending: bool) -> None:
+        runs.append(run.id)
         with patch.object(DagRun, "fetch_task_instances", staticmethod(fetch)):
-            original(self, loop, run, scope)
+            stock_verify(self, runner, loop, run, mending=mending)
 
     def fetch(**arguments: Any) -> Any:
         tis = stock_fetch(**arguments)
         loaded_tis.extend(tis)
         return tis
 
-    original, stock_fetch = Scheduling._verify, DagRun.fetch_task_instances
-    with patch.object(Scheduling, "_verify", verify):
+    runs: list[int] = []
+    stock_verify, stock_fetch, stock_skip = Scheduling._verify, DagRun.fetch_task_instances, Reporter.verify_skipped
+    with patch.object(Scheduling, "_verify", verify), patch.object(Reporter, "verify_skipped", skip):
         yield
 
 
@@ -434,7 +446,7 @@ FAULTS: dict[str | None, Callable[[], AbstractContextManager[None]]] = {
 def before_the_loop(others: Callable[[], None]) -> Iterator[None]:
     """Between the choice of the runs and the loop."""
 
-    def looping(*arguments: Any) -> AbstractContextManager[None]:
+    def looping(*arguments: Any) -> AbstractContextManager[list[Any]]:
         others()
         return original(*arguments)
 

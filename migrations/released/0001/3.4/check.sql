@@ -154,7 +154,8 @@ BEGIN
             ('from_versions', 'jsonb'),
             ('dag_version_id', 'uuid'),
             ('version_number', 'int4'),
-            ('bumped', 'int4')
+            ('bumped', 'int4'),
+            ('caller', 'text')
         ) AS wanted (attname, type)
         WHERE NOT EXISTS (
             SELECT FROM pg_catalog.pg_attribute AS attribute

@@ -54,12 +54,18 @@ DECLARE
     held_versions uuid[] := ARRAY[]::uuid[];
 BEGIN
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
     END IF;
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;
@@ -431,7 +437,8 @@ To end a transaction: SELECT pg_terminate_backend(pid); but look first what it i
 
 Locks: those of bump, SKIP LOCKED, on rows that somebody may hold, for milliseconds: a bump at the same
 time may count one of them in "locked". It waits for no row lock, and nothing is written or kept.
-On a hot standby: no row. Errors: 22023 for a NULL inside an array; 25006 in a read-only transaction;
+On a hot standby: no row. Errors: 22023 for a NULL inside an array and for an array of arrays;
+25006 in a read-only transaction;
 40001 under REPEATABLE READ and SERIALIZABLE where a row has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.holders(bigint[], text[]) FROM PUBLIC;

@@ -41,11 +41,6 @@ DECLARE
     limited bigint[];
 BEGIN
     -- Refuses those that mean nothing, by name.
-    -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
-        RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
-    END IF;
     IF max_runs < 0 THEN
         RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';
@@ -54,12 +49,18 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the safe form.';
     END IF;
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
     END IF;
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;
@@ -246,8 +247,12 @@ BEGIN
         --
         -- Each version is unpacked once. Tasks and TIs meet in a GROUP BY, not in a join, in which wrong
         -- statistics could have each compared with each. The bits of a task of a run: 1 the version has
-        -- it, 2 it is due in this run, 4 it has a TI, 8 a removed one, 16 an unfinished one. Those of a
-        -- run: 32 the version can be read, 64 it, or a TI, has something mapped.
+        -- it, 2 it is due in this run, 4 it has a TI that is not removed, 8 a removed one, 16 an unfinished
+        -- one. Those of a run: 32 the version can be read, 64 it, or a TI, has something mapped.
+        --
+        -- A task without a TI is missing where it is due, because verify_integrity creates no other; one
+        -- whose TIs are all removed, in any case, because dates do not keep it from restoring them. A
+        -- removed TI beside one that is not is taken for a map index that is one too many.
         WITH versions AS MATERIALIZED (
             SELECT runs.dag_run_ids, runs.logical_dates, version.task_ids, version.start_dates, version.end_dates, version.has_mapped
             FROM (
@@ -277,7 +282,7 @@ BEGIN
             CROSS JOIN LATERAL (
                 SELECT
                     ti.task_id::text COLLATE pg_catalog."C" AS task_id,
-                    CASE WHEN ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 20 WHEN ti.state::text = 'removed' THEN 12 ELSE 4 END
+                    CASE WHEN ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 20 WHEN ti.state::text = 'removed' THEN 8 ELSE 4 END
                     | CASE WHEN ti.region_id = '00000000-0000-0000-0000-000000000000'::uuid AND ti.region_index < 0 THEN 0 ELSE 64 END AS bits
                 FROM ONLY @airflow_schema@.task_instance AS ti
                 WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id AND ti.working_set IS TRUE
@@ -309,7 +314,9 @@ BEGIN
         FROM (
             SELECT
                 found.dag_run_id,
-                pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (WHERE (found.bits & 6) = 2) AS missing_tasks,
+                pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (
+                    WHERE (found.bits & 5) = 1 AND (found.bits & 10) <> 0
+                ) AS missing_tasks,
                 pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (WHERE (found.bits & 9) = 9) AS restored_tasks,
                 pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (WHERE (found.bits & 17) = 16) AS vanished_tasks,
                 (pg_catalog.bit_or(found.bits) & 32) <> 0 AS readable,
@@ -399,7 +406,8 @@ Answers one row per running run that holds stale TIs, lacks a task, or that bump
                   Airflow''s UI says
   verdict         bump               bump moves them
                   missing_tasks      the run lacks a task, and Airflow takes it for verified: nothing in
-                                     Airflow will create the TI; bump moves what is stale besides
+                                     Airflow will create or restore the TI; bump moves what is stale
+                                     besides
                   needs_verify       verify_integrity is due: the safe form leaves the run to Airflow
                   pinned             dag_run.bundle_version is set: the run keeps its version
                   versionless        so it is, and TIs of it have no version at all: from Airflow 3.1
@@ -411,9 +419,9 @@ Answers one row per running run that holds stale TIs, lacks a task, or that bump
                   The first that applies: versionless, pinned, paused, stale_dag, not_due, no_version,
                   no_serialized_dag; then needs_verify, missing_tasks, bump.
   versionless     unfinished TIs whose dag_version_id is NULL
-  missing_tasks   tasks of the latest version, in a pinned run of its own, that have no TI in the run,
-                  although Airflow would make one: SELECT dagbump.help(''verify_scope''); NULL where they
-                  cannot be read
+  missing_tasks   tasks of the latest version, in a pinned run of its own, that have no TI in the run but
+                  removed ones, although Airflow would make or restore one:
+                  SELECT dagbump.help(''verify_scope''); NULL where they cannot be read
   vanished_tasks  tasks of unfinished TIs that that version no longer has; NULL as above
 Where verify_integrity is still due, it will create what is missing.
 max_runs limits the examined runs (bump, missing_tasks, needs_verify); the others are shown in any case.

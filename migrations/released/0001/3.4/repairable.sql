@@ -22,10 +22,16 @@ AS $repairable$
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := TRUE;
+    by_index CONSTANT boolean := FALSE;
+    report_all CONSTANT boolean := FALSE;
     ids CONSTANT bigint[] := NULL;
     limited CONSTANT bigint[] := NULL;
 BEGIN
-    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+    -- Refuses a list that means nothing.
+    IF pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;
@@ -44,8 +50,9 @@ BEGIN
             FALSE AS pinned,
             due.verified
         FROM (
-            -- The examined runs that hold stale TIs or are unverified, in the order of the limit where there
-            -- is one. Looks at every TI of the runs, once.
+            -- The examined runs that hold stale TIs or are unverified, or with report_all all of them, in the
+            -- order of the limit where there is one. Looks at every TI of the runs, once; with by_index at two
+            -- TIs of each run that has nothing to do.
             SELECT run.*, verdict.verified, verdict.any_stale
             FROM (
                 -- The running DAG runs, one row each: the latest version of the DAG, and what, if anything, keeps
@@ -137,27 +144,51 @@ BEGIN
                 WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)
             ) AS run
             CROSS JOIN LATERAL (
-                -- In one aggregate: bit 1 says that a TI is on the latest version, bit 2 that one is stale.
+                -- Bit 1 says that a TI is on the latest version, bit 2 that one is stale.
                 SELECT
-                    coalesce(
-                        pg_catalog.bit_or(
-                            CASE
-                                WHEN ti.dag_version_id = run.dag_version_id THEN 1
-                                WHEN ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 2
-                                ELSE 0
-                            END
-                        ),
-                        0
-                    ) AS bits
-                FROM ONLY @airflow_schema@.task_instance AS ti
-                WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+                    CASE
+                        WHEN by_index AND (
+                            SELECT ti.dag_version_id = latest.id
+                            FROM ONLY @airflow_schema@.task_instance AS ti
+                            WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
+                            AND ti.run_id::text COLLATE pg_catalog."C" BETWEEN run.run_id::text AND run.run_id::text
+                            AND ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                            ORDER BY ti.run_id::text COLLATE pg_catalog."C" ASC, ti.dag_version_id ASC NULLS LAST
+                            LIMIT 1
+                        ) AND (
+                            SELECT ti.dag_version_id = latest.id
+                            FROM ONLY @airflow_schema@.task_instance AS ti
+                            WHERE ti.dag_id::text COLLATE pg_catalog."C" = run.dag_id::text
+                            AND ti.run_id::text COLLATE pg_catalog."C" BETWEEN run.run_id::text AND run.run_id::text
+                            AND ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+                            ORDER BY ti.run_id::text COLLATE pg_catalog."C" DESC, ti.dag_version_id DESC NULLS FIRST
+                            LIMIT 1
+                        ) THEN 1
+                        ELSE (
+                            SELECT
+                                coalesce(
+                                    pg_catalog.bit_or(
+                                        CASE
+                                            WHEN ti.dag_version_id = run.dag_version_id THEN 1
+                                            WHEN ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 2
+                                            ELSE 0
+                                        END
+                                    ),
+                                    0
+                                )
+                            FROM ONLY @airflow_schema@.task_instance AS ti
+                            WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id
+                        )
+                    END AS bits
+                FROM (VALUES (run.dag_version_id)) AS latest (id)
+                OFFSET 0 -- asked once for each run, although it is used twice
             ) AS tis
             CROSS JOIN LATERAL (
                 SELECT
                     (tis.bits & 2) <> 0 AS any_stale,
                     (tis.bits & 1) <> 0 OR FALSE AS verified
             ) AS verdict
-            WHERE verdict.any_stale OR NOT verdict.verified
+            WHERE report_all OR verdict.any_stale OR NOT verdict.verified
             ORDER BY
                 pg_catalog.array_position(limited, run.dag_run_id),
                 run.last_scheduling_decision NULLS FIRST,
@@ -241,6 +272,6 @@ instances or is unverified, and per pinned run with versionless ones whose own v
 by dag_run_id:
   task_instances  those that are to be moved
   needs_verify    verify_integrity is due: a repair leaves the run to Airflow
-Locks: none. Errors: 22023 for a NULL inside dag_ids.';
+Locks: none. Errors: 22023 for a NULL inside dag_ids and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.repairable(text[]) FROM PUBLIC;

@@ -25,7 +25,10 @@ DECLARE
     ids CONSTANT bigint[] := NULL;
 BEGIN
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;
@@ -81,6 +84,6 @@ COMMENT ON FUNCTION dagbump.running(text[]) IS
 
 For the page in Airflow''s UI. dag_ids: NULL: every DAG; an empty array: none. Answers one row. Looks at every
 TI of the running runs. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside
-dag_ids.';
+dag_ids and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.running(text[]) FROM PUBLIC;

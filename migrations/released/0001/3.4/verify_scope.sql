@@ -28,9 +28,12 @@ DECLARE
     ids CONSTANT bigint[] := dag_run_ids;
 BEGIN
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
     END IF;
 
     RETURN QUERY
@@ -89,8 +92,12 @@ BEGIN
         --
         -- Each version is unpacked once. Tasks and TIs meet in a GROUP BY, not in a join, in which wrong
         -- statistics could have each compared with each. The bits of a task of a run: 1 the version has
-        -- it, 2 it is due in this run, 4 it has a TI, 8 a removed one, 16 an unfinished one. Those of a
-        -- run: 32 the version can be read, 64 it, or a TI, has something mapped.
+        -- it, 2 it is due in this run, 4 it has a TI that is not removed, 8 a removed one, 16 an unfinished
+        -- one. Those of a run: 32 the version can be read, 64 it, or a TI, has something mapped.
+        --
+        -- A task without a TI is missing where it is due, because verify_integrity creates no other; one
+        -- whose TIs are all removed, in any case, because dates do not keep it from restoring them. A
+        -- removed TI beside one that is not is taken for a map index that is one too many.
         WITH versions AS MATERIALIZED (
             SELECT runs.dag_run_ids, runs.logical_dates, version.task_ids, version.start_dates, version.end_dates, version.has_mapped
             FROM (
@@ -120,7 +127,7 @@ BEGIN
             CROSS JOIN LATERAL (
                 SELECT
                     ti.task_id::text COLLATE pg_catalog."C" AS task_id,
-                    CASE WHEN ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 20 WHEN ti.state::text = 'removed' THEN 12 ELSE 4 END
+                    CASE WHEN ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN 20 WHEN ti.state::text = 'removed' THEN 8 ELSE 4 END
                     | CASE WHEN ti.region_id = '00000000-0000-0000-0000-000000000000'::uuid AND ti.region_index < 0 THEN 0 ELSE 64 END AS bits
                 FROM ONLY @airflow_schema@.task_instance AS ti
                 WHERE ti.dag_id::text = run.dag_id AND ti.run_id::text BETWEEN run.run_id AND run.run_id AND ti.working_set IS TRUE
@@ -152,7 +159,9 @@ BEGIN
         FROM (
             SELECT
                 found.dag_run_id,
-                pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (WHERE (found.bits & 6) = 2) AS missing_tasks,
+                pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (
+                    WHERE (found.bits & 5) = 1 AND (found.bits & 10) <> 0
+                ) AS missing_tasks,
                 pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (WHERE (found.bits & 9) = 9) AS restored_tasks,
                 pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (WHERE (found.bits & 17) = 16) AS vanished_tasks,
                 (pg_catalog.bit_or(found.bits) & 32) <> 0 AS readable,
@@ -180,11 +189,14 @@ then never run in that run. Here is the truth: the tasks of the latest version, 
 them, beside the TIs of the run. SELECT dagbump.help(''bump''); explains the other words.
 
 Answers one row for each of these runs that is running:
-  missing_tasks   tasks of the latest version that have no TI in the run, although verify_integrity
-                  would make one: it makes none for a task whose start_date or end_date, or its DAG''s,
-                  rules out the logical date of the run, unless that is a backfill''s or has none
-  restored_tasks  tasks of removed TIs that the latest version has (again): verify_integrity takes them
-                  back, those of a mapped task as far as their index fits
+  missing_tasks   tasks of the latest version that have no TI in the run but removed ones: nothing of them
+                  will run before verify_integrity makes or restores a TI. A task that has none at all
+                  is left out where verify_integrity would make none, because its start_date or end_date,
+                  or its DAG''s, rules out the logical date of the run, unless that is a backfill''s or has
+                  none
+  restored_tasks  all tasks of removed TIs that the latest version has (again), those in missing_tasks
+                  too: verify_integrity restores the TIs. Of a mapped task it restores those whose index
+                  fits; one beside TIs that are not removed is most often an index too many, and stays
   vanished_tasks  tasks of unfinished TIs that the latest version no longer has
   has_mapped      the latest version has a mapped task or a mapped task group: verify_integrity also
                   compares the indexes of their TIs with what they are mapped over, which is not done here. From
@@ -194,6 +206,6 @@ compresses its serialized DAGs, or they are in a format that this release of dag
 have a loop (Airflow 3.4), in which it depends on how far it is which tasks have TIs.
 
 Reads each version once, however many runs share it. Locks: none; runs on a hot standby.
-Errors: 22023 for a NULL inside the array.';
+Errors: 22023 for a NULL inside the array and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.verify_scope(bigint[]) FROM PUBLIC;

@@ -34,7 +34,10 @@ DECLARE
     ids CONSTANT bigint[] := NULL;
 BEGIN
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
+    ELSIF pg_catalog.array_position(dag_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_ids must not contain NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;
@@ -236,6 +239,7 @@ not examine.
 
 Reads all of task_instance once, by its index on dag_version_id where there is one and it suits (Airflow
 3.3), the TIs of those DAGs where dag_ids names some. On a big database that takes seconds: not for a
-loop. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside the array.';
+loop. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside the array
+and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.versions(text[]) FROM PUBLIC;

@@ -25,9 +25,12 @@ DECLARE
     ids CONSTANT bigint[] := coalesce(dag_run_ids, '{}');
 BEGIN
     -- Refuses a list that means nothing.
-    IF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
+    IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
+        RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
+    ELSIF pg_catalog.array_position(dag_run_ids, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'dag_run_ids must not contain NULL'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means all of them.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Each element is the id of a DAG run.';
     END IF;
 
     RETURN QUERY
@@ -91,6 +94,6 @@ version:
   version_number  NULL: on no version
   task_instances  how many unfinished ones
 Looks at every TI of these runs. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL
-inside dag_run_ids.';
+inside dag_run_ids and for an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.versions_of_runs(bigint[]) FROM PUBLIC;
