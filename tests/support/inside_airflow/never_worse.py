@@ -24,7 +24,7 @@ from airflow.jobs import scheduler_job_runner
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
-from dagbump import airflow_plugin
+from dagbump import airflow_plugin, client
 from dagbump.airflow_plugin import compatibility
 from sqlalchemy.exc import DBAPIError
 
@@ -34,8 +34,8 @@ from support.inside_airflow.plugin import PluginCommands, nothing, verify_raises
 
 # Modules whose functions fail for reasons of their own. What makes an attribute, a clause or a log record does not.
 CAN_FAIL = ("airflow.", "dagbump.client", "dagbump.held", "sqlalchemy.engine.", "sqlalchemy.orm.session")
-# Where the functions are that the plugin replaces.
-REPLACED = ("airflow.jobs", "airflow.models")
+# Of a session, those that talk to the database.
+OF_SESSION = ("commit", "connection", "execute", "flush", "get", "scalar", "scalars")
 # What stands between a function and whoever calls it.
 WRAPPERS = ("airflow.utils.retries", "airflow.utils.session", "contextlib", "support.inside_airflow", "tenacity")
 
@@ -101,6 +101,7 @@ class NeverWorseCommands(PluginCommands, LoopCommands):
             patch.object(tenacity.nap, "time", SimpleNamespace(sleep=lambda _: None)),  # tries again at once
             FAULTS[fault](**arguments or {}) as extra,
             verifies(verified),
+            looks() as looked_at,
             warnings() as warned,
             before_each_statement(writer),
             closing(session()) as orm,
@@ -116,6 +117,7 @@ class NeverWorseCommands(PluginCommands, LoopCommands):
             "logged": self.logged(),
             "warned": warned,
             "verified": verified,
+            "looked_at": looked_at,
             "queued": [in_short(task.ti) for executor in executors for task in executor.queued_tasks.values()],
             "statements": len(sent),
             "not_written": writer.error,
@@ -173,6 +175,20 @@ def before_each_statement(called: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         sa.event.remove(settings.engine, "before_cursor_execute", on_execute)
+
+
+@contextmanager
+def looks() -> Iterator[list[int]]:
+    """Collect the ids of the runs of which dagbump asks what verify_integrity would find."""
+
+    def verify_scope(connection: Any, dag_run_ids: Any) -> Any:
+        looked_at.extend(dag_run_ids)
+        return original(connection, dag_run_ids)
+
+    looked_at: list[int] = []
+    original = client.verify_scope
+    with patch.object(client, "verify_scope", verify_scope):
+        yield looked_at
 
 
 @contextmanager
@@ -318,7 +334,10 @@ def call_of_plugin(frame: FrameType) -> str | None:
     """Return the name of a call, if the plugin makes it, and it can fail."""
     if not module_of(frame).startswith(CAN_FAIL) or module_of(frame).startswith(WRAPPERS):
         return None
-    if (module_of(frame), frame.f_code.co_name) == ("sqlalchemy.engine.util", "__exit__"):
+    name = frame.f_code.co_name
+    if module_of(frame) == "sqlalchemy.orm.session" and name not in OF_SESSION:
+        return None
+    if module_of(frame) == "sqlalchemy.engine.util" and name == "__exit__":
         return None  # what that promises is done, also where it fails
     caller = frame.f_back
     while caller is not None and module_of(caller).startswith(WRAPPERS):
