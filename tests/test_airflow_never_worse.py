@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.never_worse import LIVE, Harness, worse
+from support.never_worse import LIVE, Harness, Life, worse
 from support.releases import environments
 from support.releases.live_dag import LiveDag
 from support.releases.scheduler import Scheduler, scheduler_process
