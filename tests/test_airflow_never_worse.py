@@ -473,7 +473,9 @@ class TestExceptions:
     # What Airflow calls in a loop as well: there it raises on stock, too.
     AIRFLOWS_OWN = (
         "._check_for_removed_or_restored_tasks",
+        "._fetchiter_impl",  # the runs to examine
         "._get_dag",
+        ".__iter__",
         ".check_version_id_exists_in_dr",
         ".get_dag",
         ".get_dag_for_run",
@@ -500,14 +502,27 @@ class TestExceptions:
         print(f"{len(calls)} calls", *calls, sep="\n")
         return calls
 
-    @pytest.mark.parametrize(("when", "how_often"), [("at its beginning", "always"), ("at its end", "once")])
+    @pytest.mark.parametrize(
+        ("error", "when", "how_often"),
+        [
+            ("RuntimeError", "at its beginning", "always"),
+            ("RuntimeError", "at its end", "once"),
+            ("OperationalError", "at its beginning", "always"),  # Airflow tries the loop again
+        ],
+    )
     def test_leave_no_run_worse_off(
-        self, harness: Harness, lacking: LiveDag, calls: list[str], when: str, how_often: str
+        self, harness: Harness, lacking: LiveDag, calls: list[str], error: str, when: str, how_often: str
     ) -> None:
         stock = harness.live(loops(harness, lacking), dagbump=False)
         failures = []
         for call in calls:
-            fault = {"fault": "a call raises", "call": call, "when": when, "how_often": how_often}
+            fault = {
+                "fault": "a call raises",
+                "call": call,
+                "error": error,
+                "when": when,
+                "how_often": how_often,
+            }
             theirs = stock
             if call.endswith(self.AIRFLOWS_OWN):
                 theirs = harness.live(loops(harness, lacking, **fault, on_stock=True), dagbump=False)

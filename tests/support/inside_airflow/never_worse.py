@@ -26,7 +26,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from dagbump import airflow_plugin, client
 from dagbump.airflow_plugin import compatibility
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from support.inside_airflow.components import Airflow, main
 from support.inside_airflow.loops import LoopCommands, in_short, session, verifies
@@ -36,6 +36,10 @@ from support.inside_airflow.plugin import PluginCommands, nothing, verify_raises
 CAN_FAIL = ("airflow.", "dagbump.client", "dagbump.held", "sqlalchemy.engine.", "sqlalchemy.orm.session")
 # Of a session, those that talk to the database.
 OF_SESSION = ("commit", "connection", "execute", "flush", "get", "scalar", "scalars")
+ERRORS: dict[str, Callable[[str], Exception]] = {
+    "RuntimeError": RuntimeError,
+    "OperationalError": lambda message: OperationalError("a statement", {}, Exception(message)),
+}
 # What stands between a function and whoever calls it.
 WRAPPERS = ("airflow.utils.retries", "airflow.utils.session", "contextlib", "support.inside_airflow", "tenacity")
 
@@ -295,11 +299,12 @@ def calls_of_plugin() -> Iterator[list[str]]:
 
 
 @contextmanager
-def a_call_raises(call: str, when: str, how_often: str, *, on_stock: bool) -> Iterator[list[str]]:
+def a_call_raises(call: str, error: str, when: str, how_often: str, *, on_stock: bool) -> Iterator[list[str]]:
     """Let what a call of the plugin reaches raise.
 
     Args:
         call: one that `calls_of_plugin` has collected.
+        error: which one, of `ERRORS`.
         when: "at its beginning", or, when the work is done, "at its end".
         how_often: "once", or "always".
         on_stock: it is Airflow that calls the same.
@@ -322,7 +327,7 @@ def a_call_raises(call: str, when: str, how_often: str, *, on_stock: bool) -> It
 
     def fail() -> None:
         raised.append(call)
-        raise RuntimeError(f"{call}: no")
+        raise ERRORS[error](f"{call}: no")
 
     raised: list[str] = []
     callee = call.partition(" calls ")[2]
