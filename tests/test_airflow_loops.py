@@ -19,13 +19,11 @@ from random import Random
 from typing import Any
 
 import dagbump
-import psycopg
 import pytest
-from support import server
 from support.loop_comparison import KEYS, Comparison, Key, by_key, snapshot
 from support.random_fleets import Prototypes, RandomFleet, write_dags
 from support.releases import environments
-from support.releases.worker import Worker, start_worker
+from support.releases.scheduler import Scheduler, scheduler_process
 from support.server import Server
 
 pytestmark = pytest.mark.airflow
@@ -52,31 +50,6 @@ ENVIRONMENT = {
 }
 
 
-@dataclass
-class Scheduler:
-    """A scheduler's process, and the database that is put before it, anew for each fleet."""
-
-    worker: Worker
-    postgres: Server
-    database: str
-
-    def replace_database(self, template: str) -> psycopg.Connection[Any]:
-        """Replace the database by a copy of a template; return a connection to it. The process has none."""
-        self.worker("disconnect")
-        self.postgres.drop_database(self.database)
-        self.postgres.create_database(self.database, template)
-        return self.connection()
-
-    def connection(self) -> psycopg.Connection[Any]:
-        return psycopg.connect(server.libpq(self.postgres.database(self.database)), autocommit=True)
-
-    def save(self, template: str) -> None:
-        """Make a template of the database."""
-        self.worker("disconnect")
-        self.postgres.drop_database(template)
-        self.postgres.create_database(template, self.database)
-
-
 @dataclass(frozen=True)
 class Base:
     """A template with DAGs, and what Airflow makes of a run of each of their versions."""
@@ -87,29 +60,22 @@ class Base:
 
 @pytest.fixture(scope="module")
 def stock(postgres: Server, dagbump_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scheduler]:
-    with scheduler(postgres, dagbump_template, "loops_stock", tmp_path_factory.mktemp("stock"), {}) as stock:
+    home = tmp_path_factory.mktemp("stock")
+    with scheduler_process(SCRIPT, postgres, dagbump_template, "loops_stock", home, ENVIRONMENT) as stock:
         yield stock
 
 
 @pytest.fixture(scope="module")
 def plugin(postgres: Server, dagbump_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scheduler]:
     """The one with dagbump; its Airflow writes compressed DAGs, and reads either."""
-    environment = {"AIRFLOW__DAGBUMP__ENABLED": "True", "AIRFLOW__CORE__COMPRESS_SERIALIZED_DAGS": "True"}
+    environment = ENVIRONMENT | {
+        "AIRFLOW__DAGBUMP__ENABLED": "True",
+        "AIRFLOW__CORE__COMPRESS_SERIALIZED_DAGS": "True",
+    }
     home = tmp_path_factory.mktemp("plugin")
-    with scheduler(postgres, dagbump_template, "loops_plugin", home, environment) as plugin:
+    with scheduler_process(SCRIPT, postgres, dagbump_template, "loops_plugin", home, environment) as plugin:
         assert plugin.worker("start_scheduler") == [IS_ON]
         yield plugin
-
-
-@contextmanager
-def scheduler(
-    postgres: Server, template: str, database: str, home: Path, environment: dict[str, str]
-) -> Iterator[Scheduler]:
-    postgres.drop_database(database)
-    url = postgres.create_database(database, template)
-    with start_worker(environments.release(), url, home, ENVIRONMENT | environment, SCRIPT) as worker:
-        yield Scheduler(worker, postgres, database)
-    postgres.drop_database(database)
 
 
 @pytest.fixture(scope="module")

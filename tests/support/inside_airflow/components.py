@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -34,6 +34,7 @@ from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
+from airflow.models.xcom import XComModel
 from airflow.sdk.execution_time.task_runner import TaskRunnerMarker
 from airflow.serialization import serialized_objects
 from airflow.utils.sqlalchemy import prohibit_commit
@@ -104,6 +105,24 @@ class Airflow:
             BUNDLE, None, list(dags), import_errors=errors, warnings=set(), session=session, **optional
         )
         assert not errors, errors
+
+    def push(self, ti: Any, value: Sequence[Any], session: Session) -> None:
+        """Keep what a task returns, and how long it is: others may be mapped over it."""
+        if hasattr(XComModel, "set_for_attempt"):  # from 3.4 on
+            XComModel.set_for_attempt(
+                task_instance_id=ti.id, key="return_value", value=value, mapped_length=len(value), session=session
+            )
+            return
+        XComModel.set(
+            "return_value",
+            value,
+            dag_id=ti.dag_id,
+            task_id=ti.task_id,
+            run_id=ti.run_id,
+            map_index=ti.map_index,
+            session=session,
+        )
+        session.merge(importlib.import_module("airflow.models.taskmap").TaskMap.from_task_instance_xcom(ti, value))
 
     def verify(self, run: Any, version: Any, session: Session) -> None:
         bag = self.scheduler.scheduler_dag_bag
