@@ -162,7 +162,8 @@ def test_the_databases_end_the_same(pair: Pair, cases: Counter[str], seed: int) 
 
     errors = [(stock["error"], plugin["error"]) for stock, plugin in zip(loops.stock, loops.plugin, strict=True)]
     print(f"seed {seed}: {base}, {count} loops of {max_runs} runs, errors {errors}")
-    assert [plugin["logged"] for plugin in loops.plugin] == [[]] * count
+    vanished = "no longer has, and Airflow removes them"
+    assert not [line for plugin in loops.plugin for line in plugin["logged"] if vanished not in line]
     if any(stock for stock, _ in errors):
         cases["stock raised"] += 1
         assert all(plugin is None or kind(plugin) == kind(stock or "") for stock, plugin in errors)
@@ -364,8 +365,8 @@ def test_a_steady_loop_sends_three_statements_less_for_each_run(pair: Pair, runs
     assert (stock["runs"], plugin["runs"]) == (runs, runs)
     before, after = len(stock["scheduling"]), len(plugin["scheduling"])
     print(f"{runs} runs of {dags} DAGs: {before} statements, with dagbump {after}")
-    # For the loop it adds a savepoint, its release, the bump, and a look at the latest versions before and after it.
-    assert before - after == 3 * runs - 5
+    # For the loop it adds a savepoint, its release, and the bump.
+    assert before - after == 3 * runs - 3
 
 
 def test_examining_asks_for_the_same_runs_and_for_no_ti(pair: Pair) -> None:

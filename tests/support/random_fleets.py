@@ -226,17 +226,21 @@ class RandomFleet:
             self._run(number, self.prototypes[dag_id], kept[dag_id])
 
     def missing_tasks(self, connection: psycopg.Connection[Any]) -> dict[int, tuple[str, ...]]:
-        """Return the tasks that each running run lacks of those that Airflow gives a new run of its version."""
+        """Return the tasks of its version that each running run lacks: without a TI, or with none but REMOVED ones."""
         missing: dict[int, tuple[str, ...]] = {}
         rows = connection.execute(
             """
             SELECT id, dag_id, run_type, logical_date IS NOT NULL, bundle_version, created_dag_version_id,
-                ARRAY(SELECT task_id FROM task_instance WHERE (dag_id, run_id) = (run.dag_id, run.run_id))
+                ARRAY(SELECT task_id FROM task_instance WHERE (dag_id, run_id) = (run.dag_id, run.run_id)),
+                ARRAY(
+                    SELECT task_id FROM task_instance
+                    WHERE (dag_id, run_id) = (run.dag_id, run.run_id) AND state IS DISTINCT FROM 'removed'
+                )
             FROM dag_run AS run WHERE state = 'running'
             """
         ).fetchall()
         serialized = {version for (version,) in connection.execute("SELECT dag_version_id FROM serialized_dag")}
-        for run, dag_id, run_type, dated, bundle_version, own, has in rows:
+        for run, dag_id, run_type, dated, bundle_version, own, has, alive in rows:
             version = (own if bundle_version else None) or self.latest.get(dag_id)
             tasks = {
                 ti["task_id"]
@@ -244,10 +248,9 @@ class RandomFleet:
                 if prototype.version == version and version in serialized
                 for ti in prototype.tis
             }
-            if dated and run_type != "backfill":
-                tasks -= IN_FUTURE
-            if tasks - set(has):
-                missing[run] = tuple(sorted(tasks - set(has)))
+            created = tasks - IN_FUTURE if dated and run_type != "backfill" else tasks
+            if lacking := (created - set(has)) | (tasks & set(has) - set(alive)):
+                missing[run] = tuple(sorted(lacking))
         return missing
 
     def landed(self) -> None:

@@ -29,6 +29,7 @@ _CALLED = {
     "DagRun.fetch_task_instances": {"dag_id", "run_id", "task_ids", "session"},
     "DagRun.verify_integrity": {"dag_version_id", "session"},
     "DagVersion.get_latest_version": {"dag_id", "session"},
+    "SchedulerDagBag._get_dag": {"version_id", "session"},
 }
 # The modules in which that which is replaced, and what decorates it, were written, the outermost first.
 _MAKERS = {
@@ -145,26 +146,30 @@ def require_known_airflow(scheduler: ModuleType) -> None:
     from airflow import __version__ as release
 
     if ".".join(release.split(".")[:2]) not in _RELEASES:
-        raise UnfitError(f"it knows Airflow {', '.join(_RELEASES)}, and this is {release}")
-    for name, makers in _MAKERS.items():
-        _require_made_by(makers, scheduler, name, release)
-    for name, expected in _REPLACED.items():
-        if (found := _parameters(scheduler, name)) not in expected:
-            raise UnfitError(f"{name} of Airflow {release} takes {found}, not {' or '.join(map(str, expected))}")
+        raise _unknown(release, f"it knows {', '.join(_RELEASES)}")
+    for name, expected in _MAKERS.items():
+        found = _makers(_find(scheduler, name))
+        if others := [module for module in found if module not in expected]:
+            # Nobody would call the patch, and its retries would nest.
+            raise UnfitError(
+                f"{name} of Airflow {release} is patched by {', '.join(others)}, and dagbump would bypass that"
+            )
+        if found != expected:
+            raise _unknown(release, f"{name} is made by {', '.join(found)}")
+    for name, forms in _REPLACED.items():
+        if (found := _parameters(scheduler, name)) not in forms:
+            raise _unknown(release, f"{name} takes {', '.join(found)}")
     for name, needed in _CALLED.items():
         if not needed <= set(found := _parameters(scheduler, name)):
-            raise UnfitError(f"{name} of Airflow {release} takes {found}, without {sorted(needed)}")
+            raise _unknown(release, f"{name} takes {', '.join(found)}")
 
 
-def _require_made_by(expected: list[str], scheduler: ModuleType, name: str, release: str) -> None:
-    """Stay off where somebody else has patched a function: nobody would call the patch, and its retries would nest."""
-    found = _makers(_find(scheduler, name))
-    if others := [module for module in found if module not in expected]:
-        raise UnfitError(
-            f"{name} of Airflow {release} is patched by {', '.join(others)}, and dagbump would bypass that"
-        )
-    if found != expected:
-        raise UnfitError(f"{name} of Airflow {release} is made by {', '.join(found)}, not by {', '.join(expected)}")
+def _unknown(release: str, why: str) -> UnfitError:
+    return UnfitError(
+        f"it does not know this release of Airflow yet: {release}, where the scheduler is written otherwise ({why}). "
+        "Nothing is lost: Airflow does its own work, as it would without dagbump. Upgrade dagbump when a release knows "
+        "this Airflow; until then, `dagbump run` moves task instances beside the scheduler"
+    )
 
 
 def _makers(function: Any) -> list[str]:
@@ -188,9 +193,11 @@ def _parameters(scheduler: ModuleType, name: str) -> list[str]:
 
 
 def _find(scheduler: ModuleType, name: str) -> Any:
+    from airflow import __version__ as release
+
     found: Any = scheduler
     for part in name.split("."):
         found = getattr(found, part, None)
     if found is None:
-        raise UnfitError(f"{name} is not there")
+        raise _unknown(release, f"{name} is not there")
     return found

@@ -1,5 +1,8 @@
 """What is replaced in Airflow, and how: each function asks the loop under way, if there is one that can answer.
 
+Only `_schedule_all` knows what a loop of Airflow 3.0 to 3.4 looks like: a list of runs, a guard, one commit at the end.
+A release with another loop needs a function like it in a file of its own, and its form in `compatibility`.
+
 Airflow is imported inside of functions, after the look whether it is one that dagbump knows.
 """
 

@@ -195,7 +195,8 @@ class Scheduling:
                         loop.session, dag_run_ids=list(fit), caller_verifies=True, report_all=True, caller=CALLER
                     )
                 self._take(result, fit, loop)
-                unfit = {row.dag_run_id for row in result.needs_verify if not self._is_fit(runner, loop, fit, row)}
+                changed = [row for row in result.runs if row.bumped or row.needs_verify]
+                unfit = {row.dag_run_id for row in changed if not self._is_fit(runner, loop, fit[row.dag_run_id])}
                 if unfit:
                     savepoint.rollback()
                 else:
@@ -231,9 +232,8 @@ class Scheduling:
             elif row.needs_verify and row.bumped and self._knows_verify:
                 loop.mendable.add(run)
 
-    def _is_fit(self, runner: SchedulerJobRunner, loop: Loop, fit: dict[int, DagRun], row: RunBump) -> bool:
+    def _is_fit(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> bool:
         """Say whether Airflow's _schedule_dag_run gets as far as verifying a run, which it may end for its timeout."""
-        run = fit[row.dag_run_id]
         try:
             dag = self._dag_of(runner, loop, run)
         except DBAPIError:
