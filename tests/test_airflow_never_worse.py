@@ -111,7 +111,9 @@ class TestMappedTaskInstances:
 
         assert worse(stock, dagbump) == ""
         tis = dagbump.by_run[dag.run]
-        assert (tis["second[0]"], tis["second[1]"][0]) == (("running", 2), "success")
+        assert tis["second[0]"] == ("running", 2)
+        if RELEASE < (3, 4):  # from there on, clearing verifies, and removes it
+            assert tis["second[1]"][0] == "success"
         assert "new" in tis
 
     def test_while_what_they_are_mapped_over_is_cleared_after_the_landing(self, harness: Harness, dag: LiveDag) -> None:
