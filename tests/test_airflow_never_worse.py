@@ -475,9 +475,7 @@ class TestExceptions:
     # What Airflow calls in a loop as well: there it raises on stock, too.
     AIRFLOWS_OWN = (
         "._check_for_removed_or_restored_tasks",
-        "._fetchiter_impl",  # the runs to examine
         "._get_dag",
-        ".__iter__",
         ".check_version_id_exists_in_dr",
         ".get_dag",
         ".get_dag_for_run",
