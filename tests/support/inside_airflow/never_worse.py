@@ -25,7 +25,7 @@ from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from dagbump import airflow_plugin, client
-from dagbump.airflow_plugin import compatibility
+from dagbump.airflow_plugin import compatibility, patches
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from support.inside_airflow.components import Airflow, main
@@ -349,10 +349,10 @@ def call_of_plugin(frame: FrameType) -> str | None:
         caller = caller.f_back
     if caller is None or not module_of(caller).startswith(airflow_plugin.__name__):
         return None
-    if caller.f_code.co_name == frame.f_code.co_name and module_of(frame).startswith(
-        ("airflow.jobs", "airflow.models")
+    if module_of(caller) == patches.__name__ and (
+        caller.f_code.co_name == name or module_of(frame).startswith("sqlalchemy.")
     ):
-        return None  # what is replaced calls what it is in the place of, as Airflow would
+        return None  # in the place of a function of Airflow's it calls that, and reads the runs, as Airflow does
     return f"{name_of(caller)} calls {name_of(frame)}"
 
 
