@@ -466,7 +466,7 @@ class TestVanishedTask:
     def assert_trace(life: Life, dag: LiveDag) -> None:
         (line,) = [line for line in life.lines if dag.dag_id in line]
         assert "C" in line.replace(",", " ").replace(".", " ").split()
-        assert life.metrics["dagbump.task_instances_vanished"] == 1
+        assert life.metrics["dagbump.vanished_tasks"] == 1
 
 
 class TestExceptions:

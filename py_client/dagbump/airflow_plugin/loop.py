@@ -92,7 +92,7 @@ class RunMemory:
         since: when a loop first examined it.
         seen: when one last did.
         looked_at: when missing tasks were last looked for in it.
-        look_again: the last loop verified it: its version may have been rewritten in the meantime.
+        look_again: the last loop verified it, and its version may have been rewritten since; or this one moves TIs.
         unverified: it was bumped, and its verify_integrity was not called after all, or raised: the latest version is
             on its TIs now, so Airflow's own sign that it is due is gone.
         verified: the version for which verify_integrity has been called, although the sign says that it is due: all of
@@ -129,11 +129,13 @@ class Memory:
         interval: missing tasks are looked for in a run once in so many seconds; 0: never.
         warn_held_after: so many seconds may something of a run be locked before a warning; 0: for ever.
         runs: by run id.
+        waited_for: the versions whose lock has been logged.
     """
 
     interval: float
     warn_held_after: float
     runs: dict[int, RunMemory] = field(default_factory=dict)
+    waited_for: set[UUID] = field(default_factory=set)
 
     def see(self, runs: Iterable[int]) -> None:
         """Take notice of the runs that a loop examines; forget those that none has examined for long."""

@@ -48,7 +48,7 @@ def mended(answer: RunBump, tasks: Iterable[str]) -> None:
     )
 
 
-def verify_failed(answer: RunBump, error: Exception) -> None:
+def verify_failed(answer: RunBump, error: BaseException) -> None:
     """Warn, once for a version, that verify_integrity raised; with the traceback, as it is a deployment's own code."""
     log.warning(
         "verify_integrity has failed for run %s of DAG %s, version %s: %s The run goes on without what is new in that "

@@ -30,6 +30,7 @@ from dagbump.airflow_plugin.compatibility import (
 from dagbump.airflow_plugin.loop import Loop, Memory
 from dagbump.airflow_plugin.verification import (
     RolledBackError,
+    VerifyError,
     only_what_is_missing,
     verify_integrity,
     would_do_nothing,
@@ -81,7 +82,7 @@ class Scheduling:
         savepoint: Callable[[], AbstractContextManager[Any]],
     ) -> Iterator[list[DagRun]]:
         """Begin a loop with one bump, and lend the runs that Airflow is to schedule; after the commit, remember it."""
-        self.loop = loop = Loop(session, savepoint, session.get_nested_transaction())
+        self.loop = loop = Loop(session, savepoint)
         try:
             self.memory.see(run.id for run in runs)
             self._bump(runner, runs, loop)
@@ -117,14 +118,21 @@ class Scheduling:
         except Exception as error:
             if isinstance(error, DBAPIError) and error.connection_invalidated:
                 raise  # nothing can run on it; Airflow tries again on another
-            # A race is lost once: the next loop tries again.
-            if not isinstance(error, RolledBackError) or not self.memory.runs[run.id].tell(("race", version)):
+            if not mending and not isinstance(error, DBAPIError | VerifyError | RolledBackError):
+                self._verify_as_airflow(runner, loop, run)  # what raised is dagbump's own
+            elif isinstance(error, RolledBackError) and self.memory.runs[run.id].tell(("race", version)):
+                return True  # lost once: the next loop tries again
+            else:
                 self.memory.tries(run.id, version)
                 if self.memory.runs[run.id].tell(("raised", version)):
-                    reporting.verify_failed(loop.answers[run.id], error)
-        else:
-            loop.verified.add(run.id)
+                    reporting.verify_failed(loop.answers[run.id], error.__cause__ or error)
+                return True
+        loop.verified.add(run.id)
         return True
+
+    def _verify_as_airflow(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> None:
+        run.dag = self._dag_of(runner, loop, run)
+        run.verify_integrity(dag_version_id=loop.version_of(run.id), session=loop.session)
 
     def _verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun, *, mending: bool) -> None:
         scope = loop.scopes.get(run.id)
@@ -178,7 +186,8 @@ class Scheduling:
         for run in runs:
             if run.id in loop.waiting:
                 run.last_scheduling_decision = datetime.now(timezone.utc)
-                if self.memory.runs[run.id].tell(("waits", loop.version_of(run.id))):
+                if loop.version_of(run.id) not in self.memory.waited_for:
+                    self.memory.waited_for.add(loop.version_of(run.id))
                     reporting.waits(loop.answers[run.id])
         return [run for run in runs if run.id not in loop.waiting]
 
@@ -188,6 +197,7 @@ class Scheduling:
         if not fit:
             return
         try:
+            loop.outer = loop.session.get_nested_transaction()
             # Not session.begin_nested(), which prohibit_commit would take for a commit.
             with loop.session.connection().begin_nested() as savepoint:
                 with self._reporter.timer():
@@ -222,6 +232,7 @@ class Scheduling:
             run, memory = row.dag_run_id, self.memory.runs[row.dag_run_id]
             loop.answers[run] = row
             loop.latest[row.dag_id] = row.dag_version_id
+            memory.look_again |= row.bumped > 0
             if row.locked and not row.bumped and not row.needs_verify and not _is_on(fit[run], row, loop):
                 loop.waiting.add(run)
                 continue
@@ -304,15 +315,15 @@ class Scheduling:
             with loop.session.connection().begin_nested():
                 holders = client.holders(loop.session.connection(), [row.dag_run_id for row in late])
                 now = loop.session.connection().scalar(sa.func.clock_timestamp())
+            oldest = {holder.dag_run_id: describe(holder, now) for holder in reversed(holders)}
         except Exception as error:
             if isinstance(error, DBAPIError) and error.connection_invalidated:
                 raise
             reporting.cannot_name_holders(error)
             return
-        oldest = {holder.dag_run_id: holder for holder in reversed(holders)}
         for row in late:
-            if holder := oldest.get(row.dag_run_id):
-                reporting.held_for_long(row, self.memory.warn_held_after, describe(holder, now))
+            if row.dag_run_id in oldest:
+                reporting.held_for_long(row, self.memory.warn_held_after, oldest[row.dag_run_id])
 
     def _tell(self, loop: Loop) -> None:
         """Log what a loop that has committed has found."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from dagbump.airflow_plugin.compatibility import DagRun
@@ -28,6 +29,10 @@ class RolledBackError(Exception):
 
     def __init__(self) -> None:
         super().__init__("another transaction has created the same task instance")
+
+
+class VerifyError(Exception):
+    """verify_integrity raised what is its cause."""
 
 
 def would_do_nothing(scope: RunScope) -> bool:
@@ -43,10 +48,21 @@ def only_what_is_missing(scope: RunScope) -> RunScope:
 
 
 def verify_integrity(run: DagRun, version: UUID, scope: RunScope | None, session: Session) -> None:
-    """Call it for a version, with the task instances of a scope; without one, with all of them."""
+    """Call it for a version, with the task instances of a scope; without one, with all of them.
+
+    Raises:
+        VerifyError: it raised.
+        RolledBackError: it lost a race.
+        DBAPIError: the database.
+    """
     session.expire(run, ["task_instances"])
     with _few_task_instances(run, scope, session) if scope else nullcontext():
-        run.verify_integrity(dag_version_id=version, session=session)
+        try:
+            run.verify_integrity(dag_version_id=version, session=session)
+        except (DBAPIError, RolledBackError):
+            raise
+        except Exception as error:
+            raise VerifyError from error
 
 
 @contextmanager
@@ -91,17 +107,18 @@ def savepoint(session: Session, guard: Any) -> Iterator[None]:
     def rollback() -> NoReturn:
         raise RolledBackError
 
-    nested = session.begin_nested()
-    session.rollback = rollback  # type: ignore[method-assign]  # of this object alone
+    outer = session.get_nested_transaction()
     try:
+        nested = session.begin_nested()
+        session.rollback = rollback  # type: ignore[method-assign]  # of this object alone
         yield
-    except BaseException:
-        nested.rollback()
-        raise
-    finally:
         del session.rollback
-    guard.expected_commit = True
-    try:
+        guard.expected_commit = True
         nested.commit()
+    except BaseException:
+        vars(session).pop("rollback", None)
+        while (begun := session.get_nested_transaction()) not in {None, outer}:
+            begun.rollback()
+        raise
     finally:
         guard.expected_commit = False
