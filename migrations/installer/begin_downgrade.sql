@@ -170,7 +170,7 @@ BEGIN
             );
     END IF;
     IF CURRENT_USER <> pg_catalog.pg_get_userbyid(owner) THEN
-        EXECUTE pg_catalog.format('SET ROLE %I', pg_catalog.pg_get_userbyid(owner));
+        EXECUTE pg_catalog.format('SET LOCAL ROLE %I', pg_catalog.pg_get_userbyid(owner));
     END IF;
 END
 $begin_downgrade$;

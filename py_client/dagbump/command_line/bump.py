@@ -16,7 +16,6 @@ from dagbump.command_line.options import CallerVerifies, DagIds, DagRunIds, Json
 from dagbump.command_line.output import note, print_json, print_text, printing, sentence
 from dagbump.command_line.tables import GOOD, IDLE, WAITING, WRONG, Column, if_any, one_of, print_table
 from dagbump.errors import ExitCode
-from dagbump.installation import state
 
 _VERDICTS = {"bump": GOOD, "needs_verify": WAITING, "missing_tasks": WRONG, "versionless": WRONG}
 _PREVIEW = (
@@ -86,7 +85,6 @@ def bump(
         _warn_about_caller_verifies(yes=yes)
     with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, max_runs)
-        state.refuse_to_lend_rights(connection)
         result = client.bump(connection, dag_run_id, dag_id, max_runs, caller_verifies)
         connection.commit()
         held = [row.dag_run_id for row in result.runs if row.locked]

@@ -27,7 +27,6 @@ from dagbump.command_line.output import as_json as to_json
 from dagbump.command_line.output import counted, note, print_text, printing
 from dagbump.command_line.tables import IDLE, WAITING, Column, print_table
 from dagbump.errors import ExitCode
-from dagbump.installation import state
 from dagbump.results import RepairableRun, RunPreview
 
 # As in the procedure dagbump.repair: a batch looks at so many runs at most, however little there is to do in them.
@@ -91,8 +90,6 @@ def repair(
         raise typer.Exit(ExitCode.WRONG_USAGE)
     with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
         filters.look_up(connection, installed.airflow_schema, None, dag_id, None)
-        if not dry_run:
-            state.refuse_to_lend_rights(connection, repeatedly=True)
         runs = client.repairable(connection, dag_id)
         connection.rollback()  # looking is over: no transaction is open while a person thinks
         done = Done()

@@ -19,7 +19,6 @@ from dagbump.command_line.options import OfAirflow, Url, seconds
 from dagbump.command_line.output import as_json, flush, note, printing, sentence
 from dagbump.command_line.periodic_bump import PeriodicBump
 from dagbump.errors import DagbumpError, summary
-from dagbump.installation import state
 from dagbump.results import BumpResult
 
 
@@ -41,7 +40,6 @@ def run(
 
     def prepare() -> sa.engine.Engine:
         with usable_connection(url, airflow_schema) as (connection, _):  # what cannot be waited out fails here
-            state.refuse_to_lend_rights(connection, repeatedly=True)
             engine = connection.engine
         note(f"dagbump run: one safe bump every {interval:g} s in {database.describe(engine)}. Ctrl-C ends it.")
         return engine
