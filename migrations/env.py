@@ -161,7 +161,8 @@ def migrate(connection: sa.engine.Connection) -> None:
 def run_online() -> None:
     try:
         engine = config.attributes.get("engine") or database.create_engine(
-            database.find_url(arguments.get("url", config.get_main_option("sqlalchemy.url")))
+            database.find_url(arguments.get("url", config.get_main_option("sqlalchemy.url"))),
+            trust_owner=arguments.get("trust_owner") == "1",
         )
         with database.connect(engine, given_airflow_schema()) as connection, translated():
             try:

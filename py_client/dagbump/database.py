@@ -122,12 +122,12 @@ class _Database:
 def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.engine.Engine:
     """Make an engine, without a pool, that uses psycopg where this SQLAlchemy knows it, else psycopg2.
 
-    What it sends runs with a pinned search path, the questions of SQLAlchemy and the driver included, and leaves nothing
-    on the server's side of the connection: a pooler may give that to somebody else after each transaction.
+    What it sends runs with a pinned search path, the questions of SQLAlchemy and the driver included. It leaves nothing
+    on the server's side of the connection, which a pooler may give to somebody else after each transaction.
 
     Args:
         url: names the database.
-        trust_owner: a superuser may work for an owner of Airflow's tables who is none; DAGBUMP_TRUST_OWNER=1 says so too.
+        trust_owner: let a superuser work for an owner of Airflow's tables who is none, as DAGBUMP_TRUST_OWNER=1 does.
 
     Raises:
         InvalidUrl: the URL cannot be understood; the message does not repeat it.

@@ -1,8 +1,8 @@
 """The search path of what dagbump itself asks: pg_catalog and nothing else, one transaction at a time.
 
-With another path, PostgreSQL takes an operator that somebody has made where it has none itself for the very types of the
-operands, such as name and varchar, and runs it as whoever asks. The path is pinned for the transaction, never for the
-session: behind PgBouncer in transaction mode, the next client would get it.
+With another path, PostgreSQL takes an operator that somebody has made where it has none itself for the very types of
+the operands, such as name and varchar, and runs it as whoever asks. The path is pinned for the transaction, never for
+the session: behind PgBouncer in transaction mode, the next client would get it.
 """
 
 from __future__ import annotations

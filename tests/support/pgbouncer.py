@@ -1,5 +1,7 @@
-"""A real PgBouncer in transaction mode, with one server connection per database and role: what a client leaves on that
-connection, the next client gets."""
+"""A real PgBouncer in transaction mode, with one server connection for each database and role.
+
+What a client leaves on that connection, the next client gets.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ def _as_somebody(host: str) -> list[str]:
     """PgBouncer refuses to run as root; who owns the server's socket may connect to it."""
     if os.geteuid() != 0:
         return []
-    uid = os.stat(host).st_uid if host.startswith("/") else 0
+    uid = Path(host).stat().st_uid if host.startswith("/") else 0
     return ["-u", pwd.getpwuid(uid).pw_name if uid else "nobody"]
 
 

@@ -22,7 +22,7 @@ from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.holders import oldest_holder
-from dagbump.command_line.options import INTEGER, DagIds, Json, OfAirflow, Url, Wide, integer
+from dagbump.command_line.options import INTEGER, DagIds, Json, OfAirflow, TrustOwner, Url, Wide, integer
 from dagbump.command_line.output import as_json as to_json
 from dagbump.command_line.output import counted, note, print_text, printing
 from dagbump.command_line.tables import IDLE, WAITING, Column, print_table
@@ -62,6 +62,7 @@ _MAY_BE_HELD = {"bump", "missing_tasks", "versionless"}
 def repair(
     url: Url = None,
     airflow_schema: OfAirflow = None,
+    trust_owner: TrustOwner = False,
     dag_id: DagIds = None,
     batch_size: Annotated[
         int,
@@ -88,7 +89,7 @@ def repair(
             "dagbump repair writes in many transactions: say --yes to go on without being asked, or --dry-run to look."
         )
         raise typer.Exit(ExitCode.WRONG_USAGE)
-    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+    with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         filters.look_up(connection, installed.airflow_schema, None, dag_id, None)
         runs = client.repairable(connection, dag_id)
         connection.rollback()  # looking is over: no transaction is open while a person thinks

@@ -231,13 +231,13 @@ def _refuse_who_may_not(connection: sa.engine.Connection, airflow_schema: str, *
     if not who.inherits:
         raise InsufficientPrivilege(
             f"{INDEX} is built and dropped outside of any transaction, where {who.role} cannot act as {who.owner}, the "
-            f"owner of Airflow's tables, because it does not inherit that role's rights. Connect as {who.owner} for this."
+            f"owner of Airflow's tables, because it does not inherit that role's rights. Connect as {who.owner}."
         )
     if create and not who.may_create:
         grant = f"GRANT CREATE ON SCHEMA {sql_files.identifier(airflow_schema)} TO {sql_files.identifier(who.role)};"
         raise InsufficientPrivilege(
-            f"{who.role} may not create an index in the schema of Airflow's tables: have the owner of that schema, or a "
-            f"superuser, run: {grant}"
+            f"{who.role} may not create an index in the schema of Airflow's tables: have the owner of that schema, or "
+            f"a superuser, run: {grant}"
         )
 
 

@@ -138,7 +138,7 @@ def _run(config: Config, work: Callable[[], None], on_progress: OnProgress | Non
 
 
 def _watch(working: Future[None], config: Config, on_progress: OnProgress) -> None:
-    """Report how far the work is until it ends; not to see it, as where a pooler has no other connection, does no harm."""
+    """Report how far the work is, until it ends or cannot be seen, as where a pooler has no other connection."""
     with suppress(DagbumpError, sa.exc.SQLAlchemyError):
         engine: sa.engine.Engine = config.attributes["engine"]
         with database.connect(engine, config.attributes["airflow_schema"]) as observer:
@@ -146,7 +146,9 @@ def _watch(working: Future[None], config: Config, on_progress: OnProgress) -> No
                 with observer.begin():
                     rows = observer.execute(_PROGRESS, {"pid": config.attributes.get("backend_pid", 0)}).all()
                 for phase, done, total, *blocker in rows:
-                    progress = IndexProgress(phase, done / total if total else 0.0, Blocker(*blocker) if blocker[0] else None)
+                    progress = IndexProgress(
+                        phase, done / total if total else 0.0, Blocker(*blocker) if blocker[0] else None
+                    )
                     on_progress(progress)
 
 

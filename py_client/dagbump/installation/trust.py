@@ -54,8 +54,8 @@ def refuse_superuser_of_another_owner(connection: sa.engine.Connection, airflow_
     found = connection.execute(_OWNER, {"schema": schema}).first()
     if found is not None:
         raise InsufficientPrivilege(
-            f"{found.role} is a superuser, or may become one, and Airflow's tables belong to {found.owner}, who is none. "
-            f"What {found.owner} puts in their way would run with a superuser's rights, and PostgreSQL protects nobody "
-            f"from that. Nothing was read.\nConnect as {found.owner}; or, where you trust that role with all that a "
-            f"superuser may do, say --trust-owner (or {VARIABLE}=1)."
+            f"{found.role} is a superuser, or may become one, and Airflow's tables belong to {found.owner}, who is "
+            f"none: what {found.owner} puts in their way would run with a superuser's rights. Nothing was read.\n"
+            f"Connect as {found.owner}; or, where you trust that role with all that a superuser may do, say "
+            f"--trust-owner (or {VARIABLE}=1)."
         )
