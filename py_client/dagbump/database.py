@@ -139,10 +139,8 @@ def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.en
     defaults = {"fallback_application_name": "dagbump", "connect_timeout": "10", "client_encoding": "utf8"}
     parameters = {**defaults, **libpq.parameters(found.value, found.source, module, drivername)}
     description = _description(parameters)
-    arguments: dict[str, Any] = {}
     if module.__name__ == "psycopg":
         parameters["prepare_threshold"] = None  # a prepared statement would stay on the server
-        arguments["use_native_hstore"] = False  # else SQLAlchemy looks for it, before anything can be pinned for all
     trusted = trust_owner or os.environ.get(trust.VARIABLE) == "1"
 
     def open_pinned() -> Any:
@@ -155,8 +153,8 @@ def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.en
         creator=open_pinned,
         poolclass=NullPool,
         future=True,  # SQLAlchemy 1.4 behaves as 2.x does
+        use_native_hstore=False,  # else the driver looks for it, with an operator that pg_catalog does not have
         execution_options={_DATABASE: _Database(description, found.source, trusted)},
-        **arguments,
     )
     # After SQLAlchemy's own questions, in the transaction that open_pinned has begun.
     sa.event.listen(engine, "connect", lambda driver_connection, _: driver_connection.rollback())
