@@ -18,7 +18,7 @@ from alembic.util import CommandError
 from dagbump import __version__, database
 from dagbump.errors import DagbumpError, VersionMismatch, translated
 from dagbump.installation import concurrent_index, in_migration, sql_files, state
-from dagbump.installation.names import INDEX, SCHEMA, UPGRADE_LOCK
+from dagbump.installation.names import INDEX, SCHEMA
 
 MIGRATIONS = Path(__file__).parent
 MAIN_BRANCH, INDEX_BRANCH = "dagbump", "index"
@@ -52,13 +52,6 @@ def given_airflow_shape() -> str:
         known = ", ".join(f'"{known}"' for known in sql_files.SHAPES)
         raise CommandError(f'-x airflow_shape="{shape}" is none of {known}')
     return shape
-
-
-def find_airflow_schema(connection: sa.engine.Connection) -> str:
-    """Return where Airflow's tables are, and leave the search path pinned."""
-    found = state.find_airflow_schema(connection, given_airflow_schema(), for_this_transaction=False)
-    connection.commit()  # what follows is Alembic's transaction
-    return found
 
 
 def of_main_branch(revision: str | None) -> bool:
@@ -99,7 +92,6 @@ def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
 
 def install_objects(revision: str) -> None:
     """Make every object what this revision says, and record it."""
-    keep_others_out()  # again: to build the index, the transaction had to end
     in_migration.run_objects(revision, MIGRATIONS)
     walk = script.iterate_revisions(revision, "base")
     breaking = [step.revision for step in walk if getattr(step.module, "breaks_older_packages", False)]
@@ -130,8 +122,9 @@ def remove_everything() -> None:
 
 
 def migrate(connection: sa.engine.Connection) -> None:
-    airflow_schema = find_airflow_schema(connection)
+    airflow_schema = state.find_airflow_schema(connection, given_airflow_schema())
     airflow_shape = state.airflow_shape(connection, airflow_schema)
+    config.attributes["connection"] = connection
     config.attributes["backend_pid"] = connection.scalar(sa.text("SELECT pg_catalog.pg_backend_pid()"))
     connection.rollback()  # the search began a transaction; the one that follows is Alembic's
     context.configure(
@@ -147,7 +140,7 @@ def migrate(connection: sa.engine.Connection) -> None:
         return
     going_down = migration.opts["fn"].__name__ == "downgrade"
     with context.begin_transaction():
-        begin(going_down=going_down)
+        in_migration.begin()
         if going_down and connection.scalar(sa.text(f"SELECT pg_catalog.to_regnamespace('{SCHEMA}')")) is None:
             remove_index(connection)
             return
@@ -165,26 +158,13 @@ def migrate(connection: sa.engine.Connection) -> None:
                 install_objects(head)
 
 
-def begin(*, going_down: bool) -> None:
-    """Keep others out, refuse what has to be refused, and go on as the owner."""
-    keep_others_out()
-    if going_down:
-        in_migration.run(sql_files.installer("begin_downgrade"))
-    else:
-        in_migration.run(sql_files.installer("refuse_upgrade"))
-        in_migration.run(sql_files.installer("become_owner"))
-
-
-def keep_others_out() -> None:
-    context.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({UPGRADE_LOCK})")
-
-
 def run_online() -> None:
     try:
         engine = config.attributes.get("engine") or database.create_engine(
-            database.find_url(arguments.get("url", config.get_main_option("sqlalchemy.url")))
+            database.find_url(arguments.get("url", config.get_main_option("sqlalchemy.url"))),
+            trust_owner=arguments.get("trust_owner") == "1",
         )
-        with database.connect(engine) as connection, translated():
+        with database.connect(engine, given_airflow_schema()) as connection, translated():
             try:
                 migrate(connection)
             except concurrent_index.BuiltMeanwhile:
@@ -206,8 +186,7 @@ def run_offline() -> None:
     # What is refused inside the transaction has to keep what cannot stand in one from being run.
     context.static_output("\\set ON_ERROR_STOP on")
     with context.begin_transaction():
-        context.execute("SET search_path = pg_catalog, pg_temp")
-        begin(going_down=going_down)
+        in_migration.begin()
         context.run_migrations()
         reached = context.get_revision_argument()
         for revision in (reached,) if isinstance(reached, str) else reached or ():
@@ -216,9 +195,6 @@ def run_offline() -> None:
         if going_down and reached is None and "index" not in str(context.get_starting_revision_argument()):
             concurrent_index.drop()
             remove_everything()
-        context.execute("SET CONSTRAINTS ALL IMMEDIATE")  # whatever is left to do is done as the owner
-        context.execute("RESET ROLE")
-        context.execute("RESET search_path")
 
 
 head_is_the_main_branchs()

@@ -315,7 +315,7 @@ class TestTheOwnersRights:
             ):
                 connection.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(sql.Identifier(table), owner))
             connection.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(owner))
-            installer.upgrade(create_engine(libpq(airflow_database)))
+            installer.upgrade(create_engine(libpq(airflow_database), trust_owner=True))
             yield connection
             connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(owner))
             connection.execute(sql.SQL("DROP ROLE {}").format(owner))
@@ -343,7 +343,7 @@ class TestTheOwnersRights:
         owned.execute("ALTER TABLE dag_version OWNER TO pg_monitor")
         owned.execute(sql.SQL("GRANT SELECT ON dag_version TO {}").format(sql.Identifier(self.OWNER)))
         with pytest.raises(dagbump.InsufficientPrivilege, match="GRANT UPDATE ON TABLE"):
-            installer.upgrade(create_engine(libpq(airflow_database)))
+            installer.upgrade(create_engine(libpq(airflow_database), trust_owner=True))
 
     def test_policies_that_hide_rows_from_her(self, owned: psycopg.Connection[Any]) -> None:
         owned.execute("ALTER TABLE task_instance ENABLE ROW LEVEL SECURITY")

@@ -13,7 +13,7 @@ BEGIN
         EXECUTE pg_catalog.format('CREATE SCHEMA dagbump AUTHORIZATION %I', owner);
     END IF;
     IF CURRENT_USER <> owner THEN
-        EXECUTE pg_catalog.format('SET ROLE %I', owner);
+        EXECUTE pg_catalog.format('SET LOCAL ROLE %I', owner);
     END IF;
 END
 $become_owner$;

@@ -163,14 +163,15 @@ BEGIN
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
         RAISE EXCEPTION 'dagbump belongs to %, and this role, %, may not act as that one',
             pg_catalog.pg_get_userbyid(owner), CURRENT_USER
-            USING ERRCODE = 'insufficient_privilege',
-            HINT = pg_catalog.format(
-                'Connect as %I, or have her, or a superuser, run: GRANT %I TO %I;',
-                pg_catalog.pg_get_userbyid(owner), pg_catalog.pg_get_userbyid(owner), CURRENT_USER
-            );
+            USING ERRCODE = 'insufficient_privilege', HINT = pg_catalog.format('Connect as %I', pg_catalog.pg_get_userbyid(owner)) || CASE
+                WHEN EXISTS (SELECT FROM pg_catalog.pg_roles AS role WHERE role.oid = owner AND role.rolsuper) THEN '.'
+                ELSE pg_catalog.format(
+                    ', or have that role, or a superuser, run: GRANT %I TO %I;', pg_catalog.pg_get_userbyid(owner), CURRENT_USER
+                )
+            END;
     END IF;
     IF CURRENT_USER <> pg_catalog.pg_get_userbyid(owner) THEN
-        EXECUTE pg_catalog.format('SET ROLE %I', pg_catalog.pg_get_userbyid(owner));
+        EXECUTE pg_catalog.format('SET LOCAL ROLE %I', pg_catalog.pg_get_userbyid(owner));
     END IF;
 END
 $begin_downgrade$;

@@ -123,11 +123,12 @@ BEGIN
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
         RAISE EXCEPTION 'Airflow''s tables belong to %, and this role, %, may not act as that one',
             pg_catalog.pg_get_userbyid(owner), CURRENT_USER
-            USING ERRCODE = 'insufficient_privilege',
-            HINT = pg_catalog.format(
-                'Connect as the role that owns Airflow''s tables, %I, or have her, or a superuser, run: GRANT %I TO %I;',
-                pg_catalog.pg_get_userbyid(owner), pg_catalog.pg_get_userbyid(owner), CURRENT_USER
-            );
+            USING ERRCODE = 'insufficient_privilege', HINT = pg_catalog.format('Connect as %I', pg_catalog.pg_get_userbyid(owner)) || CASE
+                WHEN EXISTS (SELECT FROM pg_catalog.pg_roles AS role WHERE role.oid = owner AND role.rolsuper) THEN '.'
+                ELSE pg_catalog.format(
+                    ', or have that role, or a superuser, run: GRANT %I TO %I;', pg_catalog.pg_get_userbyid(owner), CURRENT_USER
+                )
+            END;
     END IF;
 
     -- What that role lacks to read Airflow's tables, to write task_instance and to lock dag_version, as statements that give it;

@@ -19,8 +19,7 @@ depends_on = None
 
 def upgrade() -> None:
     released = sql_files.MIGRATIONS / "released" / revision
-    with concurrent_index.building(revision):
-        in_migration.run(released / "create.sql")
+    concurrent_index.build(released / "create.sql", revision)
     in_migration.run(released / "comment.sql")
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from dagbump import libpq
+from dagbump import libpq, search_path
 from dagbump.errors import DagbumpError, InvalidUrl, Unreachable, sqlstate, summary
+from dagbump.installation import trust
 
 WHERE_URL_COMES_FROM = (
     "--url, else DAGBUMP_URL, else AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, else sql_alchemy_conn in airflow.cfg"
@@ -111,14 +112,22 @@ _DATABASE = "dagbump_database"  # the execution option of an engine that holds i
 
 @dataclass(frozen=True)
 class _Database:
-    """What may be told about a database."""
+    """What may be told about a database, and whether the owner of Airflow's tables there is trusted."""
 
     description: str
     source: str
+    trust_owner: bool
 
 
-def create_engine(url: str | DatabaseUrl) -> sa.engine.Engine:
+def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.engine.Engine:
     """Make an engine, without a pool, that uses psycopg where this SQLAlchemy knows it, else psycopg2.
+
+    What it sends runs with a pinned search path, the questions of SQLAlchemy and the driver included. It leaves nothing
+    on the server's side of the connection, which a pooler may give to somebody else after each transaction.
+
+    Args:
+        url: names the database.
+        trust_owner: let a superuser work for an owner of Airflow's tables who is none, as DAGBUMP_TRUST_OWNER=1 does.
 
     Raises:
         InvalidUrl: the URL cannot be understood; the message does not repeat it.
@@ -129,13 +138,28 @@ def create_engine(url: str | DatabaseUrl) -> sa.engine.Engine:
     # The encoding: where the database's is SQL_ASCII, a driver would answer bytes for text.
     defaults = {"fallback_application_name": "dagbump", "connect_timeout": "10", "client_encoding": "utf8"}
     parameters = {**defaults, **libpq.parameters(found.value, found.source, module, drivername)}
-    return sa.create_engine(
+    description = _description(parameters)
+    if module.__name__ == "psycopg":
+        parameters["prepare_threshold"] = None  # a prepared statement would stay on the server
+    trusted = trust_owner or os.environ.get(trust.VARIABLE) == "1"
+
+    def open_pinned() -> Any:
+        driver_connection = module.connect(**parameters)
+        driver_connection.cursor().execute(search_path.PIN)
+        return driver_connection
+
+    engine = sa.create_engine(
         f"{drivername}://",
-        creator=lambda: module.connect(**parameters),
+        creator=open_pinned,
         poolclass=NullPool,
         future=True,  # SQLAlchemy 1.4 behaves as 2.x does
-        execution_options={_DATABASE: _Database(_description(parameters), found.source)},
+        use_native_hstore=False,  # else the driver looks for it, with an operator that pg_catalog does not have
+        execution_options={_DATABASE: _Database(description, found.source, trusted)},
     )
+    # After SQLAlchemy's own questions, in the transaction that open_pinned has begun.
+    sa.event.listen(engine, "connect", lambda driver_connection, _: driver_connection.rollback())
+    sa.event.listen(engine, "begin", search_path.pin)
+    return engine
 
 
 def _driver() -> tuple[ModuleType, str]:
@@ -168,19 +192,32 @@ def describe(engine: sa.engine.Engine) -> str:
     return known.description
 
 
-def connect(engine: sa.engine.Engine) -> sa.engine.Connection:
-    """Open a connection.
+def connect(engine: sa.engine.Engine, airflow_schema: str | None = None) -> sa.engine.Connection:
+    """Open a connection, whoever it is for: every command opens its connections here.
+
+    Args:
+        engine: from `create_engine`.
+        airflow_schema: where Airflow's tables are; None: where an upgrade would find them.
 
     Raises:
         Unreachable: it could not be made.
+        InsufficientPrivilege: a superuser's, and the owner of Airflow's tables, who is none, is not trusted.
     """
+    known: _Database = engine.get_execution_options()[_DATABASE]
     try:
-        return engine.connect()
+        connection = engine.connect()
     except sa.exc.DBAPIError as error:
-        known: _Database = engine.get_execution_options()[_DATABASE]
         raise Unreachable(
             f"cannot connect to {known.description} (named by {known.source}): {summary(error)}"
         ) from error
+    if not known.trust_owner:
+        try:
+            trust.refuse_superuser_of_another_owner(connection, airflow_schema)
+            connection.rollback()
+        except BaseException:
+            connection.close()
+            raise
+    return connection
 
 
 # Connection exceptions, read-only (a failover), transaction rollback, insufficient resources, object not in the state

@@ -25,14 +25,10 @@ BEGIN
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
         RAISE EXCEPTION 'dagbump belongs to %, and this role, %, may not act as that one',
             pg_catalog.pg_get_userbyid(owner), CURRENT_USER
-            USING ERRCODE = 'insufficient_privilege',
-            HINT = pg_catalog.format(
-                'Connect as %I, or have her, or a superuser, run: GRANT %I TO %I;',
-                pg_catalog.pg_get_userbyid(owner), pg_catalog.pg_get_userbyid(owner), CURRENT_USER
-            );
+            USING ERRCODE = 'insufficient_privilege', HINT = @include:how_to_act_as_owner@;
     END IF;
     IF CURRENT_USER <> pg_catalog.pg_get_userbyid(owner) THEN
-        EXECUTE pg_catalog.format('SET ROLE %I', pg_catalog.pg_get_userbyid(owner));
+        EXECUTE pg_catalog.format('SET LOCAL ROLE %I', pg_catalog.pg_get_userbyid(owner));
     END IF;
 END
 $begin_downgrade$;

@@ -56,11 +56,7 @@ BEGIN
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
         RAISE EXCEPTION 'Airflow''s tables belong to %, and this role, %, may not act as that one',
             pg_catalog.pg_get_userbyid(owner), CURRENT_USER
-            USING ERRCODE = 'insufficient_privilege',
-            HINT = pg_catalog.format(
-                'Connect as the role that owns Airflow''s tables, %I, or have her, or a superuser, run: GRANT %I TO %I;',
-                pg_catalog.pg_get_userbyid(owner), pg_catalog.pg_get_userbyid(owner), CURRENT_USER
-            );
+            USING ERRCODE = 'insufficient_privilege', HINT = @include:how_to_act_as_owner@;
     END IF;
 
     @include:rights_missing@

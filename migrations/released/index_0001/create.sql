@@ -9,4 +9,6 @@
 
 CREATE INDEX CONCURRENTLY IF NOT EXISTS dagbump_ti_unfinished
 ON @airflow_schema@.task_instance (dag_id COLLATE pg_catalog."C", run_id COLLATE pg_catalog."C", dag_version_id)
-WHERE coalesce(state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed');
+WHERE coalesce(state::pg_catalog.text, '') OPERATOR(pg_catalog.<>) ALL (
+    ARRAY['success', 'failed', 'skipped', 'upstream_failed', 'removed']::pg_catalog.text[]
+);

@@ -12,11 +12,20 @@ from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.holders import oldest_holder
-from dagbump.command_line.options import CallerVerifies, DagIds, DagRunIds, Json, MaxRuns, OfAirflow, Url, Wide
+from dagbump.command_line.options import (
+    CallerVerifies,
+    DagIds,
+    DagRunIds,
+    Json,
+    MaxRuns,
+    OfAirflow,
+    TrustOwner,
+    Url,
+    Wide,
+)
 from dagbump.command_line.output import note, print_json, print_text, printing, sentence
 from dagbump.command_line.tables import GOOD, IDLE, WAITING, WRONG, Column, if_any, one_of, print_table
 from dagbump.errors import ExitCode
-from dagbump.installation import state
 
 _VERDICTS = {"bump": GOOD, "needs_verify": WAITING, "missing_tasks": WRONG, "versionless": WRONG}
 _PREVIEW = (
@@ -45,6 +54,7 @@ _BUMP = (
 def preview(
     url: Url = None,
     airflow_schema: OfAirflow = None,
+    trust_owner: TrustOwner = False,
     dag_run_id: DagRunIds = None,
     dag_id: DagIds = None,
     max_runs: MaxRuns = None,
@@ -53,7 +63,7 @@ def preview(
     as_json: Json = False,
 ) -> None:
     """Show what bump would do, what it leaves alone and why, and which runs lack a task. Reads only."""
-    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+    with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, max_runs)
         rows = client.preview(connection, dag_run_id, dag_id, max_runs, caller_verifies)
     with printing():
@@ -69,6 +79,7 @@ def preview(
 def bump(
     url: Url = None,
     airflow_schema: OfAirflow = None,
+    trust_owner: TrustOwner = False,
     dag_run_id: DagRunIds = None,
     dag_id: DagIds = None,
     max_runs: MaxRuns = None,
@@ -84,9 +95,8 @@ def bump(
     """
     if caller_verifies:
         _warn_about_caller_verifies(yes=yes)
-    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+    with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, max_runs)
-        state.refuse_to_lend_rights(connection)
         result = client.bump(connection, dag_run_id, dag_id, max_runs, caller_verifies, caller="dagbump bump")
         connection.commit()
         held = [row.dag_run_id for row in result.runs if row.locked]

@@ -9,7 +9,7 @@ import typer
 from dagbump import database
 from dagbump.command_line.connecting import engine_for
 from dagbump.command_line.exit_codes import exit_codes
-from dagbump.command_line.options import Json, OfAirflow, Url, Wide
+from dagbump.command_line.options import Json, OfAirflow, TrustOwner, Url, Wide
 from dagbump.command_line.output import counted, print_json, printing
 from dagbump.command_line.tables import GOOD, WRONG, Column, one_of, print_table
 from dagbump.installation import checking
@@ -27,7 +27,13 @@ class _Line:
     detail: str
 
 
-def check(url: Url = None, airflow_schema: OfAirflow = None, wide: Wide = False, as_json: Json = False) -> None:
+def check(
+    url: Url = None,
+    airflow_schema: OfAirflow = None,
+    trust_owner: TrustOwner = False,
+    wide: Wide = False,
+    as_json: Json = False,
+) -> None:
     """Check that all is as dagbump needs it, and say what to do where it is not. Reads only.
 
     It answers where dagbump is not installed too, and says whether this role could install it.
@@ -36,7 +42,7 @@ def check(url: Url = None, airflow_schema: OfAirflow = None, wide: Wide = False,
     there, or cannot be used: it is somebody else's, for another Airflow, or of a release that this package does not
     work with.
     """
-    with exit_codes(), database.connect(engine_for(url)) as connection:
+    with exit_codes(), database.connect(engine_for(url, trust_owner=trust_owner), airflow_schema) as connection:
         report = checking.look(connection, airflow_schema)
     with printing():
         if as_json:

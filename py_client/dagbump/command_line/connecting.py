@@ -12,17 +12,17 @@ from dagbump.errors import translated
 from dagbump.installation import state
 
 
-def engine_for(url: str | None) -> sa.engine.Engine:
+def engine_for(url: str | None, *, trust_owner: bool = False) -> sa.engine.Engine:
     """Find the database, from what was given or from the environment."""
-    return database.create_engine(database.find_url(url))
+    return database.create_engine(database.find_url(url), trust_owner=trust_owner)
 
 
 @contextmanager
 def usable_connection(
-    url: str | None, airflow_schema: str | None
+    url: str | None, airflow_schema: str | None, *, trust_owner: bool = False
 ) -> Iterator[tuple[sa.engine.Connection, state.Installed]]:
     """Connect for one command, after a look at what is installed, which says more than a missing function would."""
-    with database.connect(engine_for(url)) as connection:
+    with database.connect(engine_for(url, trust_owner=trust_owner), airflow_schema) as connection:
         with translated():
             installed = state.require_usable(connection, airflow_schema)
         yield connection, installed

@@ -17,7 +17,18 @@ import typer
 from dagbump import client
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
-from dagbump.command_line.options import BIGINT, DagIds, DagRunIds, Json, OfAirflow, Url, Wide, integer, moment
+from dagbump.command_line.options import (
+    BIGINT,
+    DagIds,
+    DagRunIds,
+    Json,
+    OfAirflow,
+    TrustOwner,
+    Url,
+    Wide,
+    integer,
+    moment,
+)
 from dagbump.command_line.output import as_json as to_json
 from dagbump.command_line.output import counted, print_json, print_text, printing, visible
 from dagbump.command_line.tables import Column, print_table
@@ -45,6 +56,7 @@ _HISTORY = (
 def history(
     url: Url = None,
     airflow_schema: OfAirflow = None,
+    trust_owner: TrustOwner = False,
     dag_id: DagIds = None,
     dag_run_id: DagRunIds = None,
     since: Annotated[
@@ -75,7 +87,7 @@ def history(
     """
     if follow and until is not None:
         raise typer.BadParameter("--follow prints what comes, and --until ends before it: say one of them")
-    with exit_codes(), usable_connection(url, airflow_schema) as (connection, _):
+    with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, _):
         rows = client.history(connection, dag_run_id, dag_id, since, until, limit)
         connection.rollback()
         narrowed = dag_run_id or dag_id or since or until or not limit

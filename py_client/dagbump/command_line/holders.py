@@ -13,7 +13,7 @@ from dagbump import client
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
-from dagbump.command_line.options import DagIds, DagRunIds, Json, OfAirflow, Url, Wide
+from dagbump.command_line.options import DagIds, DagRunIds, Json, OfAirflow, TrustOwner, Url, Wide
 from dagbump.command_line.output import print_json, print_text, printing
 from dagbump.command_line.tables import WAITING, Column, if_any, print_table
 from dagbump.errors import DagbumpError
@@ -61,6 +61,7 @@ _HOLDS = (
 def holders(
     url: Url = None,
     airflow_schema: OfAirflow = None,
+    trust_owner: TrustOwner = False,
     dag_run_id: DagRunIds = None,
     dag_id: DagIds = None,
     wide: Wide = False,
@@ -72,7 +73,7 @@ def holders(
     dag_version, it holds the latest version of the DAG, and all stale task instances of the run wait for it. Waits for
     no lock and writes nothing.
     """
-    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+    with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, None)
         rows = client.holders(connection, dag_run_id, dag_id)
         now = _now(connection)

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from dagbump import database
 from dagbump.command_line.connecting import engine_for
 from dagbump.command_line.exit_codes import exit_codes
-from dagbump.command_line.options import AirflowSchema, AirflowShape, PrintSql, Url, text
+from dagbump.command_line.options import AirflowSchema, AirflowShape, PrintSql, TrustOwner, Url, text
 from dagbump.command_line.output import say
 from dagbump.errors import DagbumpError, ExitCode, NotInstalled, translated
 from dagbump.installation import installer, names, state
@@ -25,6 +25,7 @@ def upgrade(
     revision: Annotated[str, typer.Argument(callback=text, help="An Alembic revision.")] = "head",
     url: Url = None,
     airflow_schema: AirflowSchema = None,
+    trust_owner: TrustOwner = False,
     with_index: Annotated[
         bool,
         typer.Option(
@@ -48,7 +49,7 @@ def upgrade(
             whither = "heads" if with_index else revision
             installer.upgrade(None, whither, airflow_schema, sql=True, airflow_shape=airflow_shape)
             return
-        engine = engine_for(url)
+        engine = engine_for(url, trust_owner=trust_owner)
         if installer.upgrade(engine, revision, airflow_schema) or with_index:
             with _index_progress() as show:
                 installer.upgrade(engine, installer.NEWEST_INDEX, airflow_schema, on_progress=show)
@@ -66,6 +67,7 @@ def downgrade(
     ] = "base",
     url: Url = None,
     airflow_schema: AirflowSchema = None,
+    trust_owner: TrustOwner = False,
     sql: PrintSql = False,
     airflow_shape: AirflowShape = None,
 ) -> None:
@@ -77,7 +79,7 @@ def downgrade(
                 raise typer.BadParameter("with --sql, say where from and where to: 0001:base, or index_0001:base")
             installer.downgrade(None, revision, airflow_schema, sql=True, airflow_shape=airflow_shape)
             return
-        engine = engine_for(url)
+        engine = engine_for(url, trust_owner=trust_owner)
         with _index_progress() as show:
             installer.downgrade(engine, revision, airflow_schema, on_progress=show)
         try:
@@ -118,7 +120,7 @@ def _waits_for(blocker: installer.Blocker) -> str:
 
 def _what_is_installed(engine: sa.engine.Engine, airflow_schema: str | None) -> str:
     """Say what a look at the database finds, after an upgrade or a downgrade."""
-    with database.connect(engine) as connection, translated():
+    with database.connect(engine, airflow_schema) as connection, translated():
         installed = state.require_usable(connection, airflow_schema)
         index = state.optional_index(connection, installed.airflow_schema)
     return (

@@ -84,6 +84,14 @@ Url = Annotated[
         "Default: DAGBUMP_URL, else AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, else airflow.cfg.",
     ),
 ]
+TrustOwner = Annotated[
+    bool,
+    typer.Option(
+        "--trust-owner",
+        help="As a superuser, work although Airflow's tables belong to a role that is none: what that role has put in "
+        "their way runs with a superuser's rights. Or DAGBUMP_TRUST_OWNER=1.",
+    ),
+]
 AirflowSchema = Annotated[
     str | None,
     typer.Option(

@@ -26,6 +26,9 @@ _CANCEL_AFTER_SECONDS = 0.05
 _LEAVE_AFTER_SECONDS = 0.2
 
 
+Connect = Callable[[], sa.engine.Connection]
+
+
 class Reporter(Protocol):
     """Who is told what becomes of the bumps."""
 
@@ -42,12 +45,12 @@ class Reporter(Protocol):
 class PeriodicBump:
     """Calls ``dagbump.bump`` in its safe form, each time in a transaction of its own, until `stop`."""
 
-    def __init__(self, prepare: Callable[[], sa.engine.Engine], interval: float, reporter: Reporter) -> None:
+    def __init__(self, prepare: Callable[[], Connect], interval: float, reporter: Reporter) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
-            prepare: called once, at the start; answers the database, from `database.create_engine`, after a look
-                at it. What it raises ends the work.
+            prepare: called once, at the start; answers what opens a connection, after a look at the database.
+                What it raises ends the work.
             interval: seconds between two calls.
             reporter: is told what happens.
         """
@@ -89,7 +92,7 @@ class PeriodicBump:
 
     def _work(self) -> None:
         try:
-            engine = self._prepare()
+            connect = self._prepare()
             until_it_works = tenacity.Retrying(
                 retry=tenacity.retry_if_exception(self._may_pass),
                 wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
@@ -99,7 +102,7 @@ class PeriodicBump:
                 reraise=True,
             )
             while not self._stopping.is_set():
-                result = until_it_works(self._bump, engine)
+                result = until_it_works(self._bump, connect)
                 if until_it_works.statistics["attempt_number"] > 1:
                     self._reporter.recovered()
                 self._reporter.result(result)
@@ -110,10 +113,10 @@ class PeriodicBump:
         finally:
             self._disconnect()
 
-    def _bump(self, engine: sa.engine.Engine) -> BumpResult:
+    def _bump(self, connect: Connect) -> BumpResult:
         try:
             if self._connection is None:
-                self._connection = database.connect(engine)
+                self._connection = connect()
             with self._connection.begin():
                 result = bump(self._connection, caller="dagbump run")
         except BaseException:

@@ -22,12 +22,11 @@ from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.holders import oldest_holder
-from dagbump.command_line.options import INTEGER, DagIds, Json, OfAirflow, Url, Wide, integer
+from dagbump.command_line.options import INTEGER, DagIds, Json, OfAirflow, TrustOwner, Url, Wide, integer
 from dagbump.command_line.output import as_json as to_json
 from dagbump.command_line.output import counted, note, print_text, printing
 from dagbump.command_line.tables import IDLE, WAITING, Column, print_table
 from dagbump.errors import ExitCode
-from dagbump.installation import state
 from dagbump.results import RepairableRun, RunPreview
 
 # As in the procedure dagbump.repair: a batch looks at so many runs at most, however little there is to do in them.
@@ -63,6 +62,7 @@ _MAY_BE_HELD = {"bump", "missing_tasks", "versionless"}
 def repair(
     url: Url = None,
     airflow_schema: OfAirflow = None,
+    trust_owner: TrustOwner = False,
     dag_id: DagIds = None,
     batch_size: Annotated[
         int,
@@ -89,10 +89,8 @@ def repair(
             "dagbump repair writes in many transactions: say --yes to go on without being asked, or --dry-run to look."
         )
         raise typer.Exit(ExitCode.WRONG_USAGE)
-    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+    with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         filters.look_up(connection, installed.airflow_schema, None, dag_id, None)
-        if not dry_run:
-            state.refuse_to_lend_rights(connection, repeatedly=True)
         runs = client.repairable(connection, dag_id)
         connection.rollback()  # looking is over: no transaction is open while a person thinks
         done = Done()

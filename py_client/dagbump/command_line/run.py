@@ -7,25 +7,25 @@ import os
 import signal
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
-import sqlalchemy as sa
 import typer
 
 from dagbump import database
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
-from dagbump.command_line.options import OfAirflow, Url, seconds
+from dagbump.command_line.options import OfAirflow, TrustOwner, Url, seconds
 from dagbump.command_line.output import as_json, flush, note, printing, sentence
-from dagbump.command_line.periodic_bump import PeriodicBump
+from dagbump.command_line.periodic_bump import Connect, PeriodicBump
 from dagbump.errors import DagbumpError, summary
-from dagbump.installation import state
 from dagbump.results import BumpResult
 
 
 def run(
     url: Url = None,
     airflow_schema: OfAirflow = None,
+    trust_owner: TrustOwner = False,
     interval: Annotated[
         float,
         typer.Option("--interval", metavar="SECONDS", callback=seconds, help="Between two bumps: from 0.1 to a day."),
@@ -39,12 +39,12 @@ def run(
     database, a lock, a timeout, a migration.
     """
 
-    def prepare() -> sa.engine.Engine:
-        with usable_connection(url, airflow_schema) as (connection, _):  # what cannot be waited out fails here
-            state.refuse_to_lend_rights(connection, repeatedly=True)
+    def prepare() -> Connect:
+        # What cannot be waited out fails here.
+        with usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, _):
             engine = connection.engine
         note(f"dagbump run: one safe bump every {interval:g} s in {database.describe(engine)}. Ctrl-C ends it.")
-        return engine
+        return partial(database.connect, engine, airflow_schema)
 
     with exit_codes(), printing(committed=True):
         bumping = PeriodicBump(prepare, interval, _Report(as_json=as_json))

@@ -6,7 +6,7 @@ from dagbump import client
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
-from dagbump.command_line.options import DagIds, Json, OfAirflow, Url, Wide
+from dagbump.command_line.options import DagIds, Json, OfAirflow, TrustOwner, Url, Wide
 from dagbump.command_line.output import print_json, print_text, printing
 from dagbump.command_line.tables import GOOD, WAITING, Column, if_any, print_table
 
@@ -25,6 +25,7 @@ _VERSIONS = (
 def versions(
     url: Url = None,
     airflow_schema: OfAirflow = None,
+    trust_owner: TrustOwner = False,
     dag_id: DagIds = None,
     wide: Wide = False,
     as_json: Json = False,
@@ -34,7 +35,7 @@ def versions(
     "stale only": versions that only stale task instances refer to: once bump has moved those, airflow db clean may
     delete them. "unreferenced": it may now. Reads all of task_instance once, which takes seconds on a big database.
     """
-    with exit_codes(), usable_connection(url, airflow_schema) as (connection, installed):
+    with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, None, dag_id, None)
         rows = client.versions(connection, dag_id)
     with printing():

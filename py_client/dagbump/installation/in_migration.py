@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import context
 
 from dagbump.installation import sql_files
+from dagbump.installation.names import UPGRADE_LOCK
+
+
+def begin() -> None:
+    """Keep others out, refuse what has to be refused, and go on as the owner of Airflow's tables.
+
+    To be called first in each transaction. All of it ends with that transaction, because whatever is set for a session
+    stays on a pooled connection, and the next client gets it.
+    """
+    context.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+    keep_others_out()
+    if context.get_context().opts["fn"].__name__ == "downgrade":
+        run(sql_files.installer("begin_downgrade"))
+    else:
+        run(sql_files.installer("refuse_upgrade"))
+        run(sql_files.installer("become_owner"))
+
+
+def keep_others_out() -> None:
+    """Wait for other upgrades and downgrades, and have them wait until the transaction ends."""
+    context.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({UPGRADE_LOCK})")
+
+
+@contextmanager
+def outside_transaction() -> Iterator[None]:
+    """Commit, run the body outside of any transaction, and begin again; after an error, the caller ends it all.
+
+    In the body there is no pinned search path, no role but the session's, and no lock.
+    """
+    with context.get_context().autocommit_block():
+        yield
 
 
 def run(path: Path, **literals: str) -> None:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
@@ -19,7 +19,7 @@ from alembic.util import CommandError
 
 from dagbump import database
 from dagbump.errors import DagbumpError, Unreachable, summary
-from dagbump.installation.names import INDEX_LOCK
+from dagbump.installation.concurrent_index import BUILDERS
 from dagbump.installation.sql_files import MIGRATIONS
 
 # Alembic's names for the heads of the two branches.
@@ -122,46 +122,51 @@ def _run(config: Config, work: Callable[[], None], on_progress: OnProgress | Non
     if on_progress is None:
         do_it()
         return
-    engine: sa.engine.Engine = config.attributes["engine"]
-    # The observer is apart from the pool, which waits for the work to end, and so for a cancelled one to clean up.
-    with (
-        database.connect(engine).execution_options(isolation_level="AUTOCOMMIT") as observer,
-        ThreadPoolExecutor(1) as pool,
-    ):
+    # Both are apart from this thread, which a signal has to find free, whatever a driver waits for in them.
+    with ThreadPoolExecutor(2) as pool:
         working = pool.submit(do_it)
+        watching = pool.submit(_watch, working, config, on_progress)
         try:
-            while not wait([working], timeout=_PROGRESS_SECONDS).done:
-                for progress in _progress(observer, config):
-                    on_progress(progress)
+            wait([working, watching], return_when=FIRST_EXCEPTION)
         except BaseException:
-            _cancel(working, engine, config, on_progress)
+            _cancel(working, config)
             raise
+        if not working.done():
+            _cancel(working, config)
+            watching.result()
         working.result()
 
 
-def _cancel(working: Future[None], engine: sa.engine.Engine, config: Config, on_progress: OnProgress) -> None:
-    """Cancel what is under way, and wait, reporting for whom, until what there is of the index is dropped."""
-    config.attributes["stopping"].set()
-    # On a connection of its own: the observer's may have been interrupted in the middle of a query. Again and again:
-    # the server may not have come to the statement yet.
-    with database.connect(engine).execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while not wait([working], timeout=_PROGRESS_SECONDS).done:
-            connection.execute(_CANCEL, {"pid": _backend(config)})
-            for progress in _progress(connection, config):
-                on_progress(progress)
+def _watch(working: Future[None], config: Config, on_progress: OnProgress) -> None:
+    """Report how far the work is, until it ends or cannot be seen, as where a pooler has no other connection."""
+    with suppress(DagbumpError, sa.exc.SQLAlchemyError):
+        engine: sa.engine.Engine = config.attributes["engine"]
+        with database.connect(engine, config.attributes["airflow_schema"]) as observer:
+            while not wait([working], timeout=_PROGRESS_SECONDS).done:
+                with observer.begin():
+                    rows = observer.execute(_PROGRESS, {"pid": config.attributes.get("backend_pid", 0)}).all()
+                for phase, done, total, *blocker in rows:
+                    progress = IndexProgress(
+                        phase, done / total if total else 0.0, Blocker(*blocker) if blocker[0] else None
+                    )
+                    on_progress(progress)
 
 
-def _backend(config: Config) -> int:
-    """Return the backend in which the environment works; 0 before it has connected."""
-    pid: int = config.attributes.get("backend_pid", 0)
-    return pid
+def _cancel(working: Future[None], config: Config) -> None:
+    """Cancel what is under way, and wait until what there is of the index is dropped.
+
+    Again and again, because the server may not have come to the statement yet. Asked by the driver, which needs no
+    further connection to the database, and gets through to the right one behind a pooler.
+    """
+    attributes = config.attributes
+    attributes["stopping"].set()
+    while not wait([working], timeout=_PROGRESS_SECONDS).done:
+        connection: sa.engine.Connection | None = attributes.get("connection")
+        if connection is not None and not attributes["not_to_cancel"].is_set():
+            with suppress(Exception):  # it is no connection any more: then there is nothing to cancel
+                connection.connection.driver_connection.cancel()  # type: ignore[union-attr]
 
 
-# A DROP INDEX is not cancelled: it is what cleans up, and soon over where nobody is in its way.
-_CANCEL = sa.text(
-    "SELECT pg_catalog.pg_cancel_backend(activity.pid) FROM pg_catalog.pg_stat_activity AS activity "
-    "WHERE activity.pid = :pid AND NOT pg_catalog.starts_with(activity.query, 'DROP INDEX')"
-)
 _PROGRESS = sa.text(
     f"""
     SELECT coalesce(build.phase, 'waiting') AS phase,
@@ -174,24 +179,13 @@ _PROGRESS = sa.text(
         SELECT activity.pid, activity.usename, activity.application_name, activity.xact_start
         FROM pg_catalog.pg_stat_activity AS activity
         WHERE activity.pid = ANY (pg_catalog.pg_blocking_pids(worker.pid))
-        OR activity.pid <> worker.pid AND activity.pid IN (
-            SELECT lock.pid
-            FROM pg_catalog.pg_locks AS lock
-            JOIN pg_catalog.pg_database AS here ON here.oid = lock.database
-            WHERE here.datname = pg_catalog.current_database() AND lock.locktype = 'advisory'
-            AND lock.granted AND (lock.classid::bigint << 32) + lock.objid::bigint = {INDEX_LOCK}
-        )
+        OR activity.pid <> worker.pid AND activity.pid IN ({BUILDERS})
         ORDER BY activity.xact_start
         LIMIT 1
     ) AS blocker ON TRUE
     WHERE build.pid IS NOT NULL OR blocker.pid IS NOT NULL
     """  # noqa: S608  (a constant)
 )
-
-
-def _progress(observer: sa.engine.Connection, config: Config) -> Iterator[IndexProgress]:
-    for phase, done, total, *blocker in observer.execute(_PROGRESS, {"pid": _backend(config)}):
-        yield IndexProgress(phase, done / total if total else 0.0, Blocker(*blocker) if blocker[0] else None)
 
 
 def _config(engine: sa.engine.Engine | None, airflow_schema: str | None, airflow_shape: str | None) -> Config:
@@ -201,7 +195,8 @@ def _config(engine: sa.engine.Engine | None, airflow_schema: str | None, airflow
         "airflow_schema": airflow_schema,
         "airflow_shape": airflow_shape,
         "quiet": True,
-        "stopping": Event(),  # set: whoever waits for its turn gives up
+        "stopping": Event(),  # whoever waits for its turn gives up
+        "not_to_cancel": Event(),  # what is under way cleans up
     }
     config.attributes.update(attributes)
     return config

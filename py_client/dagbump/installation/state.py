@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dagbump import search_path
 from dagbump.errors import (
     InsufficientPrivilege,
     NotInstalled,
@@ -28,8 +29,6 @@ from dagbump.installation.names import SCHEMA
 NEWEST_REVISION = "0001"
 OLDEST_REVISION = "0001"
 
-_PATH = sa.text("SELECT pg_catalog.unnest(pg_catalog.current_schemas(FALSE))::text")
-_PIN = sa.text("SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', CAST(:local AS boolean))")
 _HAS_TASK_INSTANCE = sa.text(
     """
     SELECT TRUE
@@ -49,20 +48,6 @@ _KEEPS_PAST_TRIES = sa.text(
     JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = class.oid
     WHERE namespace.nspname::text = :schema AND class.relname::text = 'task_instance'
     AND attribute.attname::text = 'working_set' AND NOT attribute.attisdropped
-    """
-)
-
-_LENDS_RIGHTS = sa.text(
-    """
-    SELECT owner.rolname::text AS owner, EXISTS (
-        SELECT FROM pg_catalog.pg_trigger AS trigger
-        JOIN pg_catalog.pg_class AS class ON class.oid = trigger.tgrelid
-        WHERE class.relowner = owner.oid AND trigger.tgdeferrable AND NOT trigger.tgisinternal
-    ) AS deferred
-    FROM pg_catalog.pg_namespace AS namespace
-    JOIN pg_catalog.pg_roles AS owner ON owner.oid = namespace.nspowner
-    JOIN pg_catalog.pg_roles AS me ON me.rolname = CURRENT_USER
-    WHERE namespace.nspname::text = 'dagbump' AND me.rolsuper AND NOT owner.rolsuper
     """
 )
 
@@ -96,25 +81,17 @@ class Installed:
     release: str
 
 
-def pinned(connection: sa.engine.Connection, *, for_this_transaction: bool) -> str | None:
-    """Pin the search path to pg_catalog, and return the first schema that it had with a task_instance in it.
-
-    Temporary tables are left aside. With another path, PostgreSQL would take an operator that somebody has made
-    where it has none for the very types of its operands, such as name and varchar; and run it as whoever asks.
-    """
-    schemas = connection.scalars(_PATH).all()
-    connection.execute(_PIN, {"local": for_this_transaction})
-    return next((schema for schema in schemas if has_task_instance(connection, schema)), None)
+def pinned(connection: sa.engine.Connection) -> str | None:
+    """Pin the search path, and return the first schema that it had with a task_instance in it."""
+    return next((schema for schema in search_path.pin(connection) if has_task_instance(connection, schema)), None)
 
 
-def find_airflow_schema(
-    connection: sa.engine.Connection, named: str | None, *, for_this_transaction: bool = True
-) -> str:
+def find_airflow_schema(connection: sa.engine.Connection, named: str | None) -> str:
     """Return the schema that was named, else the one on the search path, else the one that dagbump serves already.
 
-    Pins the search path, as `pinned` does.
+    Pins the search path for the transaction.
     """
-    on_path = pinned(connection, for_this_transaction=for_this_transaction)
+    on_path = pinned(connection)
     # Where there is none at all, the check of an upgrade says so.
     return named or on_path or served_schema(connection) or "public"
 
@@ -177,7 +154,7 @@ def require_usable(connection: sa.engine.Connection, airflow_schema: str | None 
         VersionMismatch: it is too old for this package, or this package for it.
         InsufficientPrivilege: this role may not read ``dagbump.installation``.
     """
-    on_path = pinned(connection, for_this_transaction=True)
+    on_path = pinned(connection)
     found = _require_ours(connection, airflow_schema or on_path)
     installed = _read(connection, found)
     _require_in_range(installed)
@@ -224,23 +201,6 @@ def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) 
             "--airflow-schema; the latter needs a database of its own."
         )
     return found
-
-
-def refuse_to_lend_rights(connection: sa.engine.Connection, *, repeatedly: bool = False) -> None:
-    """Refuse to call, as a superuser, what belongs to a role that is none, where that would lend her the rights.
-
-    bump runs as its owner, so that what she puts into its way gains nothing; but for a trigger that is deferred to the
-    COMMIT, which runs as whoever commits, and, in a loop, for whatever she puts in its place between two looks.
-
-    Raises:
-        InsufficientPrivilege: it would.
-    """
-    row = connection.execute(_LENDS_RIGHTS).first()
-    if row is not None and (repeatedly or row.deferred):
-        raise InsufficientPrivilege(
-            f"this role is a superuser, and dagbump belongs to {row.owner}, who is not: what that role puts into the "
-            f"database could run with your rights. Connect as {row.owner}, or as a role that has been granted dagbump."
-        )
 
 
 def _read(connection: sa.engine.Connection, found: sa.engine.Row[Any]) -> Installed:

@@ -100,7 +100,7 @@ def show_history(request: Request, viewer: AnyViewer, dag: Search = "", until: d
 
 def bump_shown(request: Request, viewer: AnyWriter, wanted: BumpRequest) -> Response:
     """Do the safe bump of the runs that were shown, and show what came of it."""
-    with transaction(writing=True) as connection:
+    with transaction() as connection:
         report = bumping.bump(connection, viewer, wanted.dag_run_ids)
     return render(request, "bumped.html", report=report)
 

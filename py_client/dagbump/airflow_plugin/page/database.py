@@ -22,11 +22,8 @@ class TookTooLongError(DagbumpError):
 
 
 @contextmanager
-def transaction(*, writing: bool = False) -> Iterator[sa.engine.Connection]:
+def transaction() -> Iterator[sa.engine.Connection]:
     """Begin a transaction in which dagbump's functions may be called; end it with COMMIT, or on an error ROLLBACK.
-
-    Args:
-        writing: something will be moved.
 
     Raises:
         DagbumpError: what `state.require_usable` raises; or it took too long.
@@ -41,8 +38,6 @@ def transaction(*, writing: bool = False) -> Iterator[sa.engine.Connection]:
         for name, value in (("application_name", APPLICATION_NAME), ("statement_timeout", _STATEMENT_TIMEOUT)):
             connection.execute(_SET, {"name": name, "value": value})
         state.require_usable(connection, Base.metadata.schema)
-        if writing:
-            state.refuse_to_lend_rights(connection)
         yield connection
 
 
