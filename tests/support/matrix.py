@@ -76,7 +76,7 @@ def run_pair(airflow: str, postgres: str) -> Outcome:
     if not image.startswith("embedded") and not engine_answers():
         return Outcome(*_now(), not_run="no container engine")
     left_out = [f"--ignore=tests/test_{name}.py" for name in LEFT_OUT]
-    variables = {"DAGBUMP_AIRFLOW": airflow, "DAGBUMP_POSTGRES_IMAGE": image}
+    variables = {"DAGBUMP_AIRFLOW": airflow, "DAGBUMP_POSTGRES_IMAGE": image, "DAGBUMP_REQUIRE_CONTAINERS": "1"}
     return _pytest(Path(sys.executable), ("-m", MARKS, *left_out, "tests"), variables)
 
 
