@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagbump
 import pytest
@@ -18,6 +19,16 @@ from support.server import libpq
 from typer.main import get_command
 
 pytestmark = pytest.mark.once
+
+COMMANDS = sorted(cast("Any", get_command(app)).commands)
+# Together they take a second of CPU.
+FOR_THE_WORK = {"alembic", "asyncio", "psycopg", "psycopg2", "rich", "sqlalchemy", "tenacity"}
+COMPLETED = "import sys; sys.argv = ['dagbump']; from dagbump.__main__ import main; main()"
+
+
+def imported(importtime: str) -> set[str]:
+    """Return the packages that Python says it has imported, under -X importtime."""
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in importtime.splitlines() if "|" in line}
 
 
 class TestCommands:
@@ -110,6 +121,19 @@ class TestCommands:
     def test_version(self) -> None:
         done = command(*DAGBUMP, "--version")
         assert (done.returncode, done.stdout, done.stderr) == (0, f"dagbump {dagbump.__version__}\n", "")
+
+    @pytest.mark.parametrize("words", [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)])
+    def test_a_word_of_help_waits_for_nothing_that_only_the_work_needs(self, words: list[str]) -> None:
+        done = command(sys.executable, "-X", "importtime", "-m", "dagbump", *words)
+        assert done.returncode == 0
+        assert imported(done.stderr).isdisjoint(FOR_THE_WORK)
+
+    @pytest.mark.parametrize(("typed", "answer"), [("dagbump prev", "preview"), ("dagbump bump --max", "--max-runs")])
+    def test_completion_waits_for_nothing_either(self, typed: str, answer: str) -> None:
+        asked = {"_DAGBUMP_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        done = command(sys.executable, "-X", "importtime", "-c", COMPLETED, **asked)
+        assert (done.returncode, done.stdout.split()) == (0, [answer])
+        assert imported(done.stderr).isdisjoint(FOR_THE_WORK)
 
     def test_every_command_and_option_has_help(self) -> None:
         group: Any = get_command(app)

@@ -43,7 +43,7 @@ POSTGRESES = {
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 # Tests that say little about the pair: of the command line, of Python, of the tests' own tools.
-LEFT_OUT = ("beside_airflow", "benchmark", "cli", "demo", "real_airflow", "revisions", "run", "terminal", "url")
+LEFT_OUT = ("beside_airflow", "benchmark", "cli", "demo", "revisions", "run", "server", "terminal", "url")
 MARKS = "not once and not airflow and not migrations and not ui"
 
 NOT_RUN = "not run"

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dagbump import client
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.holders import oldest_holder
 from dagbump.command_line.options import CallerVerifies, DagIds, DagRunIds, Json, MaxRuns, OfAirflow, Url, Wide
 from dagbump.command_line.output import note, print_json, print_text, printing, sentence
+from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import GOOD, IDLE, WAITING, WRONG, Column, if_any, one_of, print_table
 from dagbump.errors import ExitCode
-from dagbump.installation import state
+
+if TYPE_CHECKING:
+    from dagbump import client
+    from dagbump.installation import state
+else:
+    client = Postponed("dagbump.client")
+    state = Postponed("dagbump.installation.state")
 
 _VERDICTS = {"bump": GOOD, "needs_verify": WAITING, "missing_tasks": WRONG, "versionless": WRONG}
 _PREVIEW = (

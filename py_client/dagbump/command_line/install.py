@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import sqlalchemy as sa
 import typer
-from alembic.script.revision import RevisionError
-from rich.console import Console
-from rich.progress import Progress
 
-from dagbump import database
 from dagbump.command_line.connecting import engine_for
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import AirflowSchema, AirflowShape, PrintSql, Url, text
 from dagbump.command_line.output import say
+from dagbump.command_line.postponed import Postponed
 from dagbump.errors import DagbumpError, ExitCode, NotInstalled, translated
-from dagbump.installation import installer, names, state
+from dagbump.installation import names
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from dagbump import database
+    from dagbump.installation import installer, state
+else:
+    database = Postponed("dagbump.database")
+    installer = Postponed("dagbump.installation.installer")
+    state = Postponed("dagbump.installation.state")
 
 
 def upgrade(
@@ -94,6 +100,9 @@ def _only_with_sql(airflow_shape: str | None, *, sql: bool) -> None:
 @contextmanager
 def _index_progress() -> Iterator[installer.OnProgress]:
     """Show how far the work on the index is: a bar on a terminal, and a line whenever it waits for somebody else."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     waited_for: installer.Blocker | None = None
     with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as bar:
@@ -139,6 +148,8 @@ def _unknown_revisions() -> Iterator[None]:
     try:
         yield
     except DagbumpError as error:
+        from alembic.script.revision import RevisionError
+
         if error.__cause__ is not None and isinstance(error.__cause__.__cause__, RevisionError):
             raise UnknownRevision(str(error)) from error
         raise

@@ -10,15 +10,22 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import sqlalchemy as sa
-import tenacity
-
-from dagbump import database
-from dagbump.client import bump
+from dagbump.command_line.postponed import Postponed
 from dagbump.errors import NotInstalled, UnsupportedAirflow, VersionMismatch
 from dagbump.results import BumpResult
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    import tenacity
+
+    from dagbump import client, database
+else:
+    client = Postponed("dagbump.client")
+    database = Postponed("dagbump.database")
+    sa = Postponed("sqlalchemy")
+    tenacity = Postponed("tenacity")
 
 # Together below the second within which `dagbump run` promises to end.
 _LOOK_SECONDS = 0.05
@@ -115,7 +122,7 @@ class PeriodicBump:
             if self._connection is None:
                 self._connection = database.connect(engine)
             with self._connection.begin():
-                result = bump(self._connection)
+                result = client.bump(self._connection)
         except BaseException:
             self._disconnect()
             raise

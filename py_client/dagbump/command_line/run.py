@@ -7,20 +7,27 @@ import os
 import signal
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import sqlalchemy as sa
 import typer
 
-from dagbump import database
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import OfAirflow, Url, seconds
 from dagbump.command_line.output import as_json, flush, note, printing, sentence
 from dagbump.command_line.periodic_bump import PeriodicBump
+from dagbump.command_line.postponed import Postponed
 from dagbump.errors import DagbumpError, summary
-from dagbump.installation import state
 from dagbump.results import BumpResult
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from dagbump import database
+    from dagbump.installation import state
+else:
+    database = Postponed("dagbump.database")
+    state = Postponed("dagbump.installation.state")
 
 
 def run(
