@@ -14,7 +14,8 @@ import pytest
 from dagbump.command_line.app import app
 from sqlalchemy.engine import URL
 from support.fleet import Fleet, stale_run
-from support.processes import DAGBUMP, command, unread
+from support.optional_index import build_optional_index
+from support.processes import DAGBUMP, command, on_terminal, unread
 from support.server import libpq
 from typer.main import get_command
 
@@ -152,6 +153,67 @@ def bumped(fleet: Fleet, run: int) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+class TestDowngrade:
+    """It says what it removed, and what there was nothing of."""
+
+    def downgrade(self, url: URL, *words: str) -> str:
+        done = command(*DAGBUMP, "downgrade", *words, DAGBUMP_URL=libpq(url))
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    @pytest.fixture
+    def history(self, fleet: Fleet) -> Fleet:
+        """One bump of one run has been recorded."""
+        stale_run(fleet)
+        dagbump.bump(fleet.connection)
+        return fleet
+
+    def test_says_what_it_removed(self, history: Fleet, database: URL) -> None:
+        stale_run(history, "another")
+        dagbump.bump(history.connection)
+        build_optional_index(history.connection)
+
+        said = self.downgrade(database)
+        assert "Removed from " in said
+        assert "schema dagbump, with 2 rows of history and the optional index." in said
+        assert said.endswith("dagbump is not installed there any more.\n")
+
+    def test_an_empty_history_and_no_index(self, database: URL) -> None:
+        assert ": schema dagbump, whose history was empty. dagbump is not" in self.downgrade(database)
+
+    def test_the_index_alone(self, database: URL) -> None:
+        assert command(*DAGBUMP, "upgrade", "--with-index", DAGBUMP_URL=libpq(database)).returncode == 0
+        assert ": the optional index. dagbump 0.1.0" in self.downgrade(database, "index@base")
+        assert "Nothing was removed from " in self.downgrade(database, "index@base")
+
+    def test_nothing_is_there(self, airflow_database: URL) -> None:
+        said = self.downgrade(airflow_database)
+        assert said.startswith("There was nothing to remove in ")
+        assert said.endswith("dagbump is not installed there.\n")
+
+    @pytest.mark.parametrize("words", [[], ["--", "dagbump@-1"]])
+    def test_asks_on_a_terminal_before_a_history_is_lost(self, history: Fleet, database: URL, words: list[str]) -> None:
+        words = [*DAGBUMP, "downgrade", *words]
+        refused = on_terminal(*words, typed="n\n", DAGBUMP_URL=libpq(database))
+        assert "This drops dagbump.history, which has 1 row. Go on?" in refused.stdout
+        assert refused.returncode == 1
+        assert history.execute("SELECT count(*) FROM dagbump.history").fetchall() == [(1,)]
+
+        done = on_terminal(*words, typed="y\n", DAGBUMP_URL=libpq(database))
+        assert done.returncode == 0
+        assert "Removed from " in done.stdout
+
+    @pytest.mark.usefixtures("history")
+    @pytest.mark.parametrize("words", [["--yes"], ["index@base"]])
+    def test_asks_nothing_where_it_is_told_to_or_no_history_is_lost(self, database: URL, words: list[str]) -> None:
+        done = on_terminal(*DAGBUMP, "downgrade", *words, DAGBUMP_URL=libpq(database))
+        assert (done.returncode, "Go on?" in done.stdout) == (0, False)
+
+    def test_an_empty_history_is_not_asked_about(self, database: URL) -> None:
+        done = on_terminal(*DAGBUMP, "downgrade", DAGBUMP_URL=libpq(database))
+        assert (done.returncode, "Go on?" in done.stdout) == (0, False)
 
 
 class TestFilters:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +13,7 @@ import typer
 from dagbump.command_line.connecting import engine_for
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import AirflowSchema, AirflowShape, PrintSql, Url, text
-from dagbump.command_line.output import say
+from dagbump.command_line.output import counted, say
 from dagbump.command_line.postponed import Postponed
 from dagbump.errors import DagbumpError, ExitCode, NotInstalled, translated
 from dagbump.installation import names
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 else:
     database = Postponed("dagbump.database")
     installer = Postponed("dagbump.installation.installer")
+    sa = Postponed("sqlalchemy")
     state = Postponed("dagbump.installation.state")
 
 
@@ -72,10 +75,14 @@ def downgrade(
     ] = "base",
     url: Url = None,
     airflow_schema: AirflowSchema = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a history is dropped.")] = False,
     sql: PrintSql = False,
     airflow_shape: AirflowShape = None,
 ) -> None:
-    """Remove dagbump from the database, which is left as it was before the first upgrade."""
+    """Remove dagbump from the database, which is left as it was before the first upgrade.
+
+    On a terminal it asks first if rows in dagbump.history would be lost.
+    """
     with exit_codes(), _unknown_revisions():
         _only_with_sql(airflow_shape, sql=sql)
         if sql:
@@ -84,12 +91,61 @@ def downgrade(
             installer.downgrade(None, revision, airflow_schema, sql=True, airflow_shape=airflow_shape)
             return
         engine = engine_for(url)
+        before = _look(engine)
+        if before.history and _may_remove_all(revision) and not yes and sys.stdin.isatty():
+            rows = counted(before.history, "row")
+            typer.confirm(f"This drops dagbump.history, which has {rows}. Go on?", abort=True, err=True)
         with _index_progress() as show:
             installer.downgrade(engine, revision, airflow_schema, on_progress=show)
-        try:
-            say(_what_is_installed(engine, airflow_schema))
-        except NotInstalled:
-            say(f"dagbump is not installed in {database.describe(engine)}.")
+        say(_what_was_removed(engine, before, airflow_schema))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What there is of dagbump in a database."""
+
+    schema: bool = False
+    index: bool = False
+    history: int = 0
+
+
+def _look(engine: sa.engine.Engine) -> _Found:
+    """Look at what a downgrade may remove. What is refused here, a downgrade refuses itself, and says why."""
+    with database.connect(engine) as connection, suppress(DagbumpError), translated():
+        state.pinned(connection, for_this_transaction=True)
+        index = any(row.ours for row in state.named_as_optional_index(connection))
+        if state.find_ours(connection, None) is None:
+            return _Found(index=index)
+        return _Found(schema=True, index=index, history=connection.scalar(_history_of(connection)) or 0)
+    return _Found()
+
+
+def _history_of(connection: sa.engine.Connection) -> sa.TextClause:
+    """Return how to count the rows of dagbump.history, which an incomplete installation may lack."""
+    is_there = connection.scalar(sa.text("SELECT pg_catalog.to_regclass('dagbump.history') IS NOT NULL"))
+    return sa.text("SELECT pg_catalog.count(*) FROM dagbump.history" if is_there else "SELECT 0")
+
+
+def _may_remove_all(revision: str) -> bool:
+    """Tell whether a downgrade to this revision may remove all: to base, or back by a number of revisions."""
+    branch, _, target = revision.rpartition("@")
+    return branch != "index" and (target == "base" or "-" in target)
+
+
+def _what_was_removed(engine: sa.engine.Engine, before: _Found, airflow_schema: str | None) -> str:
+    after = _look(engine)
+    history = f"with {counted(before.history, 'row')} of history" if before.history else "whose history was empty"
+    removed = [f"schema dagbump, {history}"] if before.schema and not after.schema else []
+    removed += ["the optional index"] if before.index and not after.index else []
+    place = database.describe(engine)
+    if removed:
+        told = f"Removed from {place}: {' and '.join(removed)}."
+    else:
+        told = f"Nothing was removed from {place}." if before.schema else f"There was nothing to remove in {place}."
+    try:
+        return f"{told} {_what_is_installed(engine, airflow_schema)}"
+    except NotInstalled:
+        return f"{told} dagbump is not installed there{' any more' if removed else ''}."
 
 
 def _only_with_sql(airflow_shape: str | None, *, sql: bool) -> None:
