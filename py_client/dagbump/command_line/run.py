@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dagbump.command_line.connecting import usable_connection
+from dagbump.command_line.connecting import engine_for, usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import OfAirflow, Url, seconds
 from dagbump.command_line.output import as_json, flush, note, printing, sentence
@@ -43,18 +43,21 @@ def run(
 
     Each bump is the safe form, in a transaction of its own. Prints a line per loop that changed something, and one when
     other runs than before are left to Airflow or held. What may pass is waited for, with growing pauses: a lost
-    database, a lock, a timeout, a migration.
+    database, a lock, a timeout, a migration. Credentials are read anew for each connection; it ends with exit code 3
+    when they have been refused for 5 minutes.
     """
 
-    def prepare() -> sa.engine.Engine:
+    def prepare() -> None:
         with usable_connection(url, airflow_schema) as (connection, _):  # what cannot be waited out fails here
             state.refuse_to_lend_rights(connection, repeatedly=True)
-            engine = connection.engine
-        note(f"dagbump run: one safe bump every {interval:g} s in {database.describe(engine)}. Ctrl-C ends it.")
-        return engine
+            where = database.describe(connection.engine)
+        note(f"dagbump run: one safe bump every {interval:g} s in {where}. Ctrl-C ends it.")
+
+    def connect() -> sa.engine.Connection:
+        return database.connect(engine_for(url))
 
     with exit_codes(), printing(committed=True):
-        bumping = PeriodicBump(prepare, interval, _Report(as_json=as_json))
+        bumping = PeriodicBump(prepare, connect, interval, _Report(as_json=as_json))
         _end_on_signals(bumping)
         bumping.run()
         note("dagbump run: ended.")
