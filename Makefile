@@ -12,7 +12,7 @@
 # make bench-page: how long the page in Airflow's UI takes; writes the table in docs/page.md.
 # make test-newest: the suite with the newest of everything, in an environment of its own.
 # make pins: writes pins/*.txt, the versions of all that is installed, with the newest of everything.
-# make demo-tables: takes over the tables of a new Airflow into the demo.
+# make airflow-tables: takes over the tables of a new Airflow into the tests and the demo.
 # make freeze: renders sql/ into migrations/, after each change there.
 # Needs Python 3.10 or later, make and git; everything else is brought in, into .venv.
 
@@ -24,13 +24,14 @@ PINS := pins/development.txt
 
 RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 
-.PHONY: demo test test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page pins demo-tables freeze lint clean
+.PHONY: demo test test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page pins airflow-tables freeze lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
 
+# A worker per core, each with a PostgreSQL of its own. ARGS="-n 0": one.
 test: $(VENV)/.dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto $(ARGS)
 
 test-airflow: $(VENV)/.dev
 	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -m airflow $(ARGS) || exit; done
@@ -71,8 +72,8 @@ pins: $(VENV)/.dev
 	    echo '-e .' | $(COMPILE) --python-version 3.11 - $$pins.in -c $$pins.txt -o $$pins.txt || exit; \
 	done
 
-demo-tables: $(VENV)/.dev
-	PYTHONPATH=tests $(BIN)/python -m support.demo_tables
+airflow-tables: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m support.airflow_tables
 
 freeze:
 	$(PYTHON) sql/freeze.py

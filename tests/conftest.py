@@ -1,4 +1,4 @@
-"""Fixtures: one PostgreSQL for the run, Airflow's schema made there once by Airflow itself, a clone for each test."""
+"""Fixtures: a PostgreSQL for each worker, Airflow's tables made there once, a clone of that database for each test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from dagbump import database as dagbump_database
 from dagbump.installation import installer
 from sqlalchemy.engine import URL
-from support import server, traps
+from support import airflow_tables, server, traps
 from support.fleet import Fleet
 from support.optional_index import build_optional_index
 from support.releases import environments
@@ -25,13 +25,35 @@ _database_numbers = count(1)
 
 Connect = Callable[..., psycopg.Connection[Any]]
 
+SERVERS = pytest.StashKey[list[Server]]()
+MOST_WORKERS = 4
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Answer -n auto: each worker takes a core for itself, and a half for its server."""
+    return 1 if os.environ.get("DAGBUMP_TEST_URL") else min(os.cpu_count() or 1, MOST_WORKERS)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]  # libpq and an embedded server would heed it
     # A shell's background job ignores Ctrl-C, and so would the processes that tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.stash[SERVER] = _stack.enter_context(server.start())
+    given: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if given is None:
+        servers = _stack.enter_context(server.start_several(config.getoption("numprocesses", None) or 1))
+    else:
+        servers = [Server.from_words(given["postgres"])]
+    config.stash[SERVERS] = servers
+    server.pg_dump = servers[0].pg_dump
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give each worker of pytest-xdist a server of its own."""
+    number = int(node.gateway.id.removeprefix("gw"))
+    servers = node.config.stash[SERVERS]
+    node.workerinput["postgres"] = servers[number % len(servers)].as_words()
 
 
 def pytest_unconfigure() -> None:
@@ -39,26 +61,22 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    postgres = config.stash[SERVER]
+    postgres = config.stash[SERVERS][0]
     with postgres.maintenance() as connection:
         (version,) = connection.execute("SHOW server_version").fetchone() or ("?",)
     return f"PostgreSQL {version} from {postgres.source}; schema of Airflow {environments.release()}"
 
 
-SERVER = pytest.StashKey[Server]()
-
-
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> Server:
-    return request.config.stash[SERVER]
+    return request.config.stash[SERVERS][0]
 
 
 @pytest.fixture(scope="session")
 def airflow_template(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A database with what `airflow db migrate` creates, and no dagbump."""
     name = f"airflow_{environments.release().replace('.', '_')}"
-    postgres.drop_database(name)
-    environments.migrate(environments.release(), postgres.create_database(name), tmp_path_factory.mktemp("airflow"))
+    airflow_tables.make(postgres.create_database(name), tmp_path_factory.mktemp("airflow"))
     return name
 
 
@@ -66,7 +84,6 @@ def airflow_template(postgres: Server, tmp_path_factory: pytest.TempPathFactory)
 def dagbump_template(postgres: Server, airflow_template: str) -> str:
     """The same, upgraded to dagbump's newest revision."""
     name = f"{airflow_template}_dagbump"
-    postgres.drop_database(name)
     url = postgres.create_database(name, airflow_template)
     installer.upgrade(dagbump_database.create_engine(server.libpq(url)))
     return name
@@ -98,7 +115,6 @@ def database(postgres: Server, dagbump_template: str) -> Iterator[URL]:
 def clone(postgres: Server, template: str) -> Iterator[URL]:
     """Make a copy of a database, dropped when asked again."""
     name = f"test_{next(_database_numbers)}"
-    postgres.drop_database(name)
     yield postgres.create_database(name, template)
     postgres.drop_database(name)
 

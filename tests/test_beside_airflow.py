@@ -1,4 +1,7 @@
-"""The wheel installed beside Airflow, in an environment of each release, and used there as in a deployment."""
+"""The wheel, and that wheel installed beside Airflow and used there as in a deployment.
+
+The release is `environments.release`: `make test-airflow` runs all of it on each.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,6 @@ from support import server
 from support.fleet import Fleet
 from support.releases import environments
 from support.server import Server
-
-pytestmark = pytest.mark.once
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -73,14 +74,11 @@ def freeze(python: Path) -> frozenset[str]:
     return frozenset(environments.uv("pip", "freeze", "--python", str(python)).splitlines())
 
 
-@pytest.fixture(scope="module", params=[*environments.RELEASES, *environments.BETAS])
-def installed(
-    request: pytest.FixtureRequest, postgres: Server, wheel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Installed]:
-    release: str = request.param
+@pytest.fixture(scope="module")
+def installed(postgres: Server, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    release = environments.release()
     home = tmp_path_factory.mktemp("deployment")
     name = f"beside_{release.replace('.', '_')}"
-    postgres.drop_database(name)
     url = postgres.create_database(name)
     environments.migrate(release, url, home)
     with environments.clone_of(release, home) as python:
@@ -90,6 +88,7 @@ def installed(
     postgres.drop_database(name)
 
 
+@pytest.mark.once
 def test_the_wheel_carries_migrations_and_the_demos_tables_and_not_what_they_are_made_from(wheel: Path) -> None:
     carried = set(ZipFile(wheel).namelist())
     files = {
@@ -103,6 +102,7 @@ def test_the_wheel_carries_migrations_and_the_demos_tables_and_not_what_they_are
     assert not [name for name in carried if name.startswith("dagbump/sql/")]
 
 
+@pytest.mark.airflow
 def test_installing_it_moves_no_package_of_airflow(installed: Installed) -> None:
     after = installed.packages()
 
@@ -111,6 +111,7 @@ def test_installing_it_moves_no_package_of_airflow(installed: Installed) -> None
     assert brought == {"dagbump"}
 
 
+@pytest.mark.airflow
 def test_the_command_line_does_its_work_with_airflows_configuration(installed: Installed) -> None:
     with psycopg.connect(server.libpq(installed.url), autocommit=True) as connection:
         fleet = Fleet(connection)
@@ -134,6 +135,7 @@ def test_the_command_line_does_its_work_with_airflows_configuration(installed: I
         assert server.dump_schema(installed.url) == before
 
 
+@pytest.mark.airflow
 @pytest.mark.parametrize("place", ["environment", "airflow.cfg", "secrets backend"])
 def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(
     installed: Installed, tmp_path: Path, place: str
@@ -165,6 +167,7 @@ def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(
     installed.dagbump("downgrade", url_from=url_from)
 
 
+@pytest.mark.airflow
 def test_without_libpq_it_connects_through_airflows_psycopg2(installed: Installed) -> None:
     used = installed.script(
         """
@@ -202,6 +205,7 @@ def in_forks(statement, times):
 """
 
 
+@pytest.mark.airflow
 @pytest.mark.parametrize(
     ("statement", "milliseconds_allowed"), [("import dagbump; dagbump.bump", 50), ("import dagbump.airflow_plugin", 20)]
 )
@@ -214,6 +218,7 @@ def test_a_process_of_airflow_imports_nothing_else_and_that_in_no_time(
     assert min(milliseconds for _, milliseconds in tries) <= milliseconds_allowed
 
 
+@pytest.mark.airflow
 def test_a_scheduler_with_the_plugin_on_needs_nothing_that_is_for_others(installed: Installed) -> None:
     statement = "import dagbump.airflow_plugin.patches"
     tries = installed.script(f"{IN_FORKS}import airflow.jobs.scheduler_job_runner\nin_forks({statement!r}, times=1)")

@@ -16,6 +16,7 @@ from dagbump.command_line.tables import WRONG
 from dagbump.database import create_engine
 from dagbump.installation import checking, installer
 from psycopg import sql
+from rich.style import Style
 from sqlalchemy.engine import URL
 from support.fleet import Fleet
 from support.processes import DAGBUMP, command, on_terminal, running
@@ -362,7 +363,7 @@ class TestTheCommand:
     def test_a_person_sees_what_is_not_ok(self, fleet: Fleet, database: URL) -> None:
         fleet.execute("DROP INDEX ti_dag_run")
         done = on_terminal(*DAGBUMP, "check", "--url", libpq(database), columns=80)
-        assert WRONG.render("NOT OK").split("NOT")[0] + "NOT OK" in done.stdout
+        assert Style.parse(WRONG).render("NOT OK").split("NOT")[0] + "NOT OK" in done.stdout
         assert done.returncode == 1
         assert "1 item not ok." in done.stdout
 

@@ -5,19 +5,31 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagbump
 import pytest
 from dagbump.command_line.app import app
 from sqlalchemy.engine import URL
 from support.fleet import Fleet, stale_run
-from support.processes import DAGBUMP, command, unread
+from support.optional_index import build_optional_index
+from support.processes import DAGBUMP, command, on_terminal, unread
 from support.server import libpq
 from typer.main import get_command
 
 pytestmark = pytest.mark.once
+
+COMMANDS = sorted(cast("Any", get_command(app)).commands)
+# Together they take a second of CPU.
+FOR_THE_WORK = {"alembic", "asyncio", "psycopg", "psycopg2", "rich", "sqlalchemy", "tenacity"}
+COMPLETED = "import sys; sys.argv = ['dagbump']; from dagbump.__main__ import main; main()"
+
+
+def imported(importtime: str) -> set[str]:
+    """Return the packages that Python says it has imported, under -X importtime."""
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in importtime.splitlines() if "|" in line}
 
 
 class TestCommands:
@@ -111,6 +123,19 @@ class TestCommands:
         done = command(*DAGBUMP, "--version")
         assert (done.returncode, done.stdout, done.stderr) == (0, f"dagbump {dagbump.__version__}\n", "")
 
+    @pytest.mark.parametrize("words", [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)])
+    def test_a_word_of_help_waits_for_nothing_that_only_the_work_needs(self, words: list[str]) -> None:
+        done = command(sys.executable, "-X", "importtime", "-m", "dagbump", *words)
+        assert done.returncode == 0
+        assert imported(done.stderr).isdisjoint(FOR_THE_WORK)
+
+    @pytest.mark.parametrize(("typed", "answer"), [("dagbump prev", "preview"), ("dagbump bump --max", "--max-runs")])
+    def test_completion_waits_for_nothing_either(self, typed: str, answer: str) -> None:
+        asked = {"_DAGBUMP_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        done = command(sys.executable, "-X", "importtime", "-c", COMPLETED, **asked)
+        assert (done.returncode, done.stdout.split()) == (0, [answer])
+        assert imported(done.stderr).isdisjoint(FOR_THE_WORK)
+
     def test_every_command_and_option_has_help(self) -> None:
         group: Any = get_command(app)
         assert set(group.commands) >= {"upgrade", "downgrade", "preview", "bump", "run", "demo"}
@@ -128,6 +153,67 @@ def bumped(fleet: Fleet, run: int) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+class TestDowngrade:
+    """It says what it removed, and what there was nothing of."""
+
+    def downgrade(self, url: URL, *words: str) -> str:
+        done = command(*DAGBUMP, "downgrade", *words, DAGBUMP_URL=libpq(url))
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    @pytest.fixture
+    def history(self, fleet: Fleet) -> Fleet:
+        """One bump of one run has been recorded."""
+        stale_run(fleet)
+        dagbump.bump(fleet.connection)
+        return fleet
+
+    def test_says_what_it_removed(self, history: Fleet, database: URL) -> None:
+        stale_run(history, "another")
+        dagbump.bump(history.connection)
+        build_optional_index(history.connection)
+
+        said = self.downgrade(database)
+        assert "Removed from " in said
+        assert "schema dagbump, with 2 rows of history and the optional index." in said
+        assert said.endswith("dagbump is not installed there any more.\n")
+
+    def test_an_empty_history_and_no_index(self, database: URL) -> None:
+        assert ": schema dagbump, whose history was empty. dagbump is not" in self.downgrade(database)
+
+    def test_the_index_alone(self, database: URL) -> None:
+        assert command(*DAGBUMP, "upgrade", "--with-index", DAGBUMP_URL=libpq(database)).returncode == 0
+        assert ": the optional index. dagbump 0.1.0" in self.downgrade(database, "index@base")
+        assert "Nothing was removed from " in self.downgrade(database, "index@base")
+
+    def test_nothing_is_there(self, airflow_database: URL) -> None:
+        said = self.downgrade(airflow_database)
+        assert said.startswith("There was nothing to remove in ")
+        assert said.endswith("dagbump is not installed there.\n")
+
+    @pytest.mark.parametrize("words", [[], ["--", "dagbump@-1"]])
+    def test_asks_on_a_terminal_before_a_history_is_lost(self, history: Fleet, database: URL, words: list[str]) -> None:
+        words = [*DAGBUMP, "downgrade", *words]
+        refused = on_terminal(*words, typed="n\n", DAGBUMP_URL=libpq(database))
+        assert "This drops dagbump.history, which has 1 row. Go on?" in refused.stdout
+        assert refused.returncode == 1
+        assert history.execute("SELECT count(*) FROM dagbump.history").fetchall() == [(1,)]
+
+        done = on_terminal(*words, typed="y\n", DAGBUMP_URL=libpq(database))
+        assert done.returncode == 0
+        assert "Removed from " in done.stdout
+
+    @pytest.mark.usefixtures("history")
+    @pytest.mark.parametrize("words", [["--yes"], ["index@base"]])
+    def test_asks_nothing_where_it_is_told_to_or_no_history_is_lost(self, database: URL, words: list[str]) -> None:
+        done = on_terminal(*DAGBUMP, "downgrade", *words, DAGBUMP_URL=libpq(database))
+        assert (done.returncode, "Go on?" in done.stdout) == (0, False)
+
+    def test_an_empty_history_is_not_asked_about(self, database: URL) -> None:
+        done = on_terminal(*DAGBUMP, "downgrade", DAGBUMP_URL=libpq(database))
+        assert (done.returncode, "Go on?" in done.stdout) == (0, False)
 
 
 class TestFilters:

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dagbump.demo.fleet import TABLES
-from support.demo_tables import tables_of_airflow
 
 pytestmark = pytest.mark.once
 
@@ -196,7 +194,3 @@ def test_says_what_to_install_where_the_server_is_missing(start: Start, temporar
     assert "pip install 'dagbump[demo]'" in errors
     assert "Traceback" not in errors
     assert nothing_is_left(temporary_directory)
-
-
-def test_its_tables_are_those_of_airflow() -> None:
-    assert TABLES.read_text("utf-8") == tables_of_airflow()

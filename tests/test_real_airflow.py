@@ -17,6 +17,8 @@ from support.releases.live_dag import LiveDag, Tis
 from support.releases.worker import Worker, start_worker
 from support.server import Server
 
+pytestmark = pytest.mark.airflow
+
 RELEASE = environments.number()
 # From 3.2 on the scheduler's bulk UPDATE passes over task instances whose state is NULL.
 STOCK_FORGETS_NULL = RELEASE >= (3, 2)
@@ -28,7 +30,6 @@ EXPANDS_WITHOUT_VERSION = RELEASE < (3, 1)
 def airflow_url(postgres: Server, dagbump_template: str) -> Iterator[URL]:
     """One database for the module: Airflow takes seconds to start."""
     name = "real_airflow"
-    postgres.drop_database(name)
     yield postgres.create_database(name, dagbump_template)
     postgres.drop_database(name)
 

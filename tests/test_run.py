@@ -10,11 +10,15 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import dagbump
 import psycopg
 import pytest
 from conftest import Connect
 from dagbump.command_line import run
+from dagbump.command_line.periodic_bump import PeriodicBump
+from dagbump.database import connect as connect_to
 from dagbump.database import create_engine
 from dagbump.demo.server import EmbeddedPostgres
 from dagbump.installation import installer
@@ -29,6 +33,7 @@ from support.waits import until
 pytestmark = pytest.mark.once
 
 
+PASSWORD = "of an operator"  # noqa: S105  (of roles that live for a test)
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
 # psycopg cannot be loaded: the environment of an Airflow, which brings psycopg2.
 DRIVERS: dict[str, dict[str, str]] = {"psycopg": {}, "psycopg2": {"PSYCOPG_IMPL": "none"}}
@@ -58,6 +63,47 @@ def copy_airflow(source: URL, target: URL) -> None:
 def own_server() -> Iterator[EmbeddedPostgres]:
     with server.embedded() as embedded:
         yield embedded
+
+
+@pytest.fixture
+def operators(fleet: Fleet) -> Iterator[tuple[str, str]]:
+    """Two roles that may log in, and bump."""
+    names = ("dagbump_test_old", "dagbump_test_new")
+    for name in names:
+        fleet.execute(f"DROP ROLE IF EXISTS {name}")
+        fleet.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+        fleet.execute(f"SELECT dagbump.grant_operator('{name}')")
+    yield names
+    for name in names:
+        shut_out(fleet, name)
+        fleet.execute(f"DROP OWNED BY {name}")
+        fleet.execute(f"DROP ROLE {name}")
+
+
+def shut_out(fleet: Fleet, role: str) -> None:
+    fleet.execute(f"ALTER ROLE {role} NOLOGIN")
+    fleet.execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = '{role}'")
+
+
+def name_in(configuration: Path, url: URL) -> None:
+    value = libpq(url).replace("%", "%%")
+    configuration.write_text(f"[database]\nsql_alchemy_conn = {value}\n")
+
+
+class Heard:
+    """What a `PeriodicBump` reports."""
+
+    def __init__(self) -> None:
+        self.troubles: list[BaseException] = []
+
+    def result(self, result: dagbump.BumpResult) -> None:
+        raise AssertionError(result)
+
+    def trouble(self, error: BaseException) -> None:
+        self.troubles.append(error)
+
+    def recovered(self) -> None:
+        raise AssertionError
 
 
 class TestRun:
@@ -186,6 +232,37 @@ class TestPassingTrouble:
             gate.rollback()
             self.goes_on(loop, fleet, said)
 
+    def test_credentials_that_are_rotated_are_read_anew(
+        self, fleet: Fleet, database: URL, operators: tuple[str, str], tmp_path: Path
+    ) -> None:
+        old, new = operators
+        configuration = tmp_path / "airflow.cfg"
+        name_in(configuration, database.set(username=old, password=PASSWORD))
+        with running(*DAGBUMP, "run", "--interval", "0.1", AIRFLOW_CONFIG=str(configuration)) as loop:
+            loop.until_printed("one safe bump")
+            stale_run(fleet, "before")
+            loop.until_printed("bumped")
+            shut_out(fleet, old)
+            loop.until_printed("trying again")
+            name_in(configuration, database.set(username=new, password=PASSWORD))
+            loop.until_printed("connected again")
+            stale_run(fleet, "after")
+            loop.until_printed("bumped", times=2)
+        assert fleet.execute("SELECT bumped_by FROM dagbump.history ORDER BY bumped_at").fetchall() == [(old,), (new,)]
+
+    def test_credentials_that_are_refused_for_too_long_end_it(
+        self, fleet: Fleet, database: URL, operators: tuple[str, str]
+    ) -> None:
+        name, _ = operators
+        shut_out(fleet, name)
+        engine = create_engine(libpq(database.set(username=name, password=PASSWORD)))
+        heard = Heard()
+        bumping = PeriodicBump(lambda: None, lambda: connect_to(engine), 0.1, heard, patience=0.5)
+        with pytest.raises(dagbump.Unreachable, match="not permitted to log in") as ended:
+            bumping.run()
+        assert ended.value.exit_code == 3
+        assert heard.troubles
+
     def test_a_failover_to_a_server_that_only_reads(self, fleet: Fleet, database: URL, connect: Connect) -> None:
         observer = connect(autocommit=True)
         only_reads = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
@@ -258,7 +335,7 @@ class TestEnd:
         with running(*words, DAGBUMP_URL="postgresql://127.0.0.1:1/d") as loop:
             loop.until_printed("sqlalchemy.util")
             self.ends(loop)
-            assert loop.count("dagbump.command_line.periodic_bump") == 0
+            assert loop.count("cannot connect") == 0
 
     def ends(self, loop: Running) -> None:
         began = time.monotonic()

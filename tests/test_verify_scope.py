@@ -169,7 +169,7 @@ def dag(request: pytest.FixtureRequest, worker: Worker, airflow_url: URL) -> Ite
         connection.execute("DELETE FROM dag_run")
 
 
-@pytest.mark.once
+@pytest.mark.airflow
 @pytest.mark.skipif(RELEASE < (3, 4), reason="Airflow has no loops yet")
 def test_what_a_loop_lacks_cannot_be_told(worker: Worker, airflow_url: URL) -> None:
     with psycopg.connect(server.libpq(airflow_url), autocommit=True) as connection:
@@ -181,7 +181,7 @@ def test_what_a_loop_lacks_cannot_be_told(worker: Worker, airflow_url: URL) -> N
         connection.execute("DELETE FROM dag_run")
 
 
-@pytest.mark.once
+@pytest.mark.airflow
 class TestWhatAirflowSerializes:
     def test_a_run_that_airflow_has_made_lacks_nothing(self, dag: SerializedDag) -> None:
         assert dag.scope() == RunScope(dag.run, (), (), (), has_mapped=dag.dag_id in HAVE_MAPPED)
@@ -243,7 +243,7 @@ def test_a_map_index_that_is_one_too_many_is_removed_and_not_missing(worker: Wor
         connection.execute("DELETE FROM dag_run")
 
 
-@pytest.mark.once
+@pytest.mark.airflow
 def test_what_airflow_has_compressed_cannot_be_read(airflow_url: URL, tmp_path: Path) -> None:
     environment = {"AIRFLOW__CORE__COMPRESS_SERIALIZED_DAGS": "True"}
     with (

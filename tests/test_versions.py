@@ -170,7 +170,7 @@ def test_no_version_is_looked_up(fleet: Fleet, connection: Connection) -> None:
     assert scans[0] <= 3  # all of it once, and the TIs of each of the two runs
 
 
-@pytest.mark.once
+@pytest.mark.airflow
 def test_a_version_that_airflow_db_clean_could_not_delete_it_can_after_a_bump(
     fleet: Fleet, connection: Connection, database: URL, tmp_path: Path
 ) -> None:

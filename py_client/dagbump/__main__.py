@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["run"]:
-        # The imports take a second, in which nothing is done yet: what ends the loop later, ends it now, with 0.
+        # Nothing is done yet while modules are imported: what ends the loop later, ends it now, with 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os._exit(0))
     from dagbump.command_line.app import app

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -236,3 +237,12 @@ def may_pass(error: BaseException) -> bool:
         return False
     state = sqlstate(error)
     return error.connection_invalidated or state is None or state.startswith(_PASSING)
+
+
+# What PostgreSQL, PgBouncer and libpq say, in English: libpq hands on no SQLSTATE when a connection is refused.
+_REFUSED = re.compile(r"authentication failed|no password supplied|not permitted to log in|role \".*\" does not exist")
+
+
+def refuses_credentials(error: BaseException) -> bool:
+    """Tell whether no connection was made because of who asked for it."""
+    return isinstance(error, Unreachable) and _REFUSED.search(str(error)) is not None

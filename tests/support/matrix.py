@@ -43,7 +43,7 @@ POSTGRESES = {
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 # Tests that say little about the pair: of the command line, of Python, of the tests' own tools.
-LEFT_OUT = ("beside_airflow", "benchmark", "cli", "demo", "real_airflow", "revisions", "run", "terminal", "url")
+LEFT_OUT = ("beside_airflow", "benchmark", "cli", "demo", "revisions", "run", "server", "terminal", "url")
 MARKS = "not once and not airflow and not migrations and not ui"
 
 NOT_RUN = "not run"
@@ -76,7 +76,7 @@ def run_pair(airflow: str, postgres: str) -> Outcome:
     if not image.startswith("embedded") and not engine_answers():
         return Outcome(*_now(), not_run="no container engine")
     left_out = [f"--ignore=tests/test_{name}.py" for name in LEFT_OUT]
-    variables = {"DAGBUMP_AIRFLOW": airflow, "DAGBUMP_POSTGRES_IMAGE": image}
+    variables = {"DAGBUMP_AIRFLOW": airflow, "DAGBUMP_POSTGRES_IMAGE": image, "DAGBUMP_REQUIRE_CONTAINERS": "1"}
     return _pytest(Path(sys.executable), ("-m", MARKS, *left_out, "tests"), variables)
 
 

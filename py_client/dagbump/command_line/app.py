@@ -65,7 +65,7 @@ _add(
 _add(
     install.downgrade,
     "Remove dagbump from the database.",
-    "dagbump downgrade                all of it",
+    "dagbump downgrade                all of it; asks first on a terminal",
     "dagbump downgrade index@base     the optional index alone",
     "dagbump downgrade --sql 0001:base",
 )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dagbump import client
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
@@ -24,8 +23,14 @@ from dagbump.command_line.options import (
     Wide,
 )
 from dagbump.command_line.output import note, print_json, print_text, printing, sentence
+from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import GOOD, IDLE, WAITING, WRONG, Column, if_any, one_of, print_table
 from dagbump.errors import ExitCode
+
+if TYPE_CHECKING:
+    from dagbump import client
+else:
+    client = Postponed("dagbump.client")
 
 _VERDICTS = {"bump": GOOD, "needs_verify": WAITING, "missing_tasks": WRONG, "versionless": WRONG}
 _PREVIEW = (

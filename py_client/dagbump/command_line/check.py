@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
-from dagbump import database
 from dagbump.command_line.connecting import engine_for
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import Json, OfAirflow, TrustOwner, Url, Wide
 from dagbump.command_line.output import counted, print_json, printing
+from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import GOOD, WRONG, Column, one_of, print_table
-from dagbump.installation import checking
+
+if TYPE_CHECKING:
+    from dagbump import database
+    from dagbump.installation import checking
+else:
+    checking = Postponed("dagbump.installation.checking")
+    database = Postponed("dagbump.database")
 
 _OK, _NOT_OK = "ok", "NOT OK"
 _COLUMNS = (Column("result", style=one_of({_OK: GOOD, _NOT_OK: WRONG})), Column("item"), Column("detail"))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-
-from dagbump import database
+from dagbump.command_line.postponed import Postponed
 from dagbump.errors import translated
-from dagbump.installation import state
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from dagbump import database
+    from dagbump.installation import state
+else:
+    database = Postponed("dagbump.database")
+    state = Postponed("dagbump.installation.state")
 
 
 def engine_for(url: str | None, *, trust_owner: bool = False) -> sa.engine.Engine:

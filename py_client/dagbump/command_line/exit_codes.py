@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
 import typer
 
 from dagbump.command_line.output import note, quiet_when_nobody_reads
+from dagbump.command_line.postponed import Postponed
 from dagbump.errors import DagbumpError, ExitCode, summary
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+else:
+    sa = Postponed("sqlalchemy")
 
 
 @contextmanager

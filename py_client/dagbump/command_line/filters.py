@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
-
+from dagbump.command_line.postponed import Postponed
 from dagbump.errors import DagbumpError
 from dagbump.installation import sql_files
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+else:
+    sa = Postponed("sqlalchemy")
 
 # Operands are text, because PostgreSQL would take an operator for varchar that somebody has made.
 _DAGS = "SELECT dag_id FROM {}.dag WHERE dag_id::text = ANY (CAST(:ids AS text[]))"

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import sqlalchemy as sa
 import typer
 
-from dagbump import client
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import (
@@ -31,8 +29,17 @@ from dagbump.command_line.options import (
 )
 from dagbump.command_line.output import as_json as to_json
 from dagbump.command_line.output import counted, print_json, print_text, printing, visible
+from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import Column, print_table
 from dagbump.results import HistoryEntry
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from dagbump import client
+else:
+    client = Postponed("dagbump.client")
+    sa = Postponed("sqlalchemy")
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 # A row is seen when its transaction commits, which may be later than the time in it. A transaction that goes on for

@@ -6,19 +6,26 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-
-from dagbump import client
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import DagIds, DagRunIds, Json, OfAirflow, TrustOwner, Url, Wide
 from dagbump.command_line.output import print_json, print_text, printing
+from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import WAITING, Column, if_any, print_table
 from dagbump.errors import DagbumpError
 from dagbump.held import age, describe
 from dagbump.results import Holder
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from dagbump import client
+else:
+    client = Postponed("dagbump.client")
+    sa = Postponed("sqlalchemy")
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-import sqlalchemy as sa
 import typer
-from alembic.script.revision import RevisionError
-from rich.console import Console
-from rich.progress import Progress
 
-from dagbump import database
 from dagbump.command_line.connecting import engine_for
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import AirflowSchema, AirflowShape, PrintSql, TrustOwner, Url, text
-from dagbump.command_line.output import say
+from dagbump.command_line.output import counted, say
+from dagbump.command_line.postponed import Postponed
 from dagbump.errors import DagbumpError, ExitCode, NotInstalled, translated
-from dagbump.installation import installer, names, state
+from dagbump.installation import names
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from dagbump import database
+    from dagbump.installation import installer, state
+else:
+    database = Postponed("dagbump.database")
+    installer = Postponed("dagbump.installation.installer")
+    sa = Postponed("sqlalchemy")
+    state = Postponed("dagbump.installation.state")
 
 
 def upgrade(
@@ -68,10 +77,14 @@ def downgrade(
     url: Url = None,
     airflow_schema: AirflowSchema = None,
     trust_owner: TrustOwner = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a history is dropped.")] = False,
     sql: PrintSql = False,
     airflow_shape: AirflowShape = None,
 ) -> None:
-    """Remove dagbump from the database, which is left as it was before the first upgrade."""
+    """Remove dagbump from the database, which is left as it was before the first upgrade.
+
+    On a terminal it asks first if rows in dagbump.history would be lost.
+    """
     with exit_codes(), _unknown_revisions():
         _only_with_sql(airflow_shape, sql=sql)
         if sql:
@@ -80,12 +93,60 @@ def downgrade(
             installer.downgrade(None, revision, airflow_schema, sql=True, airflow_shape=airflow_shape)
             return
         engine = engine_for(url, trust_owner=trust_owner)
+        before = _look(engine, airflow_schema)
+        if before.history and _may_remove_all(revision) and not yes and sys.stdin.isatty():
+            rows = counted(before.history, "row")
+            typer.confirm(f"This drops dagbump.history, which has {rows}. Go on?", abort=True, err=True)
         with _index_progress() as show:
             installer.downgrade(engine, revision, airflow_schema, on_progress=show)
-        try:
-            say(_what_is_installed(engine, airflow_schema))
-        except NotInstalled:
-            say(f"dagbump is not installed in {database.describe(engine)}.")
+        say(_what_was_removed(engine, before, airflow_schema))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What there is of dagbump in a database."""
+
+    schema: bool = False
+    index: bool = False
+    history: int = 0
+
+
+def _look(engine: sa.engine.Engine, airflow_schema: str | None) -> _Found:
+    """Look at what a downgrade may remove. What is refused here, a downgrade refuses itself, and says why."""
+    with database.connect(engine, airflow_schema) as connection, suppress(DagbumpError), translated():
+        index = any(row.ours for row in state.named_as_optional_index(connection))
+        if state.find_ours(connection, None) is None:
+            return _Found(index=index)
+        return _Found(schema=True, index=index, history=connection.scalar(_history_of(connection)) or 0)
+    return _Found()
+
+
+def _history_of(connection: sa.engine.Connection) -> sa.TextClause:
+    """Return how to count the rows of dagbump.history, which an incomplete installation may lack."""
+    is_there = connection.scalar(sa.text("SELECT pg_catalog.to_regclass('dagbump.history') IS NOT NULL"))
+    return sa.text("SELECT pg_catalog.count(*) FROM dagbump.history" if is_there else "SELECT 0")
+
+
+def _may_remove_all(revision: str) -> bool:
+    """Tell whether a downgrade to this revision may remove all: to base, or back by a number of revisions."""
+    branch, _, target = revision.rpartition("@")
+    return branch != "index" and (target == "base" or "-" in target)
+
+
+def _what_was_removed(engine: sa.engine.Engine, before: _Found, airflow_schema: str | None) -> str:
+    after = _look(engine, airflow_schema)
+    history = f"with {counted(before.history, 'row')} of history" if before.history else "whose history was empty"
+    removed = [f"schema dagbump, {history}"] if before.schema and not after.schema else []
+    removed += ["the optional index"] if before.index and not after.index else []
+    place = database.describe(engine)
+    if removed:
+        told = f"Removed from {place}: {' and '.join(removed)}."
+    else:
+        told = f"Nothing was removed from {place}." if before.schema else f"There was nothing to remove in {place}."
+    try:
+        return f"{told} {_what_is_installed(engine, airflow_schema)}"
+    except NotInstalled:
+        return f"{told} dagbump is not installed there{' any more' if removed else ''}."
 
 
 def _only_with_sql(airflow_shape: str | None, *, sql: bool) -> None:
@@ -96,6 +157,9 @@ def _only_with_sql(airflow_shape: str | None, *, sql: bool) -> None:
 @contextmanager
 def _index_progress() -> Iterator[installer.OnProgress]:
     """Show how far the work on the index is: a bar on a terminal, and a line whenever it waits for somebody else."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     waited_for: installer.Blocker | None = None
     with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as bar:
@@ -141,6 +205,8 @@ def _unknown_revisions() -> Iterator[None]:
     try:
         yield
     except DagbumpError as error:
+        from alembic.script.revision import RevisionError
+
         if error.__cause__ is not None and isinstance(error.__cause__.__cause__, RevisionError):
             raise UnknownRevision(str(error)) from error
         raise

@@ -8,25 +8,33 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import sqlalchemy as sa
-import tenacity
-
-from dagbump import database
-from dagbump.client import bump
-from dagbump.errors import NotInstalled, UnsupportedAirflow, VersionMismatch
+from dagbump.command_line.postponed import Postponed
+from dagbump.errors import InvalidUrl, NotInstalled, UnsupportedAirflow, VersionMismatch
 from dagbump.results import BumpResult
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    import tenacity
+
+    from dagbump import client, database
+else:
+    client = Postponed("dagbump.client")
+    database = Postponed("dagbump.database")
+    sa = Postponed("sqlalchemy")
+    tenacity = Postponed("tenacity")
 
 # Together below the second within which `dagbump run` promises to end.
 _LOOK_SECONDS = 0.05
 _CANCEL_AFTER_SECONDS = 0.05
 _LEAVE_AFTER_SECONDS = 0.2
 
-
-Connect = Callable[[], sa.engine.Connection]
+# A rotated password reaches its users within minutes; an account that is locked out needs a person.
+REFUSED_FOR_SECONDS = 300.0
 
 
 class Reporter(Protocol):
@@ -45,18 +53,29 @@ class Reporter(Protocol):
 class PeriodicBump:
     """Calls ``dagbump.bump`` in its safe form, each time in a transaction of its own, until `stop`."""
 
-    def __init__(self, prepare: Callable[[], Connect], interval: float, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[], None],
+        connect: Callable[[], sa.engine.Connection],
+        interval: float,
+        reporter: Reporter,
+        patience: float = REFUSED_FOR_SECONDS,
+    ) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
-            prepare: called once, at the start; answers what opens a connection, after a look at the database.
-                What it raises ends the work.
+            prepare: called once, at the start, to look at the database. What it raises ends the work.
+            connect: makes each new connection, with the credentials of that moment.
             interval: seconds between two calls.
             reporter: is told what happens.
+            patience: for so many seconds of refused credentials, new ones are waited for.
         """
         self._prepare = prepare
+        self._connect = connect
         self._interval = interval
         self._reporter = reporter
+        self._patience = patience
+        self._refused_since: float | None = None
         self._asked_to_stop = False  # no lock in it: a signal handler sets it
         self._stopping = threading.Event()
         self._connection: sa.engine.Connection | None = None
@@ -73,10 +92,12 @@ class PeriodicBump:
         Where the server hangs, a thread is left behind that ends with the process.
 
         What may pass is waited for, with growing pauses: a lost database, a lock, a timeout. Once a bump has worked,
-        so are missing functions and tables, because a restore or a migration may be under way.
+        so are missing functions and tables, because a restore or a migration may be under way, and refused
+        credentials, for a time, because they may have been rotated.
 
         Raises:
-            DagbumpError: the database cannot be reached at the start; dagbump is not installed, or not usable.
+            DagbumpError: the database cannot be reached at the start, or has refused the credentials for too long;
+                dagbump is not installed, or not usable.
         """
         worker = threading.Thread(target=self._work, name="dagbump-run", daemon=True)
         worker.start()
@@ -92,7 +113,7 @@ class PeriodicBump:
 
     def _work(self) -> None:
         try:
-            connect = self._prepare()
+            self._prepare()
             until_it_works = tenacity.Retrying(
                 retry=tenacity.retry_if_exception(self._may_pass),
                 wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
@@ -102,7 +123,7 @@ class PeriodicBump:
                 reraise=True,
             )
             while not self._stopping.is_set():
-                result = until_it_works(self._bump, connect)
+                result = until_it_works(self._bump)
                 if until_it_works.statistics["attempt_number"] > 1:
                     self._reporter.recovered()
                 self._reporter.result(result)
@@ -113,12 +134,13 @@ class PeriodicBump:
         finally:
             self._disconnect()
 
-    def _bump(self, connect: Connect) -> BumpResult:
+    def _bump(self) -> BumpResult:
         try:
             if self._connection is None:
-                self._connection = connect()
+                self._connection = self._connect()
+                self._refused_since = None
             with self._connection.begin():
-                result = bump(self._connection, caller="dagbump run")
+                result = client.bump(self._connection, caller="dagbump run")
         except BaseException:
             self._disconnect()
             raise
@@ -133,8 +155,12 @@ class PeriodicBump:
                 connection.close()
 
     def _may_pass(self, error: BaseException) -> bool:
-        if isinstance(error, NotInstalled | VersionMismatch | UnsupportedAirflow):
+        if isinstance(error, InvalidUrl | NotInstalled | VersionMismatch | UnsupportedAirflow):
             return self._has_worked
+        if database.refuses_credentials(error):
+            now = time.monotonic()
+            self._refused_since = self._refused_since or now
+            return now - self._refused_since < self._patience
         return database.may_pass(error)
 
     def _report_trouble(self, state: tenacity.RetryCallState) -> None:

@@ -9,15 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
-import sqlalchemy as sa
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from dagbump import client
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
@@ -25,9 +20,19 @@ from dagbump.command_line.holders import oldest_holder
 from dagbump.command_line.options import INTEGER, DagIds, Json, OfAirflow, TrustOwner, Url, Wide, integer
 from dagbump.command_line.output import as_json as to_json
 from dagbump.command_line.output import counted, note, print_text, printing
+from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import IDLE, WAITING, Column, print_table
 from dagbump.errors import ExitCode
 from dagbump.results import RepairableRun, RunPreview
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from dagbump import client
+    from dagbump.installation import state
+else:
+    client = Postponed("dagbump.client")
+    state = Postponed("dagbump.installation.state")
 
 # As in the procedure dagbump.repair: a batch looks at so many runs at most, however little there is to do in them.
 _RUNS_AT_ONCE = 100
@@ -177,40 +182,16 @@ def _repair(
         raise
 
 
-class _Showing(Protocol):
-    def __call__(self, done: int) -> None:
-        """Take how many task instances have moved."""
-
-
 @contextmanager
-def _telling_how_far(to_do: int) -> Iterator[_Showing]:
+def _telling_how_far(to_do: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, a line now and then elsewhere; beside standard output."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines(to_do)
-        return
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("task instances"),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=to_do)
-        yield lambda done: progress.update(bar, completed=done)
+    from dagbump.command_line.progress_bar import progress_bar
+
+    with progress_bar(to_do) as bar:
+        yield bar or _lines(to_do)
 
 
-class _Rate(TextColumn):
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Task) -> Text:
-        self.text_format = f"{task.speed or 0:,.0f}/s"
-        return super().render(task)
-
-
-def _lines(to_do: int) -> _Showing:
+def _lines(to_do: int) -> Callable[[int], None]:
     began = last = time.monotonic()
 
     def show(done: int) -> None:

@@ -7,19 +7,25 @@ import os
 import signal
 from dataclasses import asdict
 from datetime import datetime
-from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dagbump import database
-from dagbump.command_line.connecting import usable_connection
+from dagbump.command_line.connecting import engine_for, usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import OfAirflow, TrustOwner, Url, seconds
 from dagbump.command_line.output import as_json, flush, note, printing, sentence
-from dagbump.command_line.periodic_bump import Connect, PeriodicBump
+from dagbump.command_line.periodic_bump import PeriodicBump
+from dagbump.command_line.postponed import Postponed
 from dagbump.errors import DagbumpError, summary
 from dagbump.results import BumpResult
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from dagbump import database
+else:
+    database = Postponed("dagbump.database")
 
 
 def run(
@@ -36,18 +42,21 @@ def run(
 
     Each bump is the safe form, in a transaction of its own. Prints a line per loop that changed something, and one when
     other runs than before are left to Airflow or held. What may pass is waited for, with growing pauses: a lost
-    database, a lock, a timeout, a migration.
+    database, a lock, a timeout, a migration. Credentials are read anew for each connection; it ends with exit code 3
+    when they have been refused for 5 minutes.
     """
 
-    def prepare() -> Connect:
+    def prepare() -> None:
         # What cannot be waited out fails here.
         with usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, _):
-            engine = connection.engine
-        note(f"dagbump run: one safe bump every {interval:g} s in {database.describe(engine)}. Ctrl-C ends it.")
-        return partial(database.connect, engine, airflow_schema)
+            where = database.describe(connection.engine)
+        note(f"dagbump run: one safe bump every {interval:g} s in {where}. Ctrl-C ends it.")
+
+    def connect() -> sa.engine.Connection:
+        return database.connect(engine_for(url, trust_owner=trust_owner), airflow_schema)
 
     with exit_codes(), printing(committed=True):
-        bumping = PeriodicBump(prepare, interval, _Report(as_json=as_json))
+        bumping = PeriodicBump(prepare, connect, interval, _Report(as_json=as_json))
         _end_on_signals(bumping)
         bumping.run()
         note("dagbump run: ended.")

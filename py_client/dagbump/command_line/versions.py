@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dagbump import client
+from typing import TYPE_CHECKING
+
 from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import DagIds, Json, OfAirflow, TrustOwner, Url, Wide
 from dagbump.command_line.output import print_json, print_text, printing
+from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import GOOD, WAITING, Column, if_any, print_table
+
+if TYPE_CHECKING:
+    from dagbump import client
+else:
+    client = Postponed("dagbump.client")
 
 _VERSIONS = (
     Column("dag_id"),

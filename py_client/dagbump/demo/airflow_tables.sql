@@ -1,4 +1,4 @@
--- Tables of Airflow 3.3.2, as its `airflow db migrate` makes them. `make demo-tables` writes this file.
+-- Tables of Airflow 3.3.2, as its `airflow db migrate` makes them. `make airflow-tables` writes this file.
 
 
 CREATE TABLE public.backfill (

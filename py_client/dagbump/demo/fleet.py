@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-# What `airflow db migrate` of 3.3.2 makes; `make demo-tables` writes it.
+# What `airflow db migrate` of 3.3.2 makes; `make airflow-tables` writes it.
 TABLES = Path(__file__).with_name("airflow_tables.sql")
 
 DAG_IDS = ("ingest_orders", "train_ranking", "build_reports", "sync_crm")

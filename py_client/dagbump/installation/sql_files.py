@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING
 
 from dagbump.installation.names import INDEX
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Inside the package in a wheel, at the top in a checkout.
@@ -63,6 +65,8 @@ def literal(value: str) -> str:
 
 def as_it_is(text: str) -> sa.TextClause:
     """Return SQL in which SQLAlchemy takes nothing for a parameter."""
+    import sqlalchemy as sa  # not above: the command line's help needs the names in this module
+
     return sa.text(text.replace(":", r"\:"))
 
 

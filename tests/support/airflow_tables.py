@@ -1,0 +1,75 @@
+"""Airflow's tables without an Airflow: files of what its `airflow db migrate` makes. As a program, writes them.
+
+They are of the default release. The tests take theirs from `FILE`; the demo has those that it needs in its package.
+`make test-airflow` compares both with what Airflow makes.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from dagbump.demo.fleet import TABLES
+from sqlalchemy.engine import URL
+
+from support import server
+from support.releases import environments
+
+RELEASE = environments.DEFAULT_RELEASE
+FILE = Path(__file__).with_name("airflow_tables.sql")
+# Those that the demo or dagbump looks at, and what their foreign keys refer to.
+_OF_THE_DEMO = (
+    *("backfill", "backfill_dag_run", "dag", "dag_bundle", "dag_run", "dag_version", "log_template", "serialized_dag"),
+    *("task_instance", "task_instance_history", "team", "trigger"),
+)
+_HEAD = f"""\
+-- Tables of Airflow {RELEASE}, as its `airflow db migrate` makes them. `make airflow-tables` writes this file.
+"""
+_OPTIONS = ("--no-owner", "--no-privileges", "--no-comments")
+
+
+def make(url: URL, home: Path) -> None:
+    """Make the tables of the run's release in an empty database: from the file, else by Airflow itself."""
+    if environments.release() != RELEASE:
+        environments.migrate(environments.release(), url, home)
+        return
+    with psycopg.connect(server.libpq(url)) as connection:
+        connection.execute(FILE.read_bytes())
+
+
+@contextmanager
+def of_airflow() -> Iterator[URL]:
+    """Let Airflow make its tables on the demo's server."""
+    with server.embedded() as postgres, tempfile.TemporaryDirectory() as home:
+        url = server.Server(postgres.url, "embedded").create_database("airflow")
+        environments.migrate(RELEASE, url, Path(home))
+        yield url
+
+
+def all_of(url: URL) -> str:
+    """Return how to make a database's tables, with the rows that Airflow puts there."""
+    dump = server.run_client("pg_dump", url, "--inserts", *_OPTIONS)
+    return _tidy(re.sub(r"'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^']*'", "now()", dump))
+
+
+def of_the_demo(url: URL) -> str:
+    """Return how to make those tables of a database that the demo needs, without rows."""
+    names = (f"--table=public.{name}" for name in _OF_THE_DEMO)
+    return _tidy(server.run_client("pg_dump", url, "--schema-only", *_OPTIONS, *names))
+
+
+def _tidy(dump: str) -> str:
+    # What is left out names releases and a random token, or is about psql's session.
+    left_out = ("--", "SET ", "SELECT pg_catalog.set_config", "\\restrict", "\\unrestrict")
+    statements = "\n".join(line for line in dump.splitlines() if not line.startswith(left_out))
+    return _HEAD + re.sub(r"\n{2,}", "\n\n", statements).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    with of_airflow() as database:
+        FILE.write_text(all_of(database), "utf-8")
+        TABLES.write_text(of_the_demo(database), "utf-8")
