@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ from pydantic import TypeAdapter
 from benchmarks.measure import Cost
 from benchmarks.thresholds import Threshold
 
-RELEASES = ("3.1.6", "3.3.2")
+RELEASES = ("3.1.8", "3.3.2")  # whose version work is measured
+EVERY_RELEASE = ("3.0.6", "3.1.8", "3.2.2", "3.3.2", "3.4.0b2")  # whose whole loops are
 NOTHING, A_TASK, MAPPED = "nothing", "a task", "nothing, with a mapped task"  # what a new version brings
 LOOKS = "one DAG", "20 DAGs"
-_TO_UPDATE = {NOTHING: 1.5, A_TASK: 2.0}
+_TO_UPDATE = {NOTHING: 1.3, A_TASK: 1.6}
 _LEAST = 500  # TIs per run: of smaller ones most of the time is the round trips'
 _LOOK_MS = 50.0
 _LOOK_TIS = 500
+_GOAL = "20 x 20", "3.3.2"  # a fleet as most people have it
+_STATEMENTS = 72
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,20 @@ class Loops:
     Attributes:
         fleet: runs x TIs.
         loop: "steady" or "version change".
-        conf: bytes of each run's conf.
         who: whose loop it is.
         ms: the whole loop.
-        version_ms: of which examining, bumping, verifying, and reading the DAG for it.
+        version_ms: of which bumping, verifying, and looking DAGs and their versions up.
+        statements: what such a loop sends, examining included.
         peak: bytes that Python held at most; None where it was not traced.
         count: of how many loops.
     """
 
     fleet: str
     loop: str
-    conf: int
     who: str
     ms: float
     version_ms: float
+    statements: int
     peak: float | None
     count: int
 
@@ -90,6 +93,24 @@ def thresholds(results: Results) -> Iterator[Threshold]:
         if _tis(fleet) == _LOOK_TIS:
             for what, cost in costs.items():
                 yield Threshold("The look for missing tasks", f"{fleet}, {what}", _LOOK_MS, cost.ms.median, "ms")
+    yield from _of_loops(results.loops)
+
+
+def _of_loops(loops: Iterable[Loops]) -> Iterator[Threshold]:
+    steady = {(each.fleet, each.who): each for each in loops if each.loop == "steady"}
+    for (fleet, who), plugin in steady.items():
+        kind, _, release = who.partition("-")
+        if kind != "plugin":
+            continue
+        stock = steady[fleet, f"stock-{release}"]
+        where = f"{fleet}, {release}"
+        if (fleet, release) == _GOAL:
+            yield Threshold("Statements of a steady loop", where, _STATEMENTS, plugin.statements, "", robust=True)
+            ratio = plugin.version_ms / stock.version_ms
+            yield Threshold("Versions and DAGs in a steady loop, to stock", where, 1 / 5, ratio, "x")
+            yield Threshold("A whole steady loop, to stock", where, 1 / 1.3, plugin.ms / stock.ms, "x")
+        else:
+            yield Threshold("A whole steady loop, to stock", where, 1, plugin.ms / stock.ms, "x")
 
 
 def _tis(fleet: str) -> int:
