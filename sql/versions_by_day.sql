@@ -14,6 +14,7 @@ CREATE OR REPLACE FUNCTION dagbump.versions_by_day(
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 -- Planned for each call, so that without dag_ids there is no condition on them, with any method that suits the size.
 SET search_path = @airflow_schema@, pg_temp
+SET row_security = off
 SET plan_cache_mode = force_custom_plan
 SET jit = off
 AS $versions_by_day$

@@ -131,7 +131,7 @@ def create_engine(url: str | DatabaseUrl) -> sa.engine.Engine:
     parameters = {**defaults, **libpq.parameters(found.value, found.source, module, drivername)}
     return sa.create_engine(
         f"{drivername}://",
-        creator=lambda: module.connect(**parameters),
+        creator=lambda: _in_iso_style(module.connect(**parameters)),
         poolclass=NullPool,
         future=True,  # SQLAlchemy 1.4 behaves as 2.x does
         execution_options={_DATABASE: _Database(_description(parameters), found.source)},
@@ -152,6 +152,17 @@ def _driver() -> tuple[ModuleType, str]:
     except ImportError:
         raise DagbumpError("no PostgreSQL driver can be loaded: pip install 'dagbump[binary]'") from None
     return psycopg2, "postgresql+psycopg2"
+
+
+def _in_iso_style(connection: Any) -> Any:
+    """Have timestamps sent as ISO: psycopg reads no other DateStyle. psycopg2 asks for it by itself.
+
+    PgBouncer knows this setting, and keeps it from its other clients.
+    """
+    if not (connection.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
+        connection.execute("SET DateStyle = ISO")
+        connection.commit()
+    return connection
 
 
 def _description(parameters: Mapping[str, Any]) -> str:
