@@ -56,6 +56,7 @@ DECLARE
     versions_taken uuid[] := ARRAY[]::uuid[];
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
+    @include:require_tables@
     @include:check_arguments@
 
     -- 1. A limit: which runs it leaves.

@@ -34,6 +34,7 @@ DECLARE
     examined_only CONSTANT boolean := TRUE;
     ids CONSTANT bigint[] := NULL;
 BEGIN
+    @include:require_tables@
     @include:check_dag_ids@
 
     RETURN QUERY

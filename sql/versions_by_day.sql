@@ -20,6 +20,7 @@ SET jit = off
 AS $versions_by_day$
 #variable_conflict use_column
 BEGIN
+    @include:require_tables@
     @include:check_dag_ids@
     IF days IS NULL OR days NOT BETWEEN 1 AND 366 THEN
         RAISE EXCEPTION 'days must be between 1 and 366, not %', coalesce(days::text, 'NULL')

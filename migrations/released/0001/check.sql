@@ -629,7 +629,7 @@ BEGIN
                 pg_catalog.string_agg(acl.privilege_type || ' on ' || object.name, ', ' ORDER BY object.name, acl.privilege_type)
                 FILTER (
                     WHERE operator.oid IS NULL OR acl.privilege_type <> object.privilege OR object.name IN (
-                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'tables_fit', 'take_version', 'tasks_of_version',
                         'transactions_behind'
                     )
                 )
@@ -728,7 +728,7 @@ BEGIN
                         WHERE namespace.nspname::text = 'dagbump'
                     ) AS object
                     WHERE NOT object.name IN (
-                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'tables_fit', 'take_version', 'tasks_of_version',
                         'transactions_behind'
                     )
                 ) AS wanted
