@@ -6,6 +6,8 @@ are read, on whatever release made them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import dagbump
 import psycopg
 import pytest
@@ -37,7 +39,7 @@ OF_3_3 = """
 OF_THE_OTHER_SHAPE = OF_3_4 if environments.number() < (3, 4) else OF_3_3
 
 
-def test_which_functions_read_them(connection: psycopg.Connection[object]) -> None:
+def test_which_functions_read_them(connection: psycopg.Connection[Any]) -> None:
     rows = connection.execute(
         "SELECT proname FROM pg_proc WHERE pronamespace = 'dagbump'::regnamespace AND prosecdef AND proname <> 'check'"
     ).fetchall()
@@ -60,7 +62,7 @@ def test_each_fails_with_the_same_error(fleet: Fleet, connect: Connect, routine:
         assert (raised.value.sqlstate, "dagbump upgrade" in str(raised.value.diag.message_hint)) == ("DBU02", True)
 
 
-def test_what_python_says(fleet: Fleet, connection: psycopg.Connection[object]) -> None:
+def test_what_python_says(fleet: Fleet, connection: psycopg.Connection[Any]) -> None:
     fleet.connection.execute(OF_THE_OTHER_SHAPE.encode())
     with pytest.raises(dagbump.UnsupportedAirflow, match="dagbump upgrade"):
         dagbump.bump(connection)
