@@ -59,6 +59,7 @@ DECLARE
     versions_taken uuid[] := ARRAY[]::uuid[];
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
+    @include:require_tables@
     @include:check_arguments@
     IF report_all IS NULL THEN
         RAISE EXCEPTION 'report_all must be true or false, and is NULL'
@@ -192,7 +193,9 @@ row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.hel
 Nothing to move or to verify: no lock, and nothing written. Commits nothing. What it moves, it records
 in dagbump.history.
 Errors: 22023 for a negative max_runs, caller_verifies or report_all NULL, a NULL inside an array, an array
-of arrays; DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
+of arrays; 25006 where there is something to move in a read-only transaction; 42501 where row-level
+security hides rows from the owner of Airflow''s tables (FORCE ROW LEVEL SECURITY);
+DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
 40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) FROM PUBLIC;

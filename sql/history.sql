@@ -4,10 +4,12 @@
 -- move without its row, and no row without its move. A loop in which nothing
 -- changed writes none.
 --
--- Plain: no default, constraint, trigger or foreign key, so that there is nothing
--- in it that could run somebody else's code, and it outlives the runs and
--- versions that it tells of. Rows are only ever added, and removed by
--- dagbump.prune_history.
+-- Plain: no default, trigger, foreign key or constraint but its key, so that there
+-- is nothing in it that could run somebody else's code, and it outlives the runs
+-- and versions that it tells of. Rows are only ever added, and removed by
+-- dagbump.prune_history; where a publication FOR ALL TABLES exists, PostgreSQL
+-- wants a key for that. A uuid, because rows of two databases can then be brought
+-- together, and no sequence has to follow them.
 
 CREATE TABLE IF NOT EXISTS dagbump.history (
     bumped_at timestamptz,
@@ -20,7 +22,8 @@ CREATE TABLE IF NOT EXISTS dagbump.history (
     dag_version_id uuid,
     version_number integer,
     bumped integer,
-    caller text
+    caller text,
+    id uuid PRIMARY KEY
 );
 
 -- Whatever was there before, and nothing that is recorded is lost. Locks the table only where there is something to mend:
@@ -32,11 +35,12 @@ BEGIN
     IF EXISTS (
         @include:altered_history@
     ) THEN
-        -- What makes a column NOT NULL goes; with it the identity that needs it.
+        -- What makes a column NOT NULL goes, but for the key; with it the identity that needs it.
         FOR altered IN
             SELECT con.conname
             FROM pg_catalog.pg_constraint AS con
             WHERE con.conrelid = 'dagbump.history'::regclass::oid AND con.contype::text = 'p'
+            AND NOT @include:is_key_of_history@
         LOOP
             EXECUTE pg_catalog.format('ALTER TABLE dagbump.history DROP CONSTRAINT %I', altered.conname);
         END LOOP;
@@ -44,6 +48,7 @@ BEGIN
             SELECT attribute.attname
             FROM pg_catalog.pg_attribute AS attribute
             WHERE attribute.attrelid = 'dagbump.history'::regclass::oid AND attribute.attnum > 0 AND attribute.attnotnull
+            AND attribute.attname::text <> 'id'
         LOOP
             EXECUTE pg_catalog.format(
                 'ALTER TABLE dagbump.history ALTER COLUMN %1$I DROP IDENTITY IF EXISTS, ALTER COLUMN %1$I DROP NOT NULL',
@@ -85,6 +90,16 @@ BEGIN
             ADD COLUMN IF NOT EXISTS bumped integer,
             ADD COLUMN IF NOT EXISTS caller text;
     END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_catalog.pg_constraint AS con
+        WHERE con.conrelid = 'dagbump.history'::regclass::oid AND @include:is_key_of_history@
+    ) THEN
+        -- An id says nothing, so what there is of them can go. ADD COLUMN fills it without an UPDATE, which a publication
+        -- forbids.
+        ALTER TABLE dagbump.history DROP COLUMN IF EXISTS id;
+        ALTER TABLE dagbump.history ADD COLUMN id uuid DEFAULT pg_catalog.gen_random_uuid();
+        ALTER TABLE dagbump.history ALTER COLUMN id DROP DEFAULT, ADD PRIMARY KEY (id);
+    END IF;
     IF pg_catalog.to_regclass('dagbump.history_bumped_at') IS NULL THEN
         CREATE INDEX history_bumped_at ON dagbump.history (bumped_at);
     END IF;
@@ -121,6 +136,7 @@ COMMENT ON COLUMN dagbump.history.from_versions IS
 {"dag_version_id": "0199…", "task_instances": 12, "version_number": 3}; both null: on none.';
 COMMENT ON COLUMN dagbump.history.dag_version_id IS 'The version that they are on since.';
 COMMENT ON COLUMN dagbump.history.version_number IS 'Its number.';
+COMMENT ON COLUMN dagbump.history.id IS 'The key.';
 COMMENT ON COLUMN dagbump.history.bumped IS 'How many task instances: the sum of those in from_versions.';
 
 REVOKE ALL ON TABLE dagbump.history FROM PUBLIC;

@@ -45,6 +45,7 @@ DECLARE
     held_runs bigint[] := ARRAY[]::bigint[];
     held_versions uuid[] := ARRAY[]::uuid[];
 BEGIN
+    @include:require_tables@
     @include:check_dag_run_ids@
     @include:check_dag_ids@
 

@@ -32,6 +32,7 @@ DECLARE
     ids CONSTANT bigint[] := dag_run_ids;
     limited bigint[];
 BEGIN
+    @include:require_tables@
     @include:check_arguments@
 
     IF max_runs IS NOT NULL THEN

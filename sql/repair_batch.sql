@@ -40,6 +40,7 @@ DECLARE
     versions_taken uuid[] := ARRAY[]::uuid[];
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
+    @include:require_tables@
     @include:check_dag_run_ids@
     IF batch_size IS NULL OR batch_size < 1 THEN
         RAISE EXCEPTION 'batch_size must be 1 or more, and is %', coalesce(batch_size::text, 'NULL')

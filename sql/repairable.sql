@@ -19,6 +19,7 @@ DECLARE
     ids CONSTANT bigint[] := NULL;
     limited CONSTANT bigint[] := NULL;
 BEGIN
+    @include:require_tables@
     @include:check_dag_ids@
 
     RETURN QUERY

@@ -16,6 +16,7 @@ AS $running$
 DECLARE
     ids CONSTANT bigint[] := NULL;
 BEGIN
+    @include:require_tables@
     @include:check_dag_ids@
 
     RETURN QUERY

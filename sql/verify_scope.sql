@@ -19,6 +19,7 @@ AS $verify_scope$
 DECLARE
     ids CONSTANT bigint[] := dag_run_ids;
 BEGIN
+    @include:require_tables@
     @include:check_dag_run_ids@
 
     RETURN QUERY

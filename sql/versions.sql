@@ -23,6 +23,7 @@ CREATE OR REPLACE FUNCTION dagbump.versions(
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 -- Planned for each call, so that without dag_ids there is no condition on them, with any method that suits the size.
 SET search_path = @airflow_schema@, pg_temp
+SET row_security = off
 SET plan_cache_mode = force_custom_plan
 -- What is to be looked up by run is LATERAL, and still is; nothing else may be compared each with each.
 SET enable_nestloop = off
@@ -33,6 +34,7 @@ DECLARE
     examined_only CONSTANT boolean := TRUE;
     ids CONSTANT bigint[] := NULL;
 BEGIN
+    @include:require_tables@
     @include:check_dag_ids@
 
     RETURN QUERY

@@ -14,11 +14,13 @@ CREATE OR REPLACE FUNCTION dagbump.versions_by_day(
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 -- Planned for each call, so that without dag_ids there is no condition on them, with any method that suits the size.
 SET search_path = @airflow_schema@, pg_temp
+SET row_security = off
 SET plan_cache_mode = force_custom_plan
 SET jit = off
 AS $versions_by_day$
 #variable_conflict use_column
 BEGIN
+    @include:require_tables@
     @include:check_dag_ids@
     IF days IS NULL OR days NOT BETWEEN 1 AND 366 THEN
         RAISE EXCEPTION 'days must be between 1 and 366, not %', coalesce(days::text, 'NULL')

@@ -16,6 +16,7 @@ AS $versions_of_runs$
 DECLARE
     ids CONSTANT bigint[] := coalesce(dag_run_ids, '{}');
 BEGIN
+    @include:require_tables@
     @include:check_dag_run_ids@
 
     RETURN QUERY

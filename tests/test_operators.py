@@ -26,6 +26,7 @@ FOR_THE_OWNER = {
     "grant_operator",
     "prune_history",
     "revoke_operator",
+    "tables_fit",
     "take_version",
     "tasks_of_version",
     "transactions_behind",

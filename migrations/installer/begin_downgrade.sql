@@ -3,6 +3,7 @@
 -- Runs first in every downgrade, online and in the script of --sql alike, and reads catalogs only. Errors:
 --   DBU03  a schema dagbump that is somebody else's, or holds what is
 --   DBU04  dagbump serves another Airflow in this database
+--   25006  a read-only transaction
 --   42501  a role that may not act as its owner
 
 DO $begin_downgrade$
@@ -35,6 +36,13 @@ BEGIN
     IF schema_owner IS NULL THEN
         RETURN;
     END IF;
+    -- Refuses to begin what PostgreSQL would end with an error that says nothing of the way out.
+    IF pg_catalog.current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION 'this transaction is read-only, and nothing can be written in it'
+            USING ERRCODE = 'read_only_sql_transaction',
+            HINT = 'It is so on a hot standby, and where default_transaction_read_only is on, for the server, the database or '
+            'the role. For one session: PGOPTIONS="-c default_transaction_read_only=off".';
+    END IF;
     -- Refuses a schema dagbump that is not that role's, and what is in it that is not ours.
     IF EXISTS (
         SELECT FROM pg_catalog.pg_namespace AS namespace
@@ -58,8 +66,9 @@ BEGIN
         -- that stands in that schema.
         --
         -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
-        -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
-        -- children, in all of which code could stand that runs as whoever reads or writes the table. What
+        -- rules, policies, defaults, checks but that of a bare column, expressions in an index, types of
+        -- somebody's own, parents or children, in all of which code could stand that runs as whoever reads
+        -- or writes the table. What
         -- is called from outside has to run as its owner, and no argument may have an expression for a
         -- default, which would run as the caller. (The procedure repair cannot: PostgreSQL lets none commit
         -- that runs as its owner. prune_history does not, so that it lends nobody its rights.)
@@ -109,6 +118,8 @@ BEGIN
         SELECT relation.called || ' has a check'
         FROM relation
         JOIN pg_catalog.pg_constraint AS con ON con.conrelid = relation.oid AND con.contype::text = 'c'
+        -- One that is a column and nothing else calls nothing. (It is quoted, where quote_all_identifiers is on.)
+        WHERE pg_catalog.replace(pg_catalog.pg_get_expr(con.conbin, con.conrelid), '"', '') <> 'one_row'
         UNION ALL
         SELECT relation.called || ' has an index on an expression'
         FROM relation

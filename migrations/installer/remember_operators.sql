@@ -55,7 +55,7 @@ BEGIN
                             WHERE namespace.nspname::text = 'dagbump'
                         ) AS object
                         WHERE NOT object.name IN (
-                            'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+                            'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'tables_fit', 'take_version', 'tasks_of_version',
                             'transactions_behind'
                         )
                     ) AS wanted

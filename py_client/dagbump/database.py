@@ -145,7 +145,7 @@ def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.en
     trusted = trust_owner or os.environ.get(trust.VARIABLE) == "1"
 
     def open_pinned() -> Any:
-        driver_connection = module.connect(**parameters)
+        driver_connection = _in_iso_style(module.connect(**parameters))
         driver_connection.cursor().execute(search_path.PIN)
         return driver_connection
 
@@ -177,6 +177,17 @@ def _driver() -> tuple[ModuleType, str]:
     except ImportError:
         raise DagbumpError("no PostgreSQL driver can be loaded: pip install 'dagbump[binary]'") from None
     return psycopg2, "postgresql+psycopg2"
+
+
+def _in_iso_style(connection: Any) -> Any:
+    """Have timestamps sent as ISO: psycopg reads no other DateStyle. psycopg2 asks for it by itself.
+
+    PgBouncer knows this setting, and keeps it from its other clients.
+    """
+    if not (connection.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
+        connection.execute("SET DateStyle = ISO")
+        connection.commit()
+    return connection
 
 
 def _description(parameters: Mapping[str, Any]) -> str:

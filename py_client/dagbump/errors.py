@@ -94,6 +94,7 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
         "the index is built CONCURRENTLY, which PostgreSQL does not do inside a transaction: "
         "run that statement, or script, outside of one.",
     ),
+    "25006": (DagbumpError, ""),
     "DBU01": (UnsupportedAirflow, ""),
     "DBU02": (UnsupportedAirflow, ""),
     "DBU03": (NotInstalled, ""),

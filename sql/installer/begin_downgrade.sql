@@ -3,6 +3,7 @@
 -- Runs first in every downgrade, online and in the script of --sql alike, and reads catalogs only. Errors:
 --   DBU03  a schema dagbump that is somebody else's, or holds what is
 --   DBU04  dagbump serves another Airflow in this database
+--   25006  a read-only transaction
 --   42501  a role that may not act as its owner
 
 DO $begin_downgrade$
@@ -20,6 +21,7 @@ BEGIN
     IF schema_owner IS NULL THEN
         RETURN;
     END IF;
+    @include:refuse_read_only@
     @include:refuse_foreign_objects@
     @include:refuse_another_airflow@
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN

@@ -3,7 +3,7 @@ COMMENT ON TABLE dagbump.alembic_version IS 'Alembic''s own: the revisions that 
 
 DELETE FROM dagbump.installation;
 INSERT INTO dagbump.installation (
-    airflow_schema, airflow_shape, revision, works_with_packages_from, release, installed_at, installed_by, functions
+    airflow_schema, airflow_shape, revision, works_with_packages_from, release, installed_at, installed_by, functions, one_row
 )
 VALUES (
     @airflow_schema_literal@,
@@ -18,5 +18,6 @@ VALUES (
         FROM (
             @include:function_digests@
         ) AS function
-    )
+    ),
+    TRUE
 );

@@ -5,6 +5,7 @@
 --   DBU02  Airflow tables that dagbump does not know (Airflow 2, a column is missing, partitions, inheritance)
 --   DBU03  a schema dagbump that is somebody else's, or holds what is
 --   DBU04  dagbump serves another Airflow in this database
+--   25006  a read-only transaction
 --   42501  a role that does not own Airflow's tables, or may not create a schema; an owner who may not read them all
 
 DO $refuse_upgrade$
@@ -20,6 +21,8 @@ DECLARE
     missing text;
     findings text;
 BEGIN
+    @include:refuse_read_only@
+
     IF owner IS NULL THEN
         RAISE EXCEPTION 'no Airflow tables in schema "%": there is no task_instance', airflow_schema
             USING ERRCODE = 'DBU01',

@@ -1,6 +1,6 @@
 -- Takes: nothing.
--- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which that
--- table has nowhere. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
+-- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which none
+-- but the key has. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
 SELECT wanted.attname, wanted.type
 FROM (
     VALUES
@@ -14,7 +14,8 @@ FROM (
     ('dag_version_id', 'uuid'),
     ('version_number', 'int4'),
     ('bumped', 'int4'),
-    ('caller', 'text')
+    ('caller', 'text'),
+    ('id', 'uuid')
 ) AS wanted (attname, type)
 WHERE NOT EXISTS (
     SELECT FROM pg_catalog.pg_attribute AS attribute
@@ -31,3 +32,4 @@ FROM pg_catalog.pg_attribute AS attribute
 WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
 AND attribute.attnum > 0
 AND attribute.attnotnull
+AND attribute.attname::text <> 'id'

@@ -18,8 +18,12 @@ IF pg_catalog.to_regclass('dagbump.installation') IS NOT NULL THEN
     INTO recorded_shape, recorded_functions, detail
     FROM dagbump.installation AS installed;
 END IF;
-ok := detail IS NOT NULL;
+ok := detail IS NOT NULL AND @include:installation_has_key@;
 detail := coalesce(
+    CASE
+        WHEN detail IS NOT NULL AND NOT ok
+            THEN 'The table dagbump.installation has no key that holds it to one row. Run `dagbump upgrade`, which adds it.'
+    END,
     detail, 'dagbump.installation is empty or missing, as after a restore of a part. Run `dagbump upgrade`, which writes it.'
 );
 RETURN NEXT;

@@ -44,7 +44,8 @@ IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
         dag_version_id,
         version_number,
         bumped,
-        caller
+        caller,
+        id
     )
     SELECT
         pg_catalog.clock_timestamp(),
@@ -64,7 +65,8 @@ IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
         run.dag_version_id,
         run.version_number,
         pg_catalog.sum(old.task_instances)::integer,
-        caller
+        caller,
+        pg_catalog.gen_random_uuid()
     FROM (
         SELECT moved.dag_version_id, pg_catalog.count(*) AS task_instances
         FROM moved

@@ -164,17 +164,22 @@ def as_role(url: URL, role: str) -> URL:
     return url.set(username=role, password="secret")  # noqa: S106
 
 
-def build(url: URL) -> None:
-    """Make a database of Airflow's such a one."""
+def give_to_owner(url: URL) -> None:
+    """Let the tables of a database of Airflow's belong to its owner, who may install dagbump."""
     with psycopg.connect(libpq(url), autocommit=True) as connection:
-        grant = "GRANT ALL ON SCHEMA public TO {owner}; GRANT CREATE ON DATABASE {database} TO {owner}"
-        database = sql.Identifier(connection.info.dbname)
-        connection.execute(sql.SQL(grant).format(owner=sql.Identifier(OWNER), database=database))
+        owner, database = sql.Identifier(OWNER), sql.Identifier(connection.info.dbname)
+        grant = "GRANT ALL ON SCHEMA public TO {0}; GRANT CREATE ON DATABASE {1} TO {0}"
+        connection.execute(sql.SQL(grant).format(owner, database))
         tables = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
         for (table,) in connection.execute(tables).fetchall():
-            give = sql.SQL("ALTER TABLE public.{} OWNER TO {}")
-            connection.execute(give.format(sql.Identifier(table), sql.Identifier(OWNER)))
-        installer.upgrade(create_engine(libpq(as_role(url, OWNER))))
+            connection.execute(sql.SQL("ALTER TABLE public.{} OWNER TO {}").format(sql.Identifier(table), owner))
+
+
+def build(url: URL) -> None:
+    """Make a database of Airflow's such a one."""
+    give_to_owner(url)
+    installer.upgrade(create_engine(libpq(as_role(url, OWNER))))
+    with psycopg.connect(libpq(url), autocommit=True) as connection:
         connection.execute("SELECT dagbump.grant_operator(%s)", (OPERATOR,))
         _make_runs(Fleet(connection))
         set_traps(connection)

@@ -3,7 +3,7 @@ COMMENT ON TABLE dagbump.alembic_version IS 'Alembic''s own: the revisions that 
 
 DELETE FROM dagbump.installation;
 INSERT INTO dagbump.installation (
-    airflow_schema, airflow_shape, revision, works_with_packages_from, release, installed_at, installed_by, functions
+    airflow_schema, airflow_shape, revision, works_with_packages_from, release, installed_at, installed_by, functions, one_row
 )
 VALUES (
     @airflow_schema_literal@,
@@ -56,5 +56,6 @@ VALUES (
             INNER JOIN pg_catalog.pg_namespace AS namespace ON proc.pronamespace = namespace.oid
             WHERE namespace.nspname::text = 'dagbump'
         ) AS function
-    )
+    ),
+    TRUE
 );

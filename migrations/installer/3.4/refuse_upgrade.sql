@@ -5,6 +5,7 @@
 --   DBU02  Airflow tables that dagbump does not know (Airflow 2, a column is missing, partitions, inheritance)
 --   DBU03  a schema dagbump that is somebody else's, or holds what is
 --   DBU04  dagbump serves another Airflow in this database
+--   25006  a read-only transaction
 --   42501  a role that does not own Airflow's tables, or may not create a schema; an owner who may not read them all
 
 DO $refuse_upgrade$
@@ -48,6 +49,14 @@ DECLARE
     missing text;
     findings text;
 BEGIN
+    -- Refuses to begin what PostgreSQL would end with an error that says nothing of the way out.
+    IF pg_catalog.current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION 'this transaction is read-only, and nothing can be written in it'
+            USING ERRCODE = 'read_only_sql_transaction',
+            HINT = 'It is so on a hot standby, and where default_transaction_read_only is on, for the server, the database or '
+            'the role. For one session: PGOPTIONS="-c default_transaction_read_only=off".';
+    END IF;
+
     IF owner IS NULL THEN
         RAISE EXCEPTION 'no Airflow tables in schema "%": there is no task_instance', airflow_schema
             USING ERRCODE = 'DBU01',
@@ -191,8 +200,9 @@ BEGIN
         -- that stands in that schema.
         --
         -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
-        -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
-        -- children, in all of which code could stand that runs as whoever reads or writes the table. What
+        -- rules, policies, defaults, checks but that of a bare column, expressions in an index, types of
+        -- somebody's own, parents or children, in all of which code could stand that runs as whoever reads
+        -- or writes the table. What
         -- is called from outside has to run as its owner, and no argument may have an expression for a
         -- default, which would run as the caller. (The procedure repair cannot: PostgreSQL lets none commit
         -- that runs as its owner. prune_history does not, so that it lends nobody its rights.)
@@ -242,6 +252,8 @@ BEGIN
         SELECT relation.called || ' has a check'
         FROM relation
         JOIN pg_catalog.pg_constraint AS con ON con.conrelid = relation.oid AND con.contype::text = 'c'
+        -- One that is a column and nothing else calls nothing. (It is quoted, where quote_all_identifiers is on.)
+        WHERE pg_catalog.replace(pg_catalog.pg_get_expr(con.conbin, con.conrelid), '"', '') <> 'one_row'
         UNION ALL
         SELECT relation.called || ' has an index on an expression'
         FROM relation

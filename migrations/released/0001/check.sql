@@ -73,8 +73,20 @@ BEGIN
         INTO recorded_shape, recorded_functions, detail
         FROM dagbump.installation AS installed;
     END IF;
-    ok := detail IS NOT NULL;
+    ok := detail IS NOT NULL AND (
+        2 = (
+            SELECT pg_catalog.count(*)::integer
+            FROM pg_catalog.pg_constraint AS con
+            JOIN pg_catalog.pg_attribute AS key ON key.attrelid = con.conrelid AND key.attnum = con.conkey[1]
+            WHERE con.conrelid = pg_catalog.to_regclass('dagbump.installation')::oid AND con.contype::text IN ('p', 'c')
+            AND pg_catalog.cardinality(con.conkey) = 1 AND key.attname::text = 'one_row'
+        )
+    );
     detail := coalesce(
+        CASE
+            WHEN detail IS NOT NULL AND NOT ok
+                THEN 'The table dagbump.installation has no key that holds it to one row. Run `dagbump upgrade`, which adds it.'
+        END,
         detail, 'dagbump.installation is empty or missing, as after a restore of a part. Run `dagbump upgrade`, which writes it.'
     );
     RETURN NEXT;
@@ -143,8 +155,8 @@ BEGIN
     item := 'history';
     SELECT pg_catalog.string_agg(altered.attname, ', ' ORDER BY altered.attname) INTO findings
     FROM (
-        -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which that
-        -- table has nowhere. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
+        -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which none
+        -- but the key has. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
         SELECT wanted.attname, wanted.type
         FROM (
             VALUES
@@ -158,7 +170,8 @@ BEGIN
             ('dag_version_id', 'uuid'),
             ('version_number', 'int4'),
             ('bumped', 'int4'),
-            ('caller', 'text')
+            ('caller', 'text'),
+            ('id', 'uuid')
         ) AS wanted (attname, type)
         WHERE NOT EXISTS (
             SELECT FROM pg_catalog.pg_attribute AS attribute
@@ -175,12 +188,24 @@ BEGIN
         WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
         AND attribute.attnum > 0
         AND attribute.attnotnull
+        AND attribute.attname::text <> 'id'
     ) AS altered;
-    ok := findings IS NULL;
+    ok := findings IS NULL AND EXISTS (
+        SELECT FROM pg_catalog.pg_constraint AS con
+        WHERE con.conrelid = pg_catalog.to_regclass('dagbump.history')::oid AND (
+            con.contype::text = 'p' AND pg_catalog.cardinality(con.conkey) = 1 AND EXISTS (
+                SELECT FROM pg_catalog.pg_attribute AS key
+                WHERE key.attrelid = con.conrelid AND key.attnum = con.conkey[1] AND key.attname::text = 'id'
+            )
+        )
+    );
     detail := CASE
         WHEN pg_catalog.to_regclass('dagbump.history') IS NULL
             THEN 'The table dagbump.history is missing, and without it nothing is moved. Run `dagbump upgrade`, which makes it.'
-        WHEN findings IS NULL THEN 'the table is as shipped'
+        WHEN ok THEN 'the table is as shipped'
+        WHEN findings IS NULL
+            THEN 'The table dagbump.history has no primary key: with a publication FOR ALL TABLES, prune_history fails. '
+            'Run `dagbump upgrade`, which adds it.'
         ELSE 'The table dagbump.history has been altered, and so nothing is moved: ' || findings || '. Run `dagbump upgrade`, which '
             'mends it, and keeps what it holds.'
     END;
@@ -427,8 +452,9 @@ BEGIN
         -- that stands in that schema.
         --
         -- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
-        -- rules, policies, defaults, checks, expressions in an index, types of somebody's own, parents or
-        -- children, in all of which code could stand that runs as whoever reads or writes the table. What
+        -- rules, policies, defaults, checks but that of a bare column, expressions in an index, types of
+        -- somebody's own, parents or children, in all of which code could stand that runs as whoever reads
+        -- or writes the table. What
         -- is called from outside has to run as its owner, and no argument may have an expression for a
         -- default, which would run as the caller. (The procedure repair cannot: PostgreSQL lets none commit
         -- that runs as its owner. prune_history does not, so that it lends nobody its rights.)
@@ -478,6 +504,8 @@ BEGIN
         SELECT relation.called || ' has a check'
         FROM relation
         JOIN pg_catalog.pg_constraint AS con ON con.conrelid = relation.oid AND con.contype::text = 'c'
+        -- One that is a column and nothing else calls nothing. (It is quoted, where quote_all_identifiers is on.)
+        WHERE pg_catalog.replace(pg_catalog.pg_get_expr(con.conbin, con.conrelid), '"', '') <> 'one_row'
         UNION ALL
         SELECT relation.called || ' has an index on an expression'
         FROM relation
@@ -602,7 +630,7 @@ BEGIN
                 pg_catalog.string_agg(acl.privilege_type || ' on ' || object.name, ', ' ORDER BY object.name, acl.privilege_type)
                 FILTER (
                     WHERE operator.oid IS NULL OR acl.privilege_type <> object.privilege OR object.name IN (
-                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'tables_fit', 'take_version', 'tasks_of_version',
                         'transactions_behind'
                     )
                 )
@@ -701,7 +729,7 @@ BEGIN
                         WHERE namespace.nspname::text = 'dagbump'
                     ) AS object
                     WHERE NOT object.name IN (
-                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'take_version', 'tasks_of_version',
+                        'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'tables_fit', 'take_version', 'tasks_of_version',
                         'transactions_behind'
                     )
                 ) AS wanted

@@ -1,7 +1,7 @@
 -- dagbump.installation: what the functions were rendered for, and by what. One row, written by each upgrade.
 --
--- What the command line and the Airflow plugin compare with what they find. No default, constraint or trigger: so there is
--- nothing in it that could run somebody else's code, and an upgrade can tell.
+-- What the command line and the Airflow plugin compare with what they find. No default and no trigger, and a check that is a
+-- bare column: so there is nothing in it that could run somebody else's code, and an upgrade can tell.
 
 CREATE TABLE IF NOT EXISTS dagbump.installation (
     airflow_schema text NOT NULL,
@@ -11,8 +11,37 @@ CREATE TABLE IF NOT EXISTS dagbump.installation (
     release text NOT NULL,
     installed_at timestamptz NOT NULL,
     installed_by text NOT NULL,
-    functions jsonb NOT NULL
+    functions jsonb NOT NULL,
+    one_row boolean PRIMARY KEY CHECK (one_row)
 );
+
+-- Whatever was there before: every upgrade writes its row anew, so none has to be kept.
+DO $mend_installation$
+DECLARE
+    other record;
+BEGIN
+    IF NOT (
+        2 = (
+            SELECT pg_catalog.count(*)::integer
+            FROM pg_catalog.pg_constraint AS con
+            JOIN pg_catalog.pg_attribute AS key ON key.attrelid = con.conrelid AND key.attnum = con.conkey[1]
+            WHERE con.conrelid = pg_catalog.to_regclass('dagbump.installation')::oid AND con.contype::text IN ('p', 'c')
+            AND pg_catalog.cardinality(con.conkey) = 1 AND key.attname::text = 'one_row'
+        )
+    ) THEN
+        TRUNCATE dagbump.installation;
+        FOR other IN
+            SELECT con.conname
+            FROM pg_catalog.pg_constraint AS con
+            WHERE con.conrelid = 'dagbump.installation'::regclass::oid AND con.contype::text = 'p'
+        LOOP
+            EXECUTE pg_catalog.format('ALTER TABLE dagbump.installation DROP CONSTRAINT %I', other.conname);
+        END LOOP;
+        ALTER TABLE dagbump.installation DROP COLUMN IF EXISTS one_row;
+        ALTER TABLE dagbump.installation ADD COLUMN one_row boolean PRIMARY KEY CHECK (one_row);
+    END IF;
+END
+$mend_installation$;
 
 COMMENT ON TABLE dagbump.installation IS
 'One row: what dagbump''s functions in this database were rendered for, and by what. Each upgrade writes it anew.
@@ -27,5 +56,8 @@ COMMENT ON COLUMN dagbump.installation.installed_at IS 'When the upgrade last wr
 COMMENT ON COLUMN dagbump.installation.installed_by IS 'The role that ran it (session_user).';
 COMMENT ON COLUMN dagbump.installation.functions IS
 'A digest of each function as the upgrade has made it: what dagbump.check() compares with what it finds.';
+
+COMMENT ON COLUMN dagbump.installation.one_row IS
+'Always true, and the key: so there can be no second row, and PostgreSQL can publish what happens to this one.';
 
 REVOKE ALL ON TABLE dagbump.installation FROM PUBLIC;

@@ -15,10 +15,11 @@ CREATE OR REPLACE FUNCTION dagbump.repair_batch(dag_run_ids bigint[], batch_size
     unverified_runs integer
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
--- Names mean Airflow's tables, whatever the caller's path; and the plan is made once per
--- connection, for any argument, of index look-ups only, so that it is the same with fresh, stale
--- and no statistics.
+-- Names mean Airflow's tables, whatever the caller's path; a policy that would hide rows of them is
+-- an error; and the plan is made once per connection, for any argument, of index look-ups only, so
+-- that it is the same with fresh, stale and no statistics.
 SET search_path = @airflow_schema@, pg_temp
+SET row_security = off
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
@@ -48,6 +49,10 @@ DECLARE
     versions_taken uuid[] := ARRAY[]::uuid[];
     versions_held uuid[] := ARRAY[]::uuid[];
 BEGIN
+    -- Fails where a migration of Airflow has changed its tables under the function. The planner makes TRUE of it.
+    IF NOT dagbump.tables_fit(@task_instance_literal@::regclass) THEN
+        RETURN;
+    END IF;
     -- Refuses a list that means nothing.
     IF pg_catalog.array_ndims(dag_run_ids) > 1 THEN
         RAISE EXCEPTION 'dag_run_ids must not be an array of arrays'
@@ -334,6 +339,13 @@ BEGIN
             IF stale > 0 OR needs_verify THEN
                 -- Puts the version of the run into one of the two, or, where nothing can be moved, into neither.
                 IF NOT run.dag_version_id = ANY (versions_taken) AND NOT run.dag_version_id = ANY (versions_held) THEN
+                    -- Refuses to begin what PostgreSQL would end with an error that says nothing of the way out.
+                    IF pg_catalog.current_setting('transaction_read_only')::boolean THEN
+                        RAISE EXCEPTION 'this transaction is read-only, and nothing can be written in it'
+                            USING ERRCODE = 'read_only_sql_transaction',
+                            HINT = 'It is so on a hot standby, and where default_transaction_read_only is on, for the server, the database or '
+                            'the role. For one session: PGOPTIONS="-c default_transaction_read_only=off".';
+                    END IF;
                     CASE dagbump.take_version(run.dag_version_id, run.dag_id, run.run_id, older, needs_verify)
                         WHEN TRUE THEN
                             versions_taken := pg_catalog.array_append(versions_taken, run.dag_version_id);
@@ -350,8 +362,8 @@ BEGIN
                 -- Refuses to move what cannot be recorded. Looked at once per call, and only by one that moves something.
                 IF NOT history_is_whole THEN
                     IF EXISTS (
-                        -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which that
-                        -- table has nowhere. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
+                        -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which none
+                        -- but the key has. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
                         SELECT wanted.attname, wanted.type
                         FROM (
                             VALUES
@@ -365,7 +377,8 @@ BEGIN
                             ('dag_version_id', 'uuid'),
                             ('version_number', 'int4'),
                             ('bumped', 'int4'),
-                            ('caller', 'text')
+                            ('caller', 'text'),
+                            ('id', 'uuid')
                         ) AS wanted (attname, type)
                         WHERE NOT EXISTS (
                             SELECT FROM pg_catalog.pg_attribute AS attribute
@@ -382,6 +395,7 @@ BEGIN
                         WHERE attribute.attrelid = pg_catalog.to_regclass('dagbump.history')::oid
                         AND attribute.attnum > 0
                         AND attribute.attnotnull
+                        AND attribute.attname::text <> 'id'
                     ) THEN
                         RAISE EXCEPTION 'the table dagbump.history is missing, or has been altered; nothing was moved'
                             USING ERRCODE = 'DBU05', HINT = 'Run: dagbump upgrade, which makes it again and keeps what it holds.';
@@ -427,7 +441,8 @@ BEGIN
                     dag_version_id,
                     version_number,
                     bumped,
-                    caller
+                    caller,
+                    id
                 )
                 SELECT
                     pg_catalog.clock_timestamp(),
@@ -447,7 +462,8 @@ BEGIN
                     run.dag_version_id,
                     run.version_number,
                     pg_catalog.sum(old.task_instances)::integer,
-                    caller
+                    caller,
+                    pg_catalog.gen_random_uuid()
                 FROM (
                     SELECT moved.dag_version_id, pg_catalog.count(*) AS task_instances
                     FROM moved

@@ -1,0 +1,11 @@
+-- Takes: nothing.
+-- True where dagbump.installation has the key and the check that hold it to one row.
+(
+    2 = (
+        SELECT pg_catalog.count(*)::integer
+        FROM pg_catalog.pg_constraint AS con
+        JOIN pg_catalog.pg_attribute AS key ON key.attrelid = con.conrelid AND key.attnum = con.conkey[1]
+        WHERE con.conrelid = pg_catalog.to_regclass('dagbump.installation')::oid AND con.contype::text IN ('p', 'c')
+        AND pg_catalog.cardinality(con.conkey) = 1 AND key.attname::text = 'one_row'
+    )
+)
