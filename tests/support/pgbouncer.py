@@ -50,7 +50,8 @@ def in_front_of(server: URL, passwords: Mapping[str, str], pool_size: int = 1) -
     """
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
-        pytest.fail("PgBouncer is not installed. On Debian: apt-get install pgbouncer")
+        missing = pytest.fail if os.environ.get("DAGBUMP_REQUIRE_CONTAINERS") == "1" else pytest.skip
+        missing("PgBouncer is not installed. On Debian: apt-get install pgbouncer")
     host = server.host or str(server.query["host"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
