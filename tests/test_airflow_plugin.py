@@ -662,6 +662,20 @@ class TestTrouble:
         landed.worker("loop")
         assert landed.tis() == DONE
 
+    def test_a_run_that_waits_is_timed_out_all_the_same(self, dag: LiveDag, airflow_url: URL) -> None:
+        timeout = "dagrun_timeout=timedelta(hours=1)"
+        dag.write(V1, arguments=timeout)
+        dag.run = dag.start_another_run()
+        dag.worker("set_states", run=dag.run, states=dict.fromkeys("ABC", "scheduled"))
+        dag.write(V2, arguments=timeout)
+        dag.connection.execute("UPDATE dag_run SET start_date = now() - interval '2 hours' WHERE id = %s", (dag.run,))
+
+        with psycopg.connect(server.libpq(airflow_url)) as other:
+            other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (dag.versions()[2],))
+            assert dag.worker("loop")["error"] is None
+
+        assert dag.tis() == dict.fromkeys("ABC", ("skipped", 1))
+
     def test_a_locked_ti_is_moved_by_a_later_loop(self, landed: LiveDag, airflow_url: URL) -> None:
         with psycopg.connect(server.libpq(airflow_url)) as other:
             other.execute("SELECT FROM task_instance WHERE dag_id = %s AND task_id = 'B' FOR UPDATE", (landed.dag_id,))

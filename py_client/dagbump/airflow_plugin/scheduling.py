@@ -205,8 +205,8 @@ class Scheduling:
                         loop.session, dag_run_ids=list(fit), caller_verifies=True, report_all=True, caller=CALLER
                     )
                 self._take(result, fit, loop)
-                changed = [row for row in result.runs if row.bumped or row.needs_verify]
-                unfit = {row.dag_run_id for row in changed if not self._is_fit(runner, loop, fit[row.dag_run_id])}
+                touched = {row.dag_run_id for row in result.runs if row.bumped or row.needs_verify} | loop.waiting
+                unfit = {run for run in touched if not self._is_fit(runner, loop, fit[run])}
                 if unfit:
                     savepoint.rollback()
                 else:
@@ -244,7 +244,7 @@ class Scheduling:
                 loop.mendable.add(run)
 
     def _is_fit(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> bool:
-        """Say whether Airflow's _schedule_dag_run gets as far as verifying a run, which it may end for its timeout."""
+        """Say whether Airflow's _schedule_dag_run gets as far as verifying a run: it may end it for its timeout first."""
         try:
             dag = self._dag_of(runner, loop, run)
         except DBAPIError:
