@@ -244,7 +244,7 @@ class Scheduling:
                 loop.mendable.add(run)
 
     def _is_fit(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> bool:
-        """Say whether Airflow's _schedule_dag_run gets as far as verifying a run: it may end it for its timeout first."""
+        """Say whether Airflow's _schedule_dag_run gets as far as verifying a run, or ends it for its timeout first."""
         try:
             dag = self._dag_of(runner, loop, run)
         except DBAPIError:
