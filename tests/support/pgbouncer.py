@@ -65,16 +65,19 @@ def in_front_of(server: URL, passwords: Mapping[str, str], pool_size: int = 1) -
         target = f"host={host} port={server.port or 5432}"
         text = _CONFIGURATION.format(target=target, port=port, directory=directory, pool_size=pool_size)
         (directory / "configuration").write_text(text)
-        with subprocess.Popen(
-            [program, *_as_somebody(host), str(directory / "configuration")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        log = directory / "log"
+        with (
+            log.open("w") as written,  # no pipe: one that nobody reads is full some day, and PgBouncer waits
+            subprocess.Popen(
+                [program, *_as_somebody(host), str(directory / "configuration")],
+                stdout=subprocess.DEVNULL,
+                stderr=written,
+            ) as process,
+        ):
             try:
                 until(lambda: process.poll() is not None or _listens(port), lambda: "PgBouncer listens")
                 if process.poll() is not None:
-                    pytest.fail(f"PgBouncer ended: {process.communicate()[1]}")
+                    pytest.fail(f"PgBouncer ended: {log.read_text()}")
                 yield server.set(host="127.0.0.1", port=port, password=None, query={})
             finally:
                 process.kill()
