@@ -290,8 +290,8 @@ class TestErrors:
             (drop_schema, dagbump.NotInstalled, "dagbump upgrade"),
             (drop_function, dagbump.VersionMismatch, "dagbump upgrade"),
             (change_answer, dagbump.VersionMismatch, "dagbump upgrade"),
-            (drop_table, dagbump.UnsupportedAirflow, "run `dagbump upgrade`"),
-            (drop_column, dagbump.UnsupportedAirflow, "run `dagbump upgrade`"),
+            (drop_table, dagbump.UnsupportedAirflow, "Run: dagbump upgrade"),
+            (drop_column, dagbump.UnsupportedAirflow, "Run: dagbump upgrade"),
         ],
     )
     def test_say_what_to_do(

@@ -266,7 +266,8 @@ class TestPrune:
     @pytest.fixture
     def _past(self, fleet: Fleet) -> None:
         fleet.execute(
-            "INSERT INTO dagbump.history (bumped_at) SELECT now() - n * interval '1 day' FROM generate_series(0, 9) n"
+            "INSERT INTO dagbump.history (id, bumped_at) "
+            "SELECT gen_random_uuid(), now() - n * interval '1 day' FROM generate_series(0, 9) n"
         )
 
     @pytest.mark.usefixtures("_past")

@@ -53,7 +53,7 @@ CHANGES = {
         ("    vanished_tasks text[]\n", "    vanished_tasks text[],\n    more text\n"),
         ("        run.vanished_tasks\n    FROM", "        run.vanished_tasks,\n        NULL::text\n    FROM"),
     ],
-    "installation": [("    functions jsonb NOT NULL\n", "    functions jsonb NOT NULL,\n    more text\n")],
+    "installation": [("CHECK (one_row)\n);", "CHECK (one_row),\n    more text\n);")],
 }
 # And a new function.
 ADDED = """

@@ -125,6 +125,14 @@ def test_plpgsql_check_finds_nothing(connection: Connection) -> None:
         WHERE function.pronamespace = 'dagbump'::regnamespace AND language.lanname = 'plpgsql'
         """
     ).fetchall()
-    # That it does not work is what the procedure finds out with it: whether it is called in a transaction block.
-    expected = "COMMIT:cannot commit while a subtransaction is active"
-    assert [finding for finding in findings if "repair(" not in finding[0] or expected not in finding[1]] == []
+    expected = (
+        # That it does not work is what the procedure finds out with it: whether it is called in a transaction block.
+        ("dagbump.repair(", "COMMIT:cannot commit while a subtransaction is active"),
+        # The plan of the call depends on it; the function does not.
+        ("dagbump.tables_fit(", 'unused parameter "task_instance"'),
+    )
+    assert [
+        (function, finding)
+        for function, finding in findings
+        if not any(function.startswith(name) and said in finding for name, said in expected)
+    ] == []

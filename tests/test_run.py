@@ -272,7 +272,7 @@ class TestPassingTrouble:
         with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=libpq(database)) as loop:
             loop.until_printed("trying again")
             observer.execute(only_reads.format(name, sql.SQL("off")))
-            self.goes_on(loop, fleet, "read-only transaction")
+            self.goes_on(loop, fleet, "this transaction is read-only")
 
     def test_a_migration_that_renames_the_table_for_a_moment(self, fleet: Fleet, database: URL) -> None:
         with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=libpq(database)) as loop:

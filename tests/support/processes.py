@@ -22,8 +22,11 @@ DAGBUMP = (sys.executable, "-m", "dagbump")
 
 
 def clean_environment(**added: str) -> dict[str, str]:
-    """Return this process's environment without what would tell dagbump, libpq or Airflow where to connect."""
-    prefixes = ("DAGBUMP", "AIRFLOW", "PG", "PYTHONDONTWRITEBYTECODE")  # the last would slow every start down
+    """Return this process's environment without what would tell dagbump, libpq or Airflow where to connect.
+
+    And without the width that pytest's workers are given, which is none of a command's terminal.
+    """
+    prefixes = ("DAGBUMP", "AIRFLOW", "PG", "COLUMNS", "PYTHONDONTWRITEBYTECODE")  # the last would slow every start
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return kept | {"AIRFLOW_HOME": os.devnull} | added
 

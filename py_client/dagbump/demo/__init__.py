@@ -42,7 +42,7 @@ def _play(report: Report, runs: int, tis: int) -> None:
         status.update("Making Airflow's tables and a fleet of runs")
         template = postgres.create_database(_TEMPLATE)
         census = _make_fleet(template, runs, tis)
-        _, upgrade = Meter(template, tracing=False)(lambda: installer.upgrade(template))
+        _, upgrade = Meter(template, tracing=False)(lambda: installer.upgrade(postgres.commands_engine(_TEMPLATE)))
         report.opening(postgres.describe(), runs, tis, census, upgrade.milliseconds)
 
         status.update("Playing the scheduler's loops")

@@ -23,6 +23,7 @@ from types import FrameType, ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
 
 from dagbump import database
 from dagbump.errors import DagbumpError
@@ -77,8 +78,12 @@ class EmbeddedPostgres:
         self._server.stop()
         self._server.ensure_postgres_running()
 
-    def _engine(self, name: str) -> sa.engine.Engine:
+    def commands_engine(self, name: str) -> sa.engine.Engine:
+        """Return an engine for a database as a command of dagbump has it."""
         return database.create_engine(self.url.set(database=name).render_as_string(hide_password=False))
+
+    def _engine(self, name: str) -> sa.engine.Engine:
+        return sa.create_engine(self.url.set(drivername="postgresql+psycopg", database=name), poolclass=NullPool)
 
 
 @contextmanager
