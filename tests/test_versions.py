@@ -146,6 +146,18 @@ def test_only_what_is_asked_for(fleet: Fleet, connection: Connection) -> None:
         look(connection, "'{NULL}'")
 
 
+def test_the_filter_changes_no_row(fleet: Fleet, connection: Connection) -> None:
+    referenced, stale, _ = fleet.dag("d", versions=3)
+    fleet.dag("other", versions=1)
+    run = fleet.run("other")
+    fleet.ti(run, referenced, "success")
+    fleet.ti(run, stale, "scheduled")
+
+    everything = look(connection)
+    assert (everything["d"]["unreferenced"], everything["d"]["stale_only"]) == (0, 1)
+    assert look(connection, "'{d}'") == {"d": everything["d"]}
+
+
 def test_in_a_read_only_transaction(fleet: Fleet, connect: Connect) -> None:
     fleet.dag("d", versions=1)
     connection = connect(options="-c default_transaction_read_only=on")

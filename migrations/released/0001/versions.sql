@@ -47,6 +47,11 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL in place of the array means every DAG.';
     END IF;
 
+    -- A TI may refer to a version of another DAG, so the filter chooses the rows of the answer only.
+    DECLARE
+        asked CONSTANT text[] := dag_ids;
+        dag_ids CONSTANT text[] := NULL;
+    BEGIN
     RETURN QUERY
     WITH run AS MATERIALIZED (
         -- The running DAG runs, one row each: the latest version of the DAG, and what, if anything, keeps
@@ -167,7 +172,6 @@ BEGIN
     all_on AS (
         SELECT ti.dag_version_id, pg_catalog.count(*) AS tis
         FROM ONLY @airflow_schema@.task_instance AS ti
-        WHERE dag_ids IS NULL OR ti.dag_id::text = ANY (dag_ids)
         GROUP BY ti.dag_version_id
     ),
 
@@ -179,7 +183,7 @@ BEGIN
             version.created_at,
             pg_catalog.row_number() OVER (PARTITION BY version.dag_id::text ORDER BY version.version_number DESC) = 1 AS is_latest
         FROM @airflow_schema@.dag_version AS version
-        WHERE dag_ids IS NULL OR version.dag_id::text = ANY (dag_ids)
+        WHERE asked IS NULL OR version.dag_id::text = ANY (asked)
     ),
 
     dag AS (
@@ -216,6 +220,7 @@ BEGIN
         dag.versions_last_day DESC,
         dag.versions DESC,
         dag.dag_id COLLATE pg_catalog."C";
+    END;
 END
 $versions$;
 
@@ -243,7 +248,7 @@ What keeps the others: finished TIs, until they are cleaned themselves, and thos
 not examine.
 
 Reads all of task_instance once, by its index on dag_version_id where there is one and it suits (Airflow
-3.3), the TIs of those DAGs where dag_ids names some. On a big database that takes seconds: not for a
+3.3), also where dag_ids names some: a TI may refer to a version of another DAG. On a big database that takes seconds: not for a
 loop. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside the array
 and for an array of arrays.';
 
