@@ -183,6 +183,9 @@ def test_no_version_is_looked_up(fleet: Fleet, connection: Connection) -> None:
 
 
 @pytest.mark.airflow
+@pytest.mark.skipif(
+    environments.number() < (3, 3), reason="db clean fails over a version that a TI is on (3.0: deletes it)"
+)
 def test_a_version_that_airflow_db_clean_could_not_delete_it_can_after_a_bump(
     fleet: Fleet, connection: Connection, database: URL, tmp_path: Path
 ) -> None:

@@ -163,8 +163,8 @@ class Comparison:
             # Without a version, it was created by one loop, and found by the next one; else it comes from the expansion
             # of a task, with the version of another TI of that task.
             return stock["dag_version_id"] is None or self.was_stale(key)
-        # A removed task that has come back is restored by one loop, with its old version, and found by the next one.
-        return self._is_stale(before) or (before["state"] == "removed" and self._is_stale(stock))
+        # A removed TI is moved when it is restored; update_state may remove it again, as a map index that is too many.
+        return self._is_stale(before) or before["state"] == "removed"
 
     def _runs_scheduled(self) -> Iterator[Key]:
         """Yield the keys of the runs that may be bumped: unpinned ones that the stock scheduler has made a decision on.
