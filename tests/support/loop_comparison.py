@@ -99,7 +99,10 @@ class Comparison:
         self._known = {value for value in values if isinstance(value, GENERATED_TYPES)}
         self._known_texts = {text for value in values for text in GENERATED.findall(as_text(value))}
         self._tis_before = by_key(self.before, "task_instance")
-        self._stale_tasks = {key[:3] for key, ti in self._tis_before.items() if self._is_stale(ti)}
+        # A removed TI is moved when it is restored; update_state may remove it again, as a map index that is too many.
+        self._stale_tasks = {
+            key[:3] for key, ti in self._tis_before.items() if self._is_stale(ti) or ti["state"] == "removed"
+        }
         self._scheduled = set(self._runs_scheduled())
         assert self.stock.keys() == self.dagbump.keys()
         for table in self.stock:
@@ -130,7 +133,7 @@ class Comparison:
         ]
 
     def was_stale(self, key: Key) -> bool:
-        """Say whether a TI, or another of its task, from which it may have been expanded, was stale."""
+        """Say whether a TI, or another of its task, from which it may have been expanded, was stale or removed."""
         return key[:3] in self._stale_tasks
 
     def _compare_by_key(self, table: str) -> Iterator[str]:
@@ -163,7 +166,6 @@ class Comparison:
             # Without a version, it was created by one loop, and found by the next one; else it comes from the expansion
             # of a task, with the version of another TI of that task.
             return stock["dag_version_id"] is None or self.was_stale(key)
-        # A removed TI is moved when it is restored; update_state may remove it again, as a map index that is too many.
         return self._is_stale(before) or before["state"] == "removed"
 
     def _runs_scheduled(self) -> Iterator[Key]:
