@@ -9,6 +9,7 @@ from benchmarks.measure import Cost
 from benchmarks.report import fill_blocks, table, thresholds_table
 from benchmarks.scheduler.results import LOOKS, RELEASES, Loops, Results, thresholds
 
+_WHOLE_MS = 100  # from which on no fraction is shown
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scheduler-loops.md"
 
 
@@ -68,11 +69,11 @@ def _whole_loops(results: Results) -> str:
                 stock.loop,
                 stock.fleet,
                 stock.who.partition("-")[2],
-                f"{stock.ms:,.3g}",
-                f"{plugin.ms:,.3g}",
+                _ms(stock.ms),
+                _ms(plugin.ms),
                 f"{stock.ms / plugin.ms:.2f} x",
-                f"{stock.version_ms:,.3g}",
-                f"{plugin.version_ms:,.3g}",
+                _ms(stock.version_ms),
+                _ms(plugin.version_ms),
                 f"{stock.statements}",
                 f"{plugin.statements}",
                 *("-" if each.peak is None else f"{each.peak / 1e6:,.1f}" for each in (stock, plugin)),
@@ -83,6 +84,10 @@ def _whole_loops(results: Results) -> str:
         *("of it about versions and DAGs: stock", "plugin", "statements: stock", "plugin", "peak, MB: stock", "plugin"),
     )
     return table(header, rows, left=3)
+
+
+def _ms(ms: float) -> str:
+    return f"{ms:,.0f}" if ms >= _WHOLE_MS else f"{ms:.3g}"
 
 
 def _pairs(loops: Sequence[Loops]) -> Iterator[tuple[Loops, Loops]]:
