@@ -94,7 +94,7 @@ def trapped_template(postgres: Server, airflow_template: str) -> Iterator[str]:
     """One in which Airflow's tables belong to an ordinary role, with runs to do everything to, and full of traps."""
     name = f"{airflow_template}_trapped"
     postgres.drop_database(name)
-    with traps.roles(postgres):
+    with traps.roles(postgres, traps.OWNER, traps.OPERATOR):
         traps.build(postgres.create_database(name, airflow_template))
         yield name
         postgres.drop_database(name)

@@ -126,11 +126,12 @@ class TestRowLevelSecurity:
 
     @pytest.fixture
     def owned(self, airflow_database: URL, postgres: Server) -> Iterator[URL]:
-        with traps.roles(postgres):
-            traps.give_to_owner(airflow_database)
-            installer.upgrade(create_engine(libpq(traps.as_role(airflow_database, traps.OWNER))))
-            yield traps.as_role(airflow_database, traps.OWNER)
-            do(airflow_database, f"DROP OWNED BY {traps.OWNER} CASCADE")
+        owner = "dagbump_hidden_owner"  # not that of the traps, whose database may be there too
+        with traps.roles(postgres, owner):
+            traps.give_to_owner(airflow_database, owner)
+            installer.upgrade(create_engine(libpq(traps.as_role(airflow_database, owner))))
+            yield traps.as_role(airflow_database, owner)
+            do(airflow_database, f"DROP OWNED BY {owner} CASCADE")
 
     @pytest.mark.parametrize("table", ["task_instance", "dag_run", "dag_version"])
     def test_that_would_hide_rows_is_an_error(self, owned: URL, table: str) -> None:

@@ -147,15 +147,15 @@ RESET search_path;
 
 
 @contextmanager
-def roles(server: Server) -> Iterator[None]:
-    """Make the owner of Airflow's tables and an operator, who may log in; drop them when their database is gone."""
+def roles(server: Server, *names: str) -> Iterator[None]:
+    """Make roles that may log in; drop them when their database is gone."""
     with server.maintenance() as connection:
-        for role in (OWNER, OPERATOR):
+        for role in names:
             name = sql.Identifier(role)
             connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
             connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(name))
         yield
-        for role in (OWNER, OPERATOR):
+        for role in names:
             connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
@@ -164,10 +164,10 @@ def as_role(url: URL, role: str) -> URL:
     return url.set(username=role, password="secret")  # noqa: S106
 
 
-def give_to_owner(url: URL) -> None:
-    """Let the tables of a database of Airflow's belong to its owner, who may install dagbump."""
+def give_to_owner(url: URL, role: str) -> None:
+    """Let the tables of a database of Airflow's belong to a role, which may install dagbump."""
     with psycopg.connect(libpq(url), autocommit=True) as connection:
-        owner, database = sql.Identifier(OWNER), sql.Identifier(connection.info.dbname)
+        owner, database = sql.Identifier(role), sql.Identifier(connection.info.dbname)
         grant = "GRANT ALL ON SCHEMA public TO {0}; GRANT CREATE ON DATABASE {1} TO {0}"
         connection.execute(sql.SQL(grant).format(owner, database))
         tables = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
@@ -177,7 +177,7 @@ def give_to_owner(url: URL) -> None:
 
 def build(url: URL) -> None:
     """Make a database of Airflow's such a one."""
-    give_to_owner(url)
+    give_to_owner(url, OWNER)
     installer.upgrade(create_engine(libpq(as_role(url, OWNER))))
     with psycopg.connect(libpq(url), autocommit=True) as connection:
         connection.execute("SELECT dagbump.grant_operator(%s)", (OPERATOR,))
