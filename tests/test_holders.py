@@ -386,11 +386,11 @@ class Meeting:
 @pytest.fixture(scope="module")
 def meeting() -> Iterator[Meeting]:
     with embedded_postgres() as postgres, ExitStack() as stack:
-        engine = postgres.create_database("meeting")
+        postgres.create_database("meeting")
         url = postgres.url.set(database="meeting")
         with psycopg.connect(libpq(url), autocommit=True) as connection:
             connection.execute(TABLES.read_text("utf-8").encode())
-        installer.upgrade(engine)
+        installer.upgrade(dagbump_database.create_engine(libpq(url)))
         yield Meeting(url, stack)
 
 
