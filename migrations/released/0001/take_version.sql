@@ -1,7 +1,7 @@
 -- dagbump.take_version: takes the lock on a dag_version row that the foreign-key check of a bump takes, or says that it
 -- is not to be had.
 --
--- For dagbump.bump. Apart from it because only a function can bound a wait for
+-- For dagbump.bump and the plugin. Apart from bump because only a function can bound a wait for
 -- itself alone, and give back what it has locked. Its plans are made under the
 -- settings of bump, which calls it.
 --
@@ -61,7 +61,7 @@ $take_version$;
 COMMENT ON FUNCTION dagbump.take_version(uuid, text, text, uuid[], boolean) IS
 'Internal: takes the lock on a dag_version row that the bump of a run needs.
 
-For dagbump.bump alone. Answers NULL, and locks nothing, where no stale task instance of the run is free
+For dagbump.bump, and for the Airflow plugin before it creates missing task instances. Answers NULL, and locks nothing, where no stale task instance of the run is free
 and the run is not to be verified. Else takes KEY SHARE on the row, SKIP LOCKED, and answers true; false
 where another transaction holds the row, or it is not there.
 Waits 1 ms at most, and only for a transaction that has updated that row before it locked it FOR UPDATE

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from types import ModuleType
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -35,14 +34,12 @@ from dagbump.airflow_plugin.verification import (
     verify_integrity,
     would_do_nothing,
 )
-from dagbump.errors import sqlstate
 from dagbump.held import describe
 from dagbump.results import BumpResult, RunBump, RunScope
 
 CALLER = "airflow scheduler"
 
-_SET_LOCK_TIMEOUT = sa.text("SELECT pg_catalog.set_config('lock_timeout', :timeout, TRUE)")
-_LOCK_NOT_AVAILABLE = "55P03"
+_TAKE_VERSION = sa.text("SELECT dagbump.take_version(CAST(:version AS pg_catalog.uuid), NULL, NULL, NULL, TRUE)")
 
 
 class Scheduling:
@@ -116,8 +113,8 @@ class Scheduling:
             with loop.savepoint():
                 self._verify(runner, loop, run, mending=mending)
         except Exception as error:
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
-                raise  # nothing can run on it; Airflow tries again on another
+            if _is_lost_connection(error):
+                raise
             if not mending and not isinstance(error, DBAPIError | VerifyError | RolledBackError):
                 self._verify_as_airflow(runner, loop, run)  # what raised is dagbump's own
             elif isinstance(error, RolledBackError) and self.memory.runs[run.id].tell(("race", version)):
@@ -213,8 +210,8 @@ class Scheduling:
                     self._ask_for_scopes(result, loop)
         except Exception as error:
             loop.lost = True  # whatever it has learnt so far
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
-                raise  # nothing can run on it; Airflow tries again on another
+            if _is_lost_connection(error):
+                raise
             self._reporter.failed(error)
             return
         if unfit:
@@ -265,13 +262,10 @@ class Scheduling:
         due = {run for run in loop.unverified | loop.mendable if self.memory.may_try(run, loop.version_of(run))}
         if not due | to_look_at:
             return
-        try:
-            with loop.session.connection().begin_nested():
-                scopes = client.verify_scope(loop.session, due | to_look_at)
-        except Exception as error:
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
-                raise
-            self._reporter.scope_failed(error)
+        scopes = None
+        with _attempt(loop, self._reporter.scope_failed):
+            scopes = client.verify_scope(loop.session, due | to_look_at)
+        if scopes is None:
             return
         self._reporter.scoped()
         self.memory.looked_at(to_look_at)
@@ -280,28 +274,12 @@ class Scheduling:
             loop.mendable |= self._lacking(to_look_at - loop.unverified - loop.mendable, loop)
 
     def _lacking(self, runs: set[int], loop: Loop) -> set[int]:
-        """Return those of these runs that lack a task, and whose version can be locked."""
+        """Return those of these runs that lack a task, and whose version can be locked as new TIs lock it."""
         lacking = {run for run in runs if run in loop.scopes and loop.scopes[run].missing_tasks}
-        free = {version: self._can_be_locked(version, loop) for version in {loop.version_of(run) for run in lacking}}
-        return {run for run in lacking if free[loop.version_of(run)]}
-
-    def _can_be_locked(self, version: UUID, loop: Loop) -> bool:
-        """Lock a version as new TIs do; False where another transaction is in the way, for which they would wait."""
-        column = self._dag_version.id
-        query = sa.select(column).where(column == version).with_for_update(read=True, key_share=True, skip_locked=True)
+        versions = {loop.version_of(run) for run in lacking}
         connection = loop.session.connection()
-        try:
-            with connection.begin_nested():
-                # Of a version that was updated before it was locked, SKIP LOCKED waits: see dagbump.take_version.
-                before = connection.scalar(sa.text("SELECT pg_catalog.current_setting('lock_timeout')"))
-                connection.execute(_SET_LOCK_TIMEOUT, {"timeout": "1ms"})
-                free = connection.scalar(query) is not None
-                connection.execute(_SET_LOCK_TIMEOUT, {"timeout": before})
-        except DBAPIError as error:
-            if sqlstate(error) != _LOCK_NOT_AVAILABLE:
-                raise
-            return False
-        return free
+        free = {version for version in versions if connection.scalar(_TAKE_VERSION, {"version": str(version)})}
+        return {run for run in lacking if loop.version_of(run) in free}
 
     def _can_be_spared(self) -> bool:
         """Say whether verify_integrity does only what dagbump knows of."""
@@ -311,19 +289,13 @@ class Scheduling:
         """Say once who holds a run that has been held for long; not to find out is no error of the loop."""
         if not late:
             return
-        try:
-            with loop.session.connection().begin_nested():
-                holders = client.holders(loop.session.connection(), [row.dag_run_id for row in late])
-                now = loop.session.connection().scalar(sa.func.clock_timestamp())
+        with _attempt(loop, reporting.cannot_name_holders):
+            holders = client.holders(loop.session, [row.dag_run_id for row in late])
+            now = loop.session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
             oldest = {holder.dag_run_id: describe(holder, now) for holder in reversed(holders)}
-        except Exception as error:
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
-                raise
-            reporting.cannot_name_holders(error)
-            return
-        for row in late:
-            if row.dag_run_id in oldest:
-                reporting.held_for_long(row, self.memory.warn_held_after, oldest[row.dag_run_id])
+            for row in late:
+                if row.dag_run_id in oldest:
+                    reporting.held_for_long(row, self.memory.warn_held_after, oldest[row.dag_run_id])
 
     def _tell(self, loop: Loop) -> None:
         """Log what a loop that has committed has found."""
@@ -333,6 +305,23 @@ class Scheduling:
             tell = self.memory.runs[run].tell
             if vanished := [task for task in scope.vanished_tasks or () if tell(("vanished", task))]:
                 self._reporter.vanished(loop.answers[run], vanished)
+
+
+@contextmanager
+def _attempt(loop: Loop, failed: Callable[[Exception], None]) -> Iterator[None]:
+    """Do what may fail: it is rolled back alone, and reported."""
+    try:
+        with loop.session.connection().begin_nested():
+            yield
+    except Exception as error:
+        if _is_lost_connection(error):
+            raise
+        failed(error)
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    """Say whether nothing can run on the connection any more: Airflow tries again on another."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def _is_left_alone(run: DagRun) -> bool:
