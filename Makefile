@@ -15,7 +15,7 @@
 # make test-newest: the suite with the newest of everything, in an environment of its own.
 # make pins: writes pins/*.txt, the versions of all that is installed, with the newest of everything.
 # make airflow-tables: takes over the tables of a new Airflow into the tests and the demo.
-# make freeze: renders sql/ into migrations/, after each change there.
+# make release-sql: keeps what the newest revision brings, in the commit of the release.
 # Needs Python 3.10 or later, make and git; everything else is brought in, into .venv.
 
 PYTHON ?= python3
@@ -26,7 +26,7 @@ PINS := pins/development.txt
 
 RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 
-.PHONY: demo test test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page pins airflow-tables freeze lint clean
+.PHONY: demo test test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page pins airflow-tables release-sql lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -77,15 +77,14 @@ pins: $(VENV)/.dev
 airflow-tables: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m support.airflow_tables
 
-freeze:
-	$(PYTHON) sql/freeze.py
+release-sql: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m support.sql_release
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/sqlfluff lint --disable-progress-bar migrations
-	$(BIN)/python sql/lint.py
+	PYTHONPATH=tests $(BIN)/python -m support.sql_lint
 
 clean:
 	rm -rf .venv .venv-newest .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist

@@ -9,7 +9,6 @@ makes every object what the revision reached says, whatever was there before.
 from __future__ import annotations
 
 import logging.config
-from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import context
@@ -17,10 +16,9 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from dagbump import __version__, database
 from dagbump.errors import DagbumpError, VersionMismatch, translated
-from dagbump.installation import concurrent_index, in_migration, sql_files, state
+from dagbump.installation import concurrent_index, in_migration, shapes, sql_files, state
 from dagbump.installation.names import INDEX, SCHEMA
 
-MIGRATIONS = Path(__file__).parent
 MAIN_BRANCH, INDEX_BRANCH = "dagbump", "index"
 
 config = context.config
@@ -45,13 +43,13 @@ def given_airflow_schema() -> str | None:
     return named
 
 
-def given_airflow_shape() -> str:
+def given_airflow_shape() -> shapes.Shape:
     """Return the shape of Airflow's tables that a script is for."""
-    shape: str = arguments.get("airflow_shape", config.attributes.get("airflow_shape")) or sql_files.FIRST_SHAPE
-    if shape not in sql_files.SHAPES:
-        known = ", ".join(f'"{known}"' for known in sql_files.SHAPES)
-        raise CommandError(f'-x airflow_shape="{shape}" is none of {known}')
-    return shape
+    key: str = arguments.get("airflow_shape", config.attributes.get("airflow_shape")) or shapes.FIRST.key
+    try:
+        return shapes.of_key(key)
+    except ValueError as error:
+        raise CommandError(f"-x airflow_shape: {error}") from None
 
 
 def of_main_branch(revision: str | None) -> bool:
@@ -87,12 +85,12 @@ def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
         delete = sa.text(f"DELETE FROM {SCHEMA}.alembic_version WHERE version_num = :revision")  # noqa: S608  (a constant)
         connection.execute(delete, {"revision": recorded[0]})
         before = connection.scalar(sa.text("SELECT airflow_shape FROM dagbump.installation"))
-        config.attributes["index_is_lost"] |= before != options["airflow_shape"]
+        config.attributes["index_is_lost"] |= before != options["airflow_shape"].key
 
 
 def install_objects(revision: str) -> None:
     """Make every object what this revision says, and record it."""
-    in_migration.run_objects(revision, MIGRATIONS)
+    in_migration.run_objects(revision)
     walk = script.iterate_revisions(revision, "base")
     breaking = [step.revision for step in walk if getattr(step.module, "breaks_older_packages", False)]
     in_migration.run(
@@ -115,7 +113,7 @@ def remove_index(connection: sa.engine.Connection) -> None:
 
 def remove_everything() -> None:
     """Leave no trace after a downgrade to base; refuses where somebody has put something of theirs in the schema."""
-    in_migration.run_objects(None, MIGRATIONS)
+    in_migration.run_objects(None)
     for table in ("history", "installation", "alembic_version"):
         context.execute(f"DROP TABLE IF EXISTS {SCHEMA}.{table}")
     context.execute(f"DROP SCHEMA {SCHEMA}")

@@ -39,7 +39,7 @@ COMMENT ON TABLE dagbump.installation IS
 'One row: what dagbump''s functions in this database were rendered for, and by what. Each upgrade writes it anew.
 Whoever uses the command line or the Airflow plugin needs SELECT on it.';
 COMMENT ON COLUMN dagbump.installation.airflow_schema IS 'The schema of Airflow''s tables.';
-COMMENT ON COLUMN dagbump.installation.airflow_shape IS 'The Airflow releases whose tables have the shape that was found.';
+COMMENT ON COLUMN dagbump.installation.airflow_shape IS 'The key of the shape that Airflow''s tables had at the upgrade.';
 COMMENT ON COLUMN dagbump.installation.revision IS 'The Alembic revision, the optional index aside.';
 COMMENT ON COLUMN dagbump.installation.works_with_packages_from IS
 'The oldest revision whose package works with this one: a package that brings an older one has to be upgraded first.';

@@ -27,7 +27,7 @@ BEGIN
     WHERE wanted.type IS NULL;
     IF missing IS NOT NULL THEN
         RAISE EXCEPTION 'Airflow''s tables have changed since dagbump was installed for those of Airflow %; missing: %',
-            @include:airflow_shape@, missing
+            @airflow_releases_literal@, missing
             USING ERRCODE = 'DBU02', HINT = 'Run: dagbump upgrade, which looks at them, and mends this or says what to do.';
     END IF;
     RETURN TRUE;

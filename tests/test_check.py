@@ -138,7 +138,7 @@ DAMAGES = {
     "Airflow migrated under it": (
         "ALTER TABLE dag_run RENAME run_after TO something_else",
         "airflow tables",
-        f"have changed since dagbump was installed for those of Airflow {environments.shape()}; missing: dag_run.run_",
+        f"have changed since dagbump was installed for those of Airflow {environments.shape().label}; missing: dag_",
     ),
     "Airflow's schema renamed": (
         "ALTER SCHEMA public RENAME TO airflow",

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from conftest import Connect
 from dagbump.database import create_engine
-from dagbump.installation import installer, state
+from dagbump.installation import installer, shapes, state
 from sqlalchemy.engine import URL
 from support.fleet import Fleet
 from support.processes import ALEMBIC, DAGBUMP, command, running
@@ -84,7 +84,7 @@ def test_one_that_was_built_for_other_tables_is_built_anew_by_a_plain_upgrade(
         build(database)
     fleet.execute("DROP INDEX IF EXISTS dagbump_ti_unfinished")
     # Whether the predicate names that column is what tells them apart.
-    others = "'working_set'" if environments.shape() == "3.0 to 3.3" else "''"
+    others = "'working_set'" if environments.shape() is shapes.FIRST else "''"
     fleet.execute(
         "CREATE INDEX dagbump_ti_unfinished ON task_instance (dag_id, run_id, dag_version_id) "
         f"WHERE coalesce(state, '') <> {others}"
@@ -116,7 +116,7 @@ def test_it_can_be_removed_alone(fleet: Fleet, database: URL) -> None:
 
 def test_the_printed_script_applies_with_psql(airflow_database: URL, database: URL) -> None:
     build(database)
-    script = command(*WITH_INDEX, "--sql", "--airflow-shape", environments.shape()).stdout
+    script = command(*WITH_INDEX, "--sql", "--airflow-shape", environments.shape().key).stdout
     run_client("psql", airflow_database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
     assert dump_schema(airflow_database) == dump_schema(database)
 
@@ -324,7 +324,7 @@ def test_a_second_build_that_waits_for_its_turn_ends_with_ctrl_c(
 
 
 def test_create_inside_a_transaction_is_refused(database: URL) -> None:
-    script = command(*WITH_INDEX, "--sql", "--airflow-shape", environments.shape()).stdout
+    script = command(*WITH_INDEX, "--sql", "--airflow-shape", environments.shape().key).stdout
     create = script[script.index("CREATE INDEX") :].split(";")[0]
     with psycopg.connect(libpq(database)) as connection, pytest.raises(psycopg.errors.ActiveSqlTransaction):
         connection.execute(create.encode())

@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dagbump
-import freeze
 import psycopg
 import pytest
 from dagbump import database as dagbump_database
-from dagbump.installation import installer, sql_files, state
+from dagbump.installation import installer, shapes, state
 from psycopg import sql
 from sqlalchemy.engine import URL, Engine
 from support.fleet import Fleet
@@ -114,18 +113,8 @@ def test_ten_upgrades_at_once_end_with_one_installation(airflow_database: URL, d
     assert dump_schema(airflow_database) == dump_schema(database)
 
 
-def test_what_is_shipped_is_what_the_sources_say() -> None:
-    """`make freeze` has been run: the newest copy of each object is its source with the parts put in."""
-    assert [path.name for path, _ in freeze.stale()] == [], "run make freeze"
-    for shape, folder in sql_files.SHAPES.items():
-        newest = {
-            name: sql_files.for_shape(path, shape).read_text("utf-8") for name, path in sql_files.objects().items()
-        }
-        assert newest == {path.stem: freeze.render(path, folder) for path in freeze.HERE.glob("*.sql")}
-
-
 # A script is for the tables that it is said to be for.
-FOR_THESE_TABLES = ("--airflow-shape", environments.shape())
+FOR_THESE_TABLES = ("--airflow-shape", environments.shape().key)
 
 NAMES = [
     "airflow",
@@ -222,16 +211,16 @@ class TestRefusals:
         with psycopg.connect(libpq(airflow_database)) as connection:
             connection.execute("ALTER TABLE dag_run RENAME run_after TO something_else")
         said = self.refused(airflow_database)
-        assert f"are not as in Airflow {environments.shape()}; missing: dag_run.run_after" in said
+        assert f"are not as in Airflow {environments.shape().label}; missing: dag_run.run_after" in said
         assert "Look for a newer dagbump that knows this Airflow" in said
 
     def test_a_script_for_other_tables(self, airflow_database: URL) -> None:
-        (other,) = sql_files.SHAPES.keys() - {environments.shape()}
-        script = ok([*DAGBUMP, "upgrade", "--sql", "--airflow-shape", other])
+        other = next(shape for shape in shapes.SHAPES if shape is not environments.shape())
+        script = ok([*DAGBUMP, "upgrade", "--sql", "--airflow-shape", other.key])
         before = dump_schema(airflow_database)
         with pytest.raises(subprocess.CalledProcessError) as failed:
             run_client("psql", airflow_database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
-        assert f"are not as in Airflow {other}; missing: " in failed.value.stderr
+        assert f"are not as in Airflow {other.label}; missing: " in failed.value.stderr
         assert "A script is for the tables that --airflow-shape names" in failed.value.stderr
         assert dump_schema(airflow_database) == before
 

@@ -6,16 +6,16 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
-import freeze
 import psycopg
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from dagbump.installation import installer, sql_files, state
+from dagbump.installation import installer, shapes, sql_files, state
 from sqlalchemy.engine import URL
+from support import sql_release
+from support.fleet import Fleet, stale_run
 from support.processes import CHECKOUT, DAGBUMP, command
 from support.releases import environments
 from support.server import dump_schema, libpq, run_client
@@ -50,8 +50,11 @@ def downgrade():
 CHANGES = {
     "bump": [("\nBEGIN\n", "\nBEGIN\n    -- Made up.\n")],
     "preview": [
-        ("    vanished_tasks text[]\n", "    vanished_tasks text[],\n    more text\n"),
-        ("        run.vanished_tasks\n    FROM", "        run.vanished_tasks,\n        NULL::text\n    FROM"),
+        ("RETURNS TABLE (\n", "RETURNS TABLE (\n    more text,\n"),
+        (
+            "    SELECT\n        run.dag_run_id,\n        run.dag_id,\n        run.run_id,\n        run.dag_v",
+            "    SELECT\n        NULL::text, run.dag_run_id, run.dag_id, run.run_id, run.dag_v",
+        ),
     ],
     "installation": [("CHECK (one_row)\n);", "CHECK (one_row),\n    more text\n);")],
 }
@@ -74,33 +77,54 @@ class Package:
         assert done.returncode == code, done.stderr
         return done
 
+    def change(self, path: str, *changes: tuple[str, str]) -> None:
+        """Replace pieces of a file, each of which stands there once."""
+        text = (self.path / path).read_text("utf-8")
+        for before, after in changes:
+            assert text.count(before) == 1, f"{path} no longer says {before!r} once"
+            text = text.replace(before, after)
+        (self.path / path).write_text(text, "utf-8")
 
-FOR_THESE_TABLES = ("--airflow-shape", environments.shape())
+    def release(self, *, code: int = 0) -> str:
+        """Do `make release-sql` there; return what it says on standard error."""
+        paths = ":".join(str(self.path / directory) for directory in ("py_client", "tests"))
+        done = command(sys.executable, "-m", "support.sql_release", PYTHONPATH=paths)
+        assert done.returncode == code, done.stderr
+        return done.stderr
+
+    def released(self, revision: str) -> list[str]:
+        directory = self.path / "migrations" / "released" / revision
+        return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*.sql"))
+
+
+FOR_THESE_TABLES = ("--airflow-shape", environments.shape().key)
 
 NOW = Package(CHECKOUT)
 
 
-def next_package(path: Path, *, breaks: bool = False, oldest: str = state.OLDEST_REVISION) -> Package:
-    """Make the package that brings the second revision."""
-    for directory in ("py_client", "migrations"):
+def copy(path: Path) -> Package:
+    """Make a copy of this package, whose newest revision is released."""
+    for directory in ("py_client", "migrations", "sql", "tests/support"):
         shutil.copytree(CHECKOUT / directory, path / directory, ignore=shutil.ignore_patterns("__pycache__"))
+    package = Package(path)
+    package.release()
+    return package
+
+
+def next_package(path: Path, *, breaks: bool = False, oldest: str = state.OLDEST_REVISION) -> Package:
+    """Make the package that brings the next revision."""
+    package = copy(path)
     script = SCRIPT.format(next=NEXT_REVISION, now=NOW_REVISION, breaks=breaks)
     (path / "migrations" / "versions" / f"{NEXT_REVISION}_made_up.py").write_text(script, "utf-8")
-    brought = path / "migrations" / "released" / NEXT_REVISION
-    for (name, changes), (shape, folder) in product(CHANGES.items(), sql_files.SHAPES.items()):
-        text = sql_files.for_shape(sql_files.objects()[name], shape).read_text("utf-8")
-        for before, after in changes:
-            assert text.count(before) == 1, f"{name}.sql no longer says {before!r} once: change CHANGES"
-            text = text.replace(before, after)
-        (brought / folder).mkdir(parents=True, exist_ok=True)
-        (brought / folder / f"{name}.sql").write_text(text, "utf-8")
-    (brought / "added.sql").write_text(ADDED, "utf-8")
-    module = path / "py_client" / "dagbump" / "installation" / "state.py"
-    text = module.read_text("utf-8")
-    text = text.replace(f'NEWEST_REVISION = "{NOW_REVISION}"', f'NEWEST_REVISION = "{NEXT_REVISION}"')
-    text = text.replace(f'OLDEST_REVISION = "{state.OLDEST_REVISION}"', f'OLDEST_REVISION = "{oldest}"')
-    module.write_text(text, "utf-8")
-    return Package(path)
+    for name, changes in CHANGES.items():
+        package.change(f"sql/{name}.sql", *changes)
+    (path / "sql" / "added.sql").write_text(ADDED, "utf-8")
+    package.change(
+        "py_client/dagbump/installation/state.py",
+        (f'NEWEST_REVISION = "{NOW_REVISION}"', f'NEWEST_REVISION = "{NEXT_REVISION}"'),
+        (f'OLDEST_REVISION = "{state.OLDEST_REVISION}"', f'OLDEST_REVISION = "{oldest}"'),
+    )
+    return package
 
 
 @pytest.fixture
@@ -122,32 +146,76 @@ def test_the_package_knows_its_own_newest_revision() -> None:
 
 
 class TestWhatIsReleasedNeverChanges:
-    def test_each_file_is_as_it_was_released(self) -> None:
-        assert {name: freeze.digest(name) for name in freeze.sums()} == freeze.sums()
-
     def test_a_change_after_the_release_wants_another_revision(self, tmp_path: Path) -> None:
-        for directory in ("sql", "migrations"):
-            shutil.copytree(CHECKOUT / directory, tmp_path / directory)
-        make_freeze = [sys.executable, str(tmp_path / "sql" / "freeze.py")]
-        subprocess.run([*make_freeze, "--release"], check=True)
-        sums = (tmp_path / "migrations" / "released" / freeze.SUMS).read_text("utf-8")
-        assert "  0001/bump.sql\n" in sums
-        assert "  0001/3.4/bump.sql\n" in sums
-        assert "  index_0001/create.sql\n" in sums
+        package = copy(tmp_path)
+        sums = (tmp_path / "migrations" / "released" / sql_release.SUMS).read_text("utf-8")
+        for name in (f"{NOW_REVISION}/bump.sql", f"{NOW_REVISION}/tries_inside/bump.sql", "index_0001/create.sql"):
+            assert f"  {name}\n" in sums
 
-        source = tmp_path / "sql" / "bump.sql"
-        source.write_text(source.read_text("utf-8").replace("One call does", "A call does"), "utf-8")
-        refused = subprocess.run(make_freeze, check=False, capture_output=True, text=True)
-        assert refused.returncode == 1
-        assert "revision 0001 is released; add another one first" in refused.stderr
+        package.change("sql/bump.sql", ("One call does", "A call does"))
+        said = package.release(code=1)
+        assert f"revision {NOW_REVISION} is released, and has changed; add a revision: " in said
+        assert f"{NOW_REVISION}/bump.sql" in said
 
-        (tmp_path / "migrations" / "versions" / "0002_more.py").touch()
-        subprocess.run(make_freeze, check=True)
-        brought = tmp_path / "migrations" / "released" / "0002"
-        assert sorted(path.relative_to(brought).as_posix() for path in brought.rglob("*.sql")) == [
-            "3.4/bump.sql",
-            "bump.sql",
-        ]
+        (tmp_path / "migrations" / "versions" / f"{NEXT_REVISION}_more.py").touch()
+        package.release()
+        assert package.released(NEXT_REVISION) == ["bump.sql", "tries_inside/bump.sql"]
+
+    def test_a_copy_that_somebody_has_changed(self, tmp_path: Path) -> None:
+        package = copy(tmp_path)
+        package.change(f"migrations/released/{NOW_REVISION}/bump.sql", ("One call does", "A call does"))
+        assert f"{NOW_REVISION}/bump.sql" in package.release(code=1)
+
+
+class TestANewShape:
+    """An Airflow that is made up, with one column of another name: all that it takes to serve it as well."""
+
+    THERE = """
+        ALTER TABLE dag_run RENAME run_after TO runs_after;
+        ALTER TABLE task_instance
+            ADD IF NOT EXISTS working_set boolean DEFAULT TRUE,
+            ADD IF NOT EXISTS region_id uuid DEFAULT '00000000-0000-0000-0000-000000000000',
+            ADD IF NOT EXISTS region_index integer DEFAULT -1
+    """
+    BACK = "ALTER TABLE dag_run RENAME runs_after TO run_after"
+    BACK_TO_TRIES_APART = "; ALTER TABLE task_instance DROP working_set, DROP region_id, DROP region_index"
+
+    @pytest.fixture
+    def newer(self, tmp_path: Path) -> Package:
+        """After the release, so beside its copies."""
+        package = copy(tmp_path)
+        newest = 'Shape("tries_inside", "3.4", ("task_instance", "working_set")),\n'
+        made_up = '    Shape("renamed", "9.9", ("dag_run", "runs_after")),\n'
+        package.change("py_client/dagbump/installation/shapes.py", (newest, newest + made_up))
+        parts = tmp_path / "sql" / "parts"
+        (parts / "renamed").mkdir()
+        for part, before, after in (
+            ("running_runs.sql", "run.run_after", "run.runs_after AS run_after"),
+            ("tries_inside/required_columns.sql", '"run_after"', '"runs_after"'),
+        ):
+            text = (parts / part).read_text("utf-8").replace(before, after)
+            (parts / "renamed" / Path(part).name).write_text(text, "utf-8")
+        return package
+
+    def test_is_released_served_and_left_again(self, newer: Package, fleet: Fleet, database: URL) -> None:
+        before = dump_schema(database)
+        stale_run(fleet)
+        newer.release()
+        assert {"bump.sql", "tries_inside/bump.sql", "renamed/bump.sql"} <= {*newer.released(NOW_REVISION)}
+
+        do(database, self.THERE)
+        said = newer(database, "preview", code=4).stderr
+        assert "they are as in Airflow 9.9" in said
+        assert f"functions are for {environments.shape().label}. Run `dagbump upgrade`" in said
+        newer(database, "upgrade")
+        assert "1 task instance" in newer(database, "bump").stdout
+        assert fleet.execute("SELECT airflow_shape FROM dagbump.installation").fetchone() == ("renamed",)
+        assert "as in Airflow 9.9" in newer(database, "check").stdout
+
+        do(database, self.BACK + (self.BACK_TO_TRIES_APART if environments.shape() is shapes.FIRST else ""))
+        newer(database, "upgrade")
+        assert dump_schema(database) == before
+        NOW(database, "preview")
 
 
 class TestThereAndBack:
@@ -156,10 +224,8 @@ class TestThereAndBack:
         next_(airflow_database, "upgrade")
         assert dump_schema(database) == dump_schema(airflow_database)
         with psycopg.connect(libpq(database)) as connection:
-            assert connection.execute("SELECT dagbump.added(), revision FROM dagbump.installation").fetchone() == (
-                1,
-                "0002",
-            )
+            found = connection.execute("SELECT dagbump.added(), revision FROM dagbump.installation").fetchone()
+            assert found == (1, NEXT_REVISION)
 
     def test_a_downgrade_restores_what_was(self, next_: Package, database: URL) -> None:
         before = dump_schema(database)

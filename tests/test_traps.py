@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
-import freeze
 import psycopg
 import pytest
 from conftest import clone
+from dagbump.installation import sql_files
 from psycopg import sql
 from sqlalchemy.engine import URL
 from support import traps
@@ -22,7 +22,7 @@ from support.server import Server, libpq
 Connection = psycopg.Connection[Any]
 
 ROUTINES = [
-    path.stem for path in sorted(freeze.HERE.glob("*.sql")) if f"dagbump.{path.stem}(" in path.read_text("utf-8")
+    path.stem for path in sorted(sql_files.SOURCES.glob("*.sql")) if f"dagbump.{path.stem}(" in path.read_text("utf-8")
 ]
 # What each argument may be: first what gives the function something to do, then the rest, also what means nothing.
 VALUES: dict[str, list[str]] = {

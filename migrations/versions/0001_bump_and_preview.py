@@ -1,7 +1,7 @@
 """Installs dagbump.bump and dagbump.preview, and what stands around them.
 
-What a revision brings stands in released/REVISION/: files that create what is missing and replace what is there, run at
-the end of every upgrade. Its script does what these cannot, on the way up and down: here, nothing.
+The functions and tables themselves are made from sql/ at the end of every upgrade, by files that create what is missing
+and replace what is there. A revision's script does what these cannot, on the way up and down: here, nothing.
 
 Revision ID: 0001
 Revises:

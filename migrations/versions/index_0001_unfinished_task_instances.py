@@ -18,9 +18,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    released = sql_files.MIGRATIONS / "released" / revision
-    concurrent_index.build(released / "create.sql", revision)
-    in_migration.run(released / "comment.sql")
+    concurrent_index.build(sql_files.of_index(revision, "create"), revision)
+    in_migration.run(sql_files.of_index(revision, "comment"))
 
 
 def downgrade() -> None:

@@ -7,7 +7,7 @@ INSERT INTO dagbump.installation (
 )
 VALUES (
     @airflow_schema_literal@,
-    @include:airflow_shape@,
+    @airflow_shape_literal@,
     @revision_literal@,
     @works_with_packages_from_literal@,
     @release_literal@,

@@ -41,12 +41,12 @@ BEGIN
             USING ERRCODE = 'DBU02', HINT = 'dagbump serves Airflow 3.0 to 3.4; migrate Airflow first.';
     ELSIF missing IS NOT NULL THEN
         RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow %; missing: %',
-            airflow_schema, @include:airflow_shape@, missing
+            airflow_schema, @airflow_releases_literal@, missing
             USING ERRCODE = 'DBU02',
             HINT = 'Look for a newer dagbump that knows this Airflow. A script is for the tables that --airflow-shape names.';
     ELSIF findings IS NOT NULL THEN
         RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow %; of another type: %',
-            airflow_schema, @include:airflow_shape@, findings
+            airflow_schema, @airflow_releases_literal@, findings
             USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow, or who has changed the column.';
     END IF;
 

@@ -1,4 +1,4 @@
--- Takes: the arguments.
+-- Takes: dag_run_ids, dag_ids, max_runs, caller_verifies.
 -- Refuses those that mean nothing, by name.
 IF max_runs < 0 THEN
     RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs

@@ -10,7 +10,9 @@ IF pg_catalog.to_regclass('dagbump.installation') IS NOT NULL THEN
             'release %s, revision %s, for the Airflow %s in schema %I; upgraded at %s by %s',
             installed.release,
             installed.revision,
-            installed.airflow_shape,
+            CASE installed.airflow_shape
+                WHEN @airflow_shape_literal@ THEN @airflow_releases_literal@ ELSE installed.airflow_shape
+            END,
             installed.airflow_schema,
             installed.installed_at::timestamptz(0),
             installed.installed_by

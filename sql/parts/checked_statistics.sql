@@ -1,4 +1,4 @@
--- Takes: item, ok, detail, airflow_schema, tis.
+-- Takes: item, ok, detail, findings, airflow_schema, tis.
 item := 'statistics';
 SELECT
     CASE

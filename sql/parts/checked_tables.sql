@@ -10,20 +10,20 @@ FROM (
 ) AS wanted;
 
 item := 'airflow tables';
-ok := missing IS NULL AND coalesce(recorded_shape, '') = @include:airflow_shape@;
+ok := missing IS NULL AND coalesce(recorded_shape, '') = @airflow_shape_literal@;
 detail := CASE
-    WHEN ok THEN pg_catalog.format('in schema %I, as in Airflow %s', airflow_schema, @include:airflow_shape@)
+    WHEN ok THEN pg_catalog.format('in schema %I, as in Airflow %s', airflow_schema, @airflow_releases_literal@)
     WHEN tis IS NULL THEN pg_catalog.format(
         'There is no task_instance in schema %I: Airflow''s tables have been moved, renamed or dropped. '
         'Run `dagbump upgrade --airflow-schema NAME`, with the schema where they are now.', airflow_schema
     )
     WHEN missing IS NULL THEN pg_catalog.format(
         'They are as in Airflow %s, and the record says %s. Run `dagbump upgrade`.',
-        @include:airflow_shape@, coalesce(recorded_shape, 'nothing')
+        @airflow_releases_literal@, coalesce(recorded_shape, 'nothing')
     )
     ELSE pg_catalog.format(
         'Airflow''s tables have changed since dagbump was installed for those of Airflow %s; missing: %s. '
-        'Run `dagbump upgrade`, with a release that knows this Airflow.', coalesce(recorded_shape, '?'), missing
+        'Run `dagbump upgrade`, with a release that knows this Airflow.', @airflow_releases_literal@, missing
     )
 END;
 RETURN NEXT;

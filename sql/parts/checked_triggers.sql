@@ -1,4 +1,4 @@
--- Takes: item, ok, detail, tis.
+-- Takes: item, ok, detail, findings, tis.
 item := 'triggers';
 SELECT
     pg_catalog.bool_and(NOT trigger.tgdeferrable),

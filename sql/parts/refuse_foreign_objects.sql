@@ -1,4 +1,4 @@
--- Takes: owner, text.
+-- Takes: findings, owner.
 -- Refuses a schema dagbump that is not that role's, and what is in it that is not ours.
 IF EXISTS (
     SELECT FROM pg_catalog.pg_namespace AS namespace

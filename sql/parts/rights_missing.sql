@@ -1,4 +1,4 @@
--- Takes: required, airflow_schema, owner.
+-- Takes: findings, required, airflow_schema, owner.
 -- What that role lacks to read Airflow's tables, to write task_instance and to lock dag_version, as statements that give it;
 -- NULL: nothing. (To lock a row takes UPDATE, of any column.)
 SELECT

@@ -1,4 +1,4 @@
--- Takes: scoped (dag_run_id, dag_id, run_id, run_type, logical_date, dag_version_id), MATERIALIZED.
+-- Takes: scoped (dag_run_id, dag_id, run_id, run_type, logical_date, dag_version_id; MATERIALIZED).
 -- One row for each of these runs: what verify_integrity would find in it, were the DAG of that
 -- version.
 --

@@ -1,4 +1,4 @@
--- Takes: required, airflow_schema.
+-- Takes: findings, required, airflow_schema.
 -- Which of Airflow's tables are no plain ones, as text; NULL: none. (A row's address, by which bump writes, is unique in one
 -- physical table only.)
 SELECT pg_catalog.string_agg(class.relname::text, ', ' ORDER BY class.relname::text) INTO findings

@@ -12,5 +12,5 @@ from support.releases import environments
 
 def build_optional_index(connection: psycopg.Connection[Any]) -> None:
     """Build it on Airflow's tables in schema public; the connection is in autocommit mode."""
-    path = sql_files.MIGRATIONS / "released" / "index_0001" / "create.sql"
-    connection.execute(sql_files.render(sql_files.for_shape(path, environments.shape()), "public").encode())
+    create = sql_files.of_index("index_0001", "create")
+    connection.execute(sql_files.render(create, "public", environments.shape()).encode())

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dagbump.installation.sql_files import FIRST_SHAPE, SHAPES
+from dagbump.installation import shapes
 
 # The largest values of PostgreSQL's types.
 INTEGER, BIGINT = 2**31 - 1, 2**63 - 1
@@ -30,9 +30,10 @@ def text(value: str | None) -> str | None:
 
 def shape(value: str | None) -> str | None:
     """Refuse a shape of Airflow's tables that nobody knows."""
-    if value is not None and value not in SHAPES:
-        raise typer.BadParameter(f"{value!r} is none of {', '.join(map(repr, SHAPES))}")
-    return value
+    try:
+        return value and shapes.of_key(value).key
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def texts(values: list[str] | None) -> list[str] | None:
@@ -115,10 +116,10 @@ AirflowShape = Annotated[
     str | None,
     typer.Option(
         "--airflow-shape",
-        metavar="RELEASES",
+        metavar="KEY",
         callback=shape,
-        help=f"With --sql: the releases whose tables the script is for, {' or '.join(map(repr, SHAPES))}. "
-        f"Default: {FIRST_SHAPE!r}. Without --sql, the database is asked.",
+        help=f"With --sql: which of Airflow's tables the script is for, {shapes.described()}. "
+        f"Default: {shapes.FIRST.key}. Without --sql, the database is asked.",
     ),
 ]
 PrintSql = Annotated[bool, typer.Option("--sql", help="Print the script for review; touch no database.")]

@@ -66,8 +66,8 @@ def _unusable(connection: sa.engine.Connection, airflow_schema: str | None, why:
 def _upgrade(connection: sa.engine.Connection, airflow_schema: str | None) -> CheckItem:
     """Look as an upgrade does, which reads catalogs only, before it writes anything."""
     schema = state.find_airflow_schema(connection, airflow_schema)
-    path = sql_files.for_shape(sql_files.installer("refuse_upgrade"), state.airflow_shape(connection, schema))
-    refuse = sql_files.render(path, schema)
+    shape = state.airflow_shape(connection, schema)
+    refuse = sql_files.render(sql_files.installer("refuse_upgrade"), schema, shape)
     try:
         with translated():
             connection.execute(sql_files.as_it_is(refuse))

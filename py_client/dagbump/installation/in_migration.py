@@ -45,8 +45,7 @@ def outside_transaction() -> Iterator[None]:
 def run(path: Path, **literals: str) -> None:
     """Run a file in the migration under way, for the shape of Airflow's tables; with ``--sql``, print it."""
     options = context.get_context().opts
-    path = sql_files.for_shape(path, options["airflow_shape"])
-    execute(sql_files.render(path, options["airflow_schema"], **literals))
+    execute(sql_files.render(path, options["airflow_schema"], options["airflow_shape"], **literals))
 
 
 def execute(text: str) -> None:
@@ -62,14 +61,14 @@ def drop_keeping_grants(name: str) -> None:
     run(sql_files.installer("drop_keeping_grants"), name=name)
 
 
-def run_objects(revision: str | None, migrations: Path) -> None:
+def run_objects(revision: str | None) -> None:
     """Make the objects of the main branch those of a revision, whatever is there; None: remove the functions.
 
     The files create what is missing and replace what is there, so that grants survive; operators get what is new.
     """
     run(sql_files.installer("remember_operators"))
-    wanted = sql_files.objects(revision, migrations) if revision else {}
-    unwanted = sorted(sql_files.objects(None, migrations).keys() - wanted.keys())
+    wanted = sql_files.objects(revision) if revision else {}
+    unwanted = sorted(sql_files.objects().keys() - wanted.keys())
     if unwanted:
         run(sql_files.installer("drop_functions"), names=f"{{{','.join(unwanted)}}}")
     for path in wanted.values():

@@ -83,7 +83,7 @@ def upgrade(
         airflow_schema: where Airflow's tables are; None: where ``task_instance`` is found on the search path, else
             where dagbump has been installed for.
         sql: print the script and leave the database alone.
-        airflow_shape: with ``sql``, for which of Airflow's tables, one of `sql_files.SHAPES`; None: the first.
+        airflow_shape: with ``sql``, for which of Airflow's tables, a key of `shapes`; None: the first.
         on_progress: called several times a second while the index is built, or is waited for.
 
     Returns:

@@ -24,6 +24,7 @@ from dagbump.errors import (
 )
 from dagbump.installation import sql_files
 from dagbump.installation.names import SCHEMA
+from dagbump.installation.shapes import FIRST, SHAPES, Shape, label_of
 
 # The newest revision of the main branch that this package brings, and the oldest that it works with.
 NEWEST_REVISION = "0001"
@@ -39,15 +40,14 @@ _HAS_TASK_INSTANCE = sa.text(
     """
 )
 
-# What tells the shapes of Airflow's tables apart: task_instance has this column from 3.4 on.
-_KEEPS_PAST_TRIES = sa.text(
+_HAS_COLUMN = sa.text(
     """
     SELECT TRUE
     FROM pg_catalog.pg_class AS class
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
     JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = class.oid
-    WHERE namespace.nspname::text = :schema AND class.relname::text = 'task_instance'
-    AND attribute.attname::text = 'working_set' AND NOT attribute.attisdropped
+    WHERE namespace.nspname::text = :schema AND class.relname::text = :relation
+    AND attribute.attname::text = :attribute AND NOT attribute.attisdropped
     """
 )
 
@@ -68,7 +68,7 @@ class Installed:
 
     Attributes:
         airflow_schema: the schema of Airflow's tables.
-        airflow_shape: the Airflow releases whose tables have the shape that the functions were rendered for.
+        airflow_shape: the key of the shape of Airflow's tables that the functions were made for.
         revision: the Alembic revision, the optional index aside.
         works_with_packages_from: the oldest revision whose package works with it.
         release: the release of the package that ran the upgrade.
@@ -101,11 +101,17 @@ def has_task_instance(connection: sa.engine.Connection, schema: str) -> bool:
     return bool(connection.scalar(_HAS_TASK_INSTANCE, {"schema": schema}))
 
 
-def airflow_shape(connection: sa.engine.Connection, schema: str) -> str:
-    """Return the shape that Airflow's tables in a schema have, one of `sql_files.SHAPES`, if they have any of them."""
-    keeps_past_tries = connection.scalar(_KEEPS_PAST_TRIES, {"schema": schema})
-    first, later = sql_files.SHAPES
-    return later if keeps_past_tries else first
+def airflow_shape(connection: sa.engine.Connection, schema: str) -> Shape:
+    """Return the shape that Airflow's tables in a schema have, if they have any that is known."""
+    for shape in reversed(SHAPES):
+        if shape.probe is None or _has_column(connection, schema, *shape.probe):
+            return shape
+    return FIRST
+
+
+def _has_column(connection: sa.engine.Connection, schema: str, relation: str, attribute: str) -> bool:
+    names = {"schema": schema, "relation": relation, "attribute": attribute}
+    return bool(connection.scalar(_HAS_COLUMN, names))
 
 
 def served_schema(connection: sa.engine.Connection) -> str | None:
@@ -222,10 +228,10 @@ def _read(connection: sa.engine.Connection, found: sa.engine.Row[Any]) -> Instal
 
 def _require_its_shape(connection: sa.engine.Connection, installed: Installed) -> None:
     found = airflow_shape(connection, installed.airflow_schema)
-    if installed.airflow_shape != found:
+    if installed.airflow_shape != found.key:
         raise UnsupportedAirflow(
-            f"Airflow's tables have changed since dagbump was installed: they are as in Airflow {found}, and its "
-            f"functions are for {installed.airflow_shape}. Run `dagbump upgrade`, which makes them anew."
+            f"Airflow's tables have changed since dagbump was installed: they are as in Airflow {found.label}, and its "
+            f"functions are for {label_of(installed.airflow_shape)}. Run `dagbump upgrade`, which makes them anew."
         )
 
 

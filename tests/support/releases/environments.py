@@ -15,6 +15,8 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from dagbump.installation import shapes
+from dagbump.installation.shapes import Shape
 from packaging.version import Version
 from sqlalchemy.engine import URL
 from uv import find_uv_bin
@@ -45,9 +47,9 @@ def number() -> tuple[int, ...]:
     return Version(release()).release
 
 
-def shape() -> str:
-    """Return what dagbump calls the shape of that release's tables."""
-    return "3.4" if number() >= (3, 4) else "3.0 to 3.3"
+def shape() -> Shape:
+    """Return the shape of that release's tables."""
+    return shapes.of_key("tries_inside" if number() >= (3, 4) else "tries_apart")
 
 
 @cache

@@ -6,7 +6,7 @@
     "dag_run": {
         "id": "integer", "dag_id": "text", "run_id": "text", "run_type": "text", "logical_date": "timestamptz",
         "state": "text", "bundle_version": "text", "created_dag_version_id": "uuid", "run_after": "timestamptz",
-        "last_scheduling_decision": "timestamptz"
+        "last_scheduling_decision": "timestamptz", "backfill_id": "integer"
     },
     "dag_version": {"id": "uuid", "dag_id": "text", "version_number": "integer", "created_at": "timestamptz"},
     "serialized_dag": {"dag_version_id": "uuid", "data": "json"},

@@ -1,9 +1,0 @@
--- The schema `dagbump`, which installer/become_owner.sql has made.
-
-COMMENT ON SCHEMA dagbump IS
-'dagbump keeps task_instance.dag_version_id of Airflow''s unfinished task instances at the newest
-version of their DAG. Start with:  SELECT * FROM dagbump.preview();
-The manual:  SELECT dagbump.help();
-It belongs to the role that owns Airflow''s tables; nothing in it is granted to PUBLIC.';
-
-REVOKE ALL ON SCHEMA dagbump FROM PUBLIC;

@@ -1,0 +1,102 @@
+"""Keeps what the newest revision brings, in the release that brings it: ``make release-sql``.
+
+Each object that has changed since the revision before is copied, with its parts put in, into
+``migrations/released/REVISION/``. Where a shape of Airflow's tables makes it read otherwise, a second copy goes into a
+folder with the key of that shape. SHA256SUMS lists the copies: none of them changes again, because databases are
+downgraded with them. Later changes go into another revision. Copies for a new shape may be added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+from dagbump.installation import shapes, sql_files
+from dagbump.installation.sql_files import MIGRATIONS, RELEASED, SOURCES
+
+INDEX_REVISION = "index_0001"
+SUMS = "SHA256SUMS"
+
+
+def newest_revision() -> str:
+    """Return the newest revision of the main branch."""
+    return max((MIGRATIONS / "versions").glob("[0-9][0-9][0-9][0-9]_*.py")).name.split("_")[0]
+
+
+def copies(revision: str) -> dict[str, str]:
+    """Return the text of each copy that a revision, and the optional index, need; by its path below released/."""
+    earlier = sorted(path.name for path in RELEASED.glob("[0-9]*") if path.name < revision)
+    before = sql_files.objects(earlier[-1]) if earlier else {}
+    brought = {
+        path: revision
+        for name, path in sql_files.objects().items()
+        if name not in before or _by_folder(path) != _by_folder(before[name])
+    }
+    brought |= dict.fromkeys((SOURCES / "index").glob("*.sql"), INDEX_REVISION)
+    return {
+        f"{into}/{folder}{path.name}": text
+        for path, into in sorted(brought.items())
+        for folder, text in _by_folder(path).items()
+    }
+
+
+def _by_folder(path: Path) -> dict[str, str]:
+    """Return what a file says, and below which folder, for each shape for which it reads otherwise."""
+    texts: dict[str, str] = {}
+    for shape in shapes.SHAPES:
+        text = sql_files.compose(path, shape)
+        if text not in [*texts.values()][-1:]:
+            texts[f"{shape.key}/" if texts else ""] = text
+    return texts
+
+
+def changed() -> list[str]:
+    """Return the released copies that have been changed, or whose sources have."""
+    wanted = copies(newest_revision())
+    return [
+        name
+        for name, recorded in sums().items()
+        if {digest(_read(name)), digest(wanted[name]) if name in wanted else recorded} != {recorded}
+    ]
+
+
+def missing() -> list[str]:
+    """Return what a released revision needs for a new shape, and has no copy of."""
+    wanted = copies(newest_revision())
+    released = {name.split("/")[0] for name in sums()}
+    return [name for name in wanted if name.split("/")[0] in released and name not in sums()]
+
+
+def _read(name: str) -> str:
+    path = RELEASED / name
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def sums() -> dict[str, str]:
+    """Return the SHA-256 of each released copy, by its path below migrations/released/."""
+    path = RELEASED / SUMS
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return {name: recorded for recorded, name in (line.split("  ") for line in lines)}
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def main() -> None:
+    """Write the copies of the newest revision."""
+    if names := changed():
+        sys.exit(f"revision {newest_revision()} is released, and has changed; add a revision: {', '.join(names)}")
+    held = sums()
+    for name, text in copies(newest_revision()).items():
+        path = RELEASED / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+        held[name] = digest(text)
+    (RELEASED / SUMS).write_text("".join(f"{held[name]}  {name}\n" for name in sorted(held)), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
