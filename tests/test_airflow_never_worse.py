@@ -25,6 +25,7 @@ SCRIPT = Path(__file__).parent / "support" / "inside_airflow" / "never_worse.py"
 RELEASE = environments.number()
 
 V1 = 'task("A") >> task("B") >> task("C")'
+V1_OTHERWISE = 'task("A") >> [task("B"), task("C")]'
 V2 = 'task("A") >> task("B") >> task("C") >> task("D")'
 STATES = {"A": "success", "B": "running"}
 ABC = {name: ("success", number) for name, number in (("A", 1), ("B", 2), ("C", 2))}
@@ -338,11 +339,25 @@ class TestLookForMissingTasks:
 
 
 class TestLockedVersion:
+    def test_a_run_that_lacks_nothing_of_it_goes_on(self, harness: Harness) -> None:
+        """As on stock from 3.2 on, which moves no task instance without a state."""
+        dag = harness.dag(V1, {}, write=V1_OTHERWISE)
+
+        def life() -> None:
+            with harness.other("SELECT FROM dag_version WHERE id = %s FOR UPDATE", dag.versions()[2]):
+                harness.loops(3)
+
+        stock, dagbump = harness.both(life)
+
+        assert worse(stock, dagbump) == ""
+        assert dagbump.by_run[dag.run]["A"][0] == "success"
+
     def test_runs_that_wait_for_it_let_others_have_their_turn(self, harness: Harness) -> None:
         waiting = harness.dag(V1, STATES, write=V2)
         for _ in range(24):
             waiting.start_another_run()
         harness.execute("UPDATE task_instance SET dag_version_id = %s", waiting.versions()[1])
+        harness.execute("DELETE FROM task_instance WHERE task_id = 'D'")
         other = harness.dag(V1, STATES)
 
         def life() -> None:

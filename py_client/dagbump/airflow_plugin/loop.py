@@ -34,7 +34,7 @@ class Loop:
         answers: what the bump has answered, by run id: the version, and what was done.
         latest: the latest versions, by dag_id.
         dags: the DAGs that have been looked up, by version.
-        waiting: ids of the runs that have to wait, since their latest version is locked.
+        waiting: ids of the runs that have to wait, since their latest version is locked and they lack something of it.
         unverified: ids of the runs for which verify_integrity is due by Airflow's sign.
         mendable: ids of the runs in which no task instance that lives may change: those that lack a task although
             Airflow takes them for verified, or have been verified for this version already.

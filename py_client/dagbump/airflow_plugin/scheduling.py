@@ -252,7 +252,7 @@ class Scheduling:
         return bool(dag) and not (dag.dagrun_timeout and run.start_date and run.start_date < now - dag.dagrun_timeout)
 
     def _ask_for_scopes(self, result: BumpResult, loop: Loop) -> None:
-        """Ask what verify_integrity would find: in runs that are unverified, and once in a while in the others.
+        """Ask what verify_integrity would find: in runs that are unverified or wait, and at times in the others.
 
         Where that fails, Airflow's own sign decides. Where a newer version has landed since the bump, the answer is of
         that one, and the next loop verifies for it.
@@ -260,16 +260,20 @@ class Scheduling:
         dag_ids = {row.dag_run_id: row.dag_id for row in result.runs if row.dag_run_id not in loop.waiting}
         to_look_at = self.memory.to_look_at(dag_ids)
         due = {run for run in loop.unverified | loop.mendable if self.memory.may_try(run, loop.version_of(run))}
-        if not due | to_look_at:
+        asked = due | to_look_at | loop.waiting
+        if not asked:
             return
         scopes = None
         with _attempt(loop, self._reporter.scope_failed):
-            scopes = client.verify_scope(loop.session, due | to_look_at)
+            scopes = client.verify_scope(loop.session, asked)
         if scopes is None:
             return
         self._reporter.scoped()
         self.memory.looked_at(to_look_at)
         loop.scopes = {scope.dag_run_id: scope for scope in scopes if scope.missing_tasks is not None}
+        if self._can_be_spared():
+            # Nothing of them needs the lock that is not to be had.
+            loop.waiting -= {run for run, scope in loop.scopes.items() if would_do_nothing(scope)}
         if self._knows_verify:
             loop.mendable |= self._lacking(to_look_at - loop.unverified - loop.mendable, loop)
 
