@@ -1,4 +1,4 @@
-"""One transaction for each request, in Airflow's own database, after a look whether dagbump is there and ours."""
+"""The transactions in which dagbump's functions are called, after a look whether dagbump is there and ours."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
+from dagbump.airflow_plugin.page.turns import stop_if_gone
 from dagbump.errors import DagbumpError, UnsupportedAirflow, sqlstate, translated
 from dagbump.installation import state
 
@@ -31,6 +32,7 @@ def transaction() -> Iterator[sa.engine.Connection]:
     from airflow import settings
     from airflow.models.base import Base
 
+    stop_if_gone()
     engine = settings.engine
     if engine is None or engine.dialect.name != "postgresql":
         raise UnsupportedAirflow("dagbump works on PostgreSQL alone, and this Airflow's database is none.")
