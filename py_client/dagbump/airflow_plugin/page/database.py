@@ -11,7 +11,7 @@ from dagbump.airflow_plugin.page.turns import stop_if_gone
 from dagbump.errors import DagbumpError, UnsupportedAirflow, sqlstate, translated
 from dagbump.installation import state
 
-# By this name, dagbump.history and pg_stat_activity tell the page from a scheduler.
+# By this name, pg_stat_activity and dagbump.history show the page.
 APPLICATION_NAME = "dagbump page"
 _STATEMENT_TIMEOUT = "30s"
 _SET = sa.text("SELECT pg_catalog.set_config(:name, :value, TRUE)")
