@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -52,13 +52,16 @@ class User:
 
     def begin_to_ask(self, path: str, body: object = None, **headers: str) -> HTTPConnection:
         """Do the same, but read no answer."""
-        connection = HTTPConnection(urlsplit(self.web.url).netloc)
+        connection = self.connect()
         headers = {**self.headers, "Content-Type": "application/json", **headers}
         if body is None:
             connection.request("GET", path, headers=headers)
         else:
             connection.request("POST", path, json.dumps(body), headers)
         return connection
+
+    def connect(self) -> HTTPConnection:
+        return HTTPConnection(urlsplit(self.web.url).netloc)
 
 
 def log_in(web: Web) -> User:
@@ -139,6 +142,18 @@ def test_a_hundred_at_once_leave_the_rest_of_the_api_server_alone(usual: Visited
     statuses = Counter(future.result().status for future in asked)
     assert statuses[200] > 0
     assert set(statuses) <= {200, 503}
+
+
+def test_who_sends_a_request_slowly_keeps_nobody_waiting(usual: Visited) -> None:
+    admin = usual.admin
+    with ExitStack() as stack:
+        for _ in range(3):
+            slow = stack.enter_context(closing(admin.connect()))
+            slow.putrequest("POST", "/dagbump/bump")
+            for name, value in {**admin.headers, "Content-Length": "20"}.items():
+                slow.putheader(name, value)
+            slow.endheaders(b"{")
+        assert {admin.ask(tab).status for tab in TABS} == {200}
 
 
 @pytest.fixture
