@@ -1,6 +1,8 @@
 """`make bench-page`: how long the page in Airflow's UI takes, beside the dagbump.preview that it has to ask anyway.
 
-Both are timed from here, in turns, in one run: the page over HTTP, as a real API server answers a user who has logged
+And how long routes of Airflow's own take while many ask for the page at once, beside the same routes alone.
+
+All are timed from here, in turns, in one run: the page over HTTP, as a real API server answers a user who has logged
 in, and dagbump.preview by psycopg, its rows fetched.
 """
 
@@ -15,9 +17,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
+from urllib.error import HTTPError
 
 import dagbump
 import psycopg
@@ -44,6 +50,8 @@ class Shape:
     task_instances: int
 
 
+ROUTES = ("/api/v2/monitor/health", "/api/v2/dags")
+CROWD = 100
 SHAPES = (Shape(20, 50), Shape(20, 5_000), Shape(1_000, 20))
 
 
@@ -82,8 +90,27 @@ def measure(shape: Shape, fleet: Fleet, page: Callable[[], object]) -> str:
     return f"| {shape.runs:,} | {shape.task_instances:,} | {of_page:.0f} | {of_preview:.0f} | {ratio:.2f} |"
 
 
+def measure_beside(route: Callable[[], object], page: Callable[[], object]) -> str:
+    """Return the columns of a route of Airflow's: while a crowd asks for the page at once, and alone, in turns."""
+
+    def visit() -> None:
+        with suppress(HTTPError):  # 503: to come back later
+            page()
+
+    rounds = []
+    for _ in range(ROUNDS):
+        with ThreadPoolExecutor(CROWD) as threads:
+            for _ in range(CROWD):
+                threads.submit(visit)
+            crowded = timed(route)
+        rounds.append((crowded, timed(route)))
+    of_crowded, alone = (statistics.median(column) for column in zip(*rounds, strict=True))
+    ratio = statistics.median(one / other for one, other in rounds)
+    return f"{of_crowded:.0f} | {alone:.0f} | {ratio:.2f}"
+
+
 def main() -> int:
-    """Measure, print, and put the table into the document."""
+    """Measure, print, and put the tables into the document."""
     release = environments.release()
     with tempfile.TemporaryDirectory() as directory, server.start() as postgres:
         postgres.drop_database("bench_page")
@@ -102,11 +129,22 @@ def main() -> int:
                 {"Content-Type": "application/json"},
             )
             token = json.load(urllib.request.urlopen(login))["access_token"]  # noqa: S310
-            request = urllib.request.Request(f"{web.url}/dagbump/", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+
+            def ask(path: str) -> object:
+                request = urllib.request.Request(f"{web.url}{path}", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+                with urllib.request.urlopen(request) as answer:  # noqa: S310
+                    return answer.read()
+
+            page = partial(ask, "/dagbump/")
             fleet = Fleet(connection)
-            rows = [measure(shape, fleet, lambda: urllib.request.urlopen(request).read()) for shape in SHAPES]  # noqa: S310
+            rows = [measure(shape, fleet, page) for shape in SHAPES]
+            beside = [f"| `{route}` | {measure_beside(partial(ask, route), page)} |" for route in ROUTES]
     header = ["| running runs | TIs each | the page, ms | `preview`, ms | ratio |", "|---:|---:|---:|---:|---:|"]
-    table = "\n".join((*header, *rows))
+    beside_header = [
+        f"| route | beside {CROWD} requests for the page, ms | alone, ms | ratio |",
+        "|---|---:|---:|---:|",
+    ]
+    table = "\n".join((*header, *rows, "", *beside_header, *beside))
     print(table)
     about = (
         f"{datetime.now(timezone.utc):%Y-%m-%d}, Airflow {release}, {postgres.source}, {os.cpu_count()} cores, "

@@ -25,7 +25,7 @@ from support.browser import PATIENCE_MS, Visitor, chromium, visitor
 from support.fleet import Fleet
 from support.processes import CHECKOUT
 from support.releases import environments
-from support.releases.web import FAB_USERS, Web, web_server
+from support.releases.web import FAB_USERS, Web, serving
 from support.server import Server, libpq
 
 pytestmark = pytest.mark.ui
@@ -47,15 +47,6 @@ expect.set_options(timeout=PATIENCE_MS)
 def browser() -> Iterator[Browser]:
     with chromium() as browser:
         yield browser
-
-
-@contextmanager
-def serving(postgres: Server, template: str, directory: Path, name: str, **options: Any) -> Iterator[tuple[Web, URL]]:
-    postgres.drop_database(name)
-    url = postgres.create_database(name, template)
-    with web_server(RELEASE, url, directory, **options) as web:
-        yield web, url
-    postgres.drop_database(name)
 
 
 Served = tuple[Web, URL]
@@ -257,7 +248,7 @@ def test_the_versions_and_the_history(fleet: Fleet, web: Web, enter: Enter) -> N
         SET created_at = now() - (version_number %% 2) * interval '1 day' - interval '1 hour'
         WHERE dag_id = 'generated'
     """)
-    fleet.execute("SELECT dagbump.bump(dag_ids => %s)", ["etl.orders"])
+    fleet.execute("SELECT dagbump.bump(dag_ids => %s, caller => 'airflow scheduler')", ["etl.orders"])
     somebody = open_page(enter("admin"), web)
     page = somebody.page
     expect(page.locator(".plugin")).to_contain_text(re.compile(r"etl\.orders, \d+ s ago"))
@@ -270,6 +261,7 @@ def test_the_versions_and_the_history(fleet: Fleet, web: Web, enter: Enter) -> N
     page.get_by_role("link", name="History").click()
     expect(page.locator("tbody tr")).to_have_count(3)
     expect(page.locator("tbody tr", has_text="2026-11-24T04")).to_contain_text("none (1), 3 (1)")
+    expect(page.locator("tbody tr").first).to_contain_text("airflow scheduler")
 
 
 @pytest.mark.usefixtures("fleet")
@@ -313,6 +305,18 @@ def test_a_thousand_runs_come_in_pages(emptied: Fleet, web: Web, enter: Enter) -
     expect(page.locator(".pages")).to_contain_text("Runs 51 to 100 of 1,000")
 
 
+def test_the_versions_of_many_dags_come_in_pages(emptied: Fleet, web: Web, enter: Enter) -> None:
+    for number in range(51):
+        emptied.dag(f"dag_{number}", versions=1)
+    page = open_page(enter("admin"), web, "/versions").page
+    expect(page.locator(".pages span")).to_have_text("DAGs 1 to 25")
+    page.get_by_role("link", name="Next").click()
+    expect(page.locator(".pages span")).to_have_text("DAGs 26 to 50")
+    page.get_by_role("link", name="Next").click()
+    expect(page.locator(".pages span")).to_have_text("DAGs 51 to 51 of 51")
+    expect(page.get_by_role("link", name="Next")).to_have_count(0)
+
+
 # ---- The button.
 
 
@@ -328,10 +332,10 @@ def test_the_button_moves_what_it_says(fleet: Fleet, web: Web, enter: Enter) -> 
     dialog.get_by_role("button", name="Move them").click()
     expect(dialog.locator("h2")).to_have_text("Moved 9 task instances of 5 runs.")
     expect(dialog.locator("tbody tr")).to_have_count(5)
-    (moved,) = fleet.execute(
-        "SELECT sum(bumped) FROM dagbump.history WHERE application_name = 'dagbump page'"
-    ).fetchone() or (0,)
-    assert moved == 9
+    audited = fleet.execute("SELECT owner FROM {schema}.log WHERE event = 'dagbump_bump'").fetchall()
+    assert ("admin",) in audited
+    moved = fleet.execute("SELECT caller, sum(bumped) FROM dagbump.history GROUP BY caller").fetchall()
+    assert moved == [("page 'DAG versions': admin", 9)]
     dialog.get_by_role("button", name="Close").click()
     expect(page.locator("#answer")).to_contain_text("4 of 17 unfinished")
     expect(button(somebody)).to_have_count(0)
@@ -461,6 +465,15 @@ print("FOUND", found, "dagbump.airflow_plugin.page" in sys.modules)
     assert "FOUND set() True" in printed
 
 
+def test_an_api_server_imports_no_scheduler_for_it(web: Web) -> None:
+    printed = web.run("""
+import sys
+import dagbump.airflow_plugin.page.application
+print("FOUND", {"airflow.jobs.scheduler_job_runner", "dagbump.airflow_plugin.scheduling"} & set(sys.modules))
+""")
+    assert "FOUND set()" in printed
+
+
 @pytest.mark.skipif(not HAS_FAB, reason="there are no pins of this release with FAB")
 def test_each_user_of_fab_sees_and_does_what_they_may(served_fab: Served, browser: Browser) -> None:
     web, url = served_fab
@@ -483,6 +496,17 @@ def test_each_user_of_fab_sees_and_does_what_they_may(served_fab: Served, browse
         assert post(editor, web, every_run, token) == 200
         moved = fleet.execute("SELECT dag_id, sum(bumped) FROM dagbump.history GROUP BY dag_id").fetchall()
         assert moved == [("etl.orders", 6)]
+
+        fleet.execute("SELECT dagbump.bump()")
+        for name, seen in {"admin": 3, "editor_of_one": 2, "reader_of_one": 1, "reader_without_runs": 0}.items():
+            page = open_page(people[name], web, "/history").page
+            assert len(dags_in_table(page)) == seen, name
+        assert dags_in_table(open_page(people["reader_of_one"], web, "/versions").page) == {"etl.orders"}
+        assert dags_in_table(open_page(people["reader_without_runs"], web, "/versions").page) == set()
+
+
+def dags_in_table(page: Page) -> set[str]:
+    return set(page.locator("tbody th a:first-child bdi").all_text_contents())
 
 
 # ---- What is in the way.

@@ -15,12 +15,16 @@ from typing_extensions import LiteralString
 FILLERS: Mapping[str, Mapping[str, Any]] = {
     "dag": {
         "bundle_name": "fleet",
+        "fileloc": "/dags/fleet.py",
+        "has_import_errors": False,
         "has_task_concurrency_limits": False,
         "is_paused": False,
         "is_stale": False,
         "max_active_tasks": 16,
         "max_consecutive_failed_dag_runs": 0,
         "partition_mapper_info": Json({}),
+        "timetable_partitioned": False,
+        "timetable_periodic": False,
         "timetable_type": "none",
     },
     "dag_run": {"run_type": "manual", "state": "running", "span_status": "not_started"},

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from dagbump import client
-from dagbump.airflow_plugin import reporting
+from dagbump.airflow_plugin import callers, reporting
 from dagbump.airflow_plugin.compatibility import (
     DagRun,
     DagVersion,
@@ -36,8 +36,6 @@ from dagbump.airflow_plugin.verification import (
 )
 from dagbump.held import describe
 from dagbump.results import BumpResult, RunBump, RunScope
-
-CALLER = "airflow scheduler"
 
 _TAKE_VERSION = sa.text("SELECT dagbump.take_version(CAST(:version AS pg_catalog.uuid), NULL, NULL, NULL, TRUE)")
 
@@ -165,7 +163,7 @@ class Scheduling:
     def _move_restored(self, loop: Loop, run: DagRun) -> None:
         """Move the TIs that verify_integrity has taken back: REMOVED ones keep the version that they had."""
         with loop.session.connection().begin_nested() as savepoint:
-            result = client.bump(loop.session, dag_run_ids=[run.id], caller_verifies=True, caller=CALLER)
+            result = client.bump(loop.session, dag_run_ids=[run.id], caller_verifies=True, caller=callers.SCHEDULER)
             if any(row.dag_version_id != loop.version_of(run.id) for row in result.runs):
                 savepoint.rollback()  # a newer version has landed, for which nobody has verified the run
 
@@ -199,7 +197,11 @@ class Scheduling:
             with loop.session.connection().begin_nested() as savepoint:
                 with self._reporter.timer():
                     result = client.bump(
-                        loop.session, dag_run_ids=list(fit), caller_verifies=True, report_all=True, caller=CALLER
+                        loop.session,
+                        dag_run_ids=list(fit),
+                        caller_verifies=True,
+                        report_all=True,
+                        caller=callers.SCHEDULER,
                     )
                 self._take(result, fit, loop)
                 touched = {row.dag_run_id for row in result.runs if row.bumped or row.needs_verify} | loop.waiting

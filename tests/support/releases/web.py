@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.engine import URL
 
 from support.releases import environments
 from support.releases.deployment import Deployed, configure, free_port, listens
+from support.server import Server
 
 # Of the simple auth manager, by their roles; the password of each is their name.
 SIMPLE_USERS = ("admin", "user", "viewer")
@@ -30,6 +33,7 @@ FAB_USERS: Mapping[str, object] = {
     "reader_of_one": (*_FAB_BASICS, ("can_read", "DAG:etl.orders")),
     "reader_without_runs": (("can_read", "Website"), ("can_read", "DAG:etl.orders")),
 }
+_INSIDE_AIRFLOW = Path(__file__).parents[1] / "inside_airflow"
 _FAB_MANAGER = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 
 
@@ -41,11 +45,13 @@ class Web:
         url: of Airflow's UI, without a slash at its end.
         python: the interpreter of its environment.
         variables: the environment variables under which it runs.
+        home: its AIRFLOW_HOME.
     """
 
     url: str
     python: Path
     variables: Mapping[str, str]
+    home: Path
 
     def run(self, script: str, stdin: str = "") -> str:
         """Run Python in its environment, and return what it prints."""
@@ -53,8 +59,26 @@ class Web:
 
 
 @contextmanager
+def serving(postgres: Server, template: str, directory: Path, name: str, **options: Any) -> Iterator[tuple[Web, URL]]:
+    """Run the API server of the tests' release on a database of its own; options are those of `web_server`."""
+    postgres.drop_database(name)
+    url = postgres.create_database(name, template)
+    with web_server(environments.release(), url, directory, **options) as web:
+        yield web, url
+    postgres.drop_database(name)
+
+
+@contextmanager
 def web_server(
-    release: str, url: URL, directory: Path, *, fab: bool = False, path: str = "", enabled: bool = True
+    release: str,
+    url: URL,
+    directory: Path,
+    *,
+    fab: bool = False,
+    slow: bool = False,
+    path: str = "",
+    enabled: bool = True,
+    database: Mapping[str, str] | None = None,
 ) -> Iterator[Web]:
     """Run `airflow api-server` on a database that the release has migrated.
 
@@ -63,8 +87,10 @@ def web_server(
         url: the database.
         directory: an empty one.
         fab: with the FAB auth manager and its users; else the simple one.
+        slow: the simple one takes its time, and counts the questions in a file (inside_airflow/slow_auth_manager.py).
         path: where its UI is on its host; empty, or "/team/airflow" as behind a proxy.
         enabled: the scheduler's part of the plugin is.
+        database: Airflow's settings of that name.
     """
     home = directory / "home"
     home.mkdir()
@@ -79,10 +105,15 @@ def web_server(
     }
     if fab:
         core["auth_manager"] = _FAB_MANAGER
+    if slow:
+        core["auth_manager"] = "slow_auth_manager.SlowAuthManager"
+        (home / "config").mkdir()  # from there, Airflow imports
+        shutil.copy(_INSIDE_AIRFLOW / "slow_auth_manager.py", home / "config")
     configure(
         home,
         port,
         core=core,
+        database=database or {},
         api={"base_url": base_url},
         api_auth={"jwt_issuer": "the tests"},  # without one, Airflow 3.0 signs what newer PyJWT refuses
         dagbump={"enabled": str(enabled)},
@@ -95,12 +126,11 @@ def web_server(
         variables = environments.environment_for(url, home)
         if fab:
             _run([str(python), "-m", "airflow", "fab-db", "migrate"], variables)
-            script = Path(__file__).parents[1] / "inside_airflow" / "fab_users.py"
-            _run([str(python), str(script)], variables, json.dumps(FAB_USERS))
+            _run([str(python), str(_INSIDE_AIRFLOW / "fab_users.py")], variables, json.dumps(FAB_USERS))
         arguments = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
         with deployed.component("api-server", *arguments):
             deployed.until(lambda: listens(port), "the API server listens")
-            yield Web(base_url, python, variables)
+            yield Web(base_url, python, variables, home)
 
 
 def _run(command: list[str], variables: Mapping[str, str], stdin: str = "") -> str:

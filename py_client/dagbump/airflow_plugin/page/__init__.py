@@ -5,13 +5,17 @@ process alone; a scheduler imports this module and no more, so never FastAPI.
 
     application   the FastAPI app: routes, headers, and what an error looks like
     access        who asks, and which DAGs they may see and edit; the token without which nothing is written
-    database      one transaction for each request, after a look whether dagbump is there and ours
+    turns         few requests at a time, and none whose client has gone
+    database      the transactions in which dagbump's functions are called, after a look whether it is there and ours
+    airflow_tables
+                  which DAGs there are to ask the auth manager about; Airflow's audit log
     runs, versions, history
                   what each of the three tabs shows, as the templates take it
     words         what a verdict means, in sentences
     templates/    HTML, by Jinja;   static/   the style sheet and the one script
 
-It shows what dagbump's SQL functions answer, and reads nothing else of the database but for Airflow's own permissions.
+It shows what dagbump's SQL functions answer. The auth manager is asked only about DAGs that the answer names, and while
+no connection is held.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any, TypeAlias
 
 from airflow.api_fastapi.app import get_auth_manager
@@ -20,6 +19,7 @@ from fastapi import Depends, Header, HTTPException, status
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from dagbump.airflow_plugin.compatibility import dag_details
+from dagbump.airflow_plugin.page.turns import stop_if_gone
 
 _TOKEN_SECONDS = 24 * 60 * 60
 
@@ -30,23 +30,28 @@ class Viewer:
 
     user: Any
 
-    @cached_property
-    def readable(self) -> list[str]:
-        """The DAGs whose runs they may see, sorted."""
-        dag_ids = get_auth_manager().get_authorized_dag_ids(user=self.user, method="GET")
-        return sorted(self._allowed("GET", dag_ids, DagAccessEntity.RUN))
+    @property
+    def name(self) -> str:
+        """As Airflow's audit log has it."""
+        return str(self.user.get_name())
+
+    # The auth manager may take a connection of the same pool, or ask another server: never ask in a transaction.
+
+    def readable(self, dag_ids: Collection[str]) -> set[str]:
+        """Return those of these DAGs that they may see, and their runs."""
+        return self._allowed("GET", self._allowed("GET", dag_ids), DagAccessEntity.RUN)
 
     def editable(self, dag_ids: Collection[str]) -> set[str]:
         """Return those of these DAGs that they may edit, and their runs."""
         return self._allowed("PUT", self._allowed("PUT", dag_ids), DagAccessEntity.RUN)
 
     def _allowed(self, method: str, dag_ids: Collection[str], entity: DagAccessEntity | None = None) -> set[str]:
+        return {details.id for details in dag_details(dag_ids) if self._may(method, entity, details)}
+
+    def _may(self, method: str, entity: DagAccessEntity | None, details: Any) -> bool:
+        stop_if_gone()
         manager = get_auth_manager()
-        return {
-            details.id
-            for details in dag_details(dag_ids)
-            if manager.is_authorized_dag(method=method, access_entity=entity, details=details, user=self.user)
-        }
+        return bool(manager.is_authorized_dag(method=method, access_entity=entity, details=details, user=self.user))
 
     @property
     def token(self) -> str:

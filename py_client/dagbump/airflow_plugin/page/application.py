@@ -20,12 +20,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dagbump.airflow_plugin.page import bumping
+from dagbump.airflow_plugin.page import airflow_tables, bumping
 from dagbump.airflow_plugin.page.access import AnyViewer, AnyWriter
 from dagbump.airflow_plugin.page.database import transaction
 from dagbump.airflow_plugin.page.history import history_tab
 from dagbump.airflow_plugin.page.rendering import render
 from dagbump.airflow_plugin.page.runs import PER_PAGE, Filter, runs_tab
+from dagbump.airflow_plugin.page.turns import TakingTurns
 from dagbump.airflow_plugin.page.versions import versions_tab
 from dagbump.errors import DagbumpError
 
@@ -63,6 +64,7 @@ def create_application() -> ASGIApp:
 def create_routes() -> FastAPI:
     """Make the app without the headers."""
     app = FastAPI(title="dagbump", docs_url=None, redoc_url=None, openapi_url=None)
+    app.router.route_class = TakingTurns
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_api_route("/", show_runs, response_class=HTMLResponse)
     app.add_api_route("/versions", show_versions, response_class=HTMLResponse)
@@ -79,30 +81,26 @@ def show_runs(
     request: Request, viewer: AnyViewer, dag: Search = "", verdict: Search = "", page: PageNumber = 1
 ) -> Response:
     """Show whether all is well, and the runs that are not."""
+    readable = viewer.readable(airflow_tables.dag_ids_of_running_runs())
     with transaction() as connection:
-        tab = runs_tab(connection, viewer, Filter(dag.strip(), verdict, page))
+        tab = runs_tab(connection, readable, Filter(dag.strip(), verdict, page))
+    tab = tab.for_editor_of(viewer.editable(tab.movable_dag_ids))
     return render(request, "runs.html", tab=tab, token=viewer.token if tab.movable else None)
 
 
 def show_versions(request: Request, viewer: AnyViewer, dag: Search = "", page: PageNumber = 1) -> Response:
     """Show the versions of each DAG."""
-    with transaction() as connection:
-        tab = versions_tab(connection, viewer, dag.strip(), page)
-    return render(request, "versions.html", tab=tab)
+    return render(request, "versions.html", tab=versions_tab(viewer, dag.strip(), page))
 
 
 def show_history(request: Request, viewer: AnyViewer, dag: Search = "", until: datetime | None = None) -> Response:
     """Show what has been moved."""
-    with transaction() as connection:
-        tab = history_tab(connection, viewer, dag.strip(), until)
-    return render(request, "history.html", tab=tab)
+    return render(request, "history.html", tab=history_tab(viewer, dag.strip(), until))
 
 
 def bump_shown(request: Request, viewer: AnyWriter, wanted: BumpRequest) -> Response:
     """Do the safe bump of the runs that were shown, and show what came of it."""
-    with transaction() as connection:
-        report = bumping.bump(connection, viewer, wanted.dag_run_ids)
-    return render(request, "bumped.html", report=report)
+    return render(request, "bumped.html", report=bumping.bump(viewer, wanted.dag_run_ids))
 
 
 def _with_headers(app: ASGIApp) -> ASGIApp:
@@ -130,7 +128,9 @@ async def _show_dagbump_error(request: Request, error: Any) -> Response:
 async def _show_http_error(request: Request, error: Any) -> Response:
     if error.status_code == status.HTTP_401_UNAUTHORIZED:
         return render(request, "signing_in.html", error.status_code)
-    return render(request, "error.html", error.status_code, title=str(error.detail), advice="")
+    answer = render(request, "error.html", error.status_code, title=str(error.detail), advice="")
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _show_not_understood(request: Request, _error: Any) -> Response:

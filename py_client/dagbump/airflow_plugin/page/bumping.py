@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
 from dagbump import client
+from dagbump.airflow_plugin import callers
+from dagbump.airflow_plugin.page import airflow_tables
 from dagbump.airflow_plugin.page.access import Viewer
+from dagbump.airflow_plugin.page.database import transaction
 from dagbump.airflow_plugin.page.words import count, task_instances
 from dagbump.results import BumpResult, RunBump
+
+AUDIT_EVENT = "dagbump_bump"
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,19 @@ class BumpReport:
     runs: Sequence[RunBump]
 
 
-def bump(connection: sa.engine.Connection, viewer: Viewer, dag_run_ids: Sequence[int]) -> BumpReport:
-    """Bump, for the caller to commit.
+def bump(viewer: Viewer, dag_run_ids: Sequence[int]) -> BumpReport:
+    """Bump, and commit.
 
     Args:
-        connection: in a transaction that writes.
         viewer: who has pressed the button.
         dag_run_ids: the runs that were shown to them. Those of DAGs that they may not edit are passed over.
     """
-    rows = client.preview(connection, dag_run_ids=dag_run_ids, dag_ids=viewer.readable)
-    editable = viewer.editable({row.dag_id for row in rows})
-    result = client.bump(connection, dag_run_ids=dag_run_ids, dag_ids=sorted(editable))
+    airflow_tables.write_audit_log(AUDIT_EVENT, viewer.name, dag_run_ids=dag_run_ids)
+    editable = viewer.editable(viewer.readable(airflow_tables.dag_ids_of(dag_run_ids)))
+    with transaction() as connection:
+        result = client.bump(
+            connection, dag_run_ids=dag_run_ids, dag_ids=sorted(editable), caller=callers.page(viewer.name)
+        )
     return BumpReport(_sentence(result), result.runs)
 
 

@@ -1,4 +1,4 @@
-"""One transaction for each request, in Airflow's own database, after a look whether dagbump is there and ours."""
+"""The transactions in which dagbump's functions are called, after a look whether dagbump is there and ours."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
+from dagbump.airflow_plugin.page.turns import stop_if_gone
 from dagbump.errors import DagbumpError, UnsupportedAirflow, sqlstate, translated
 from dagbump.installation import state
 
-# By this name, dagbump.history and pg_stat_activity tell the page from a scheduler.
+# By this name, pg_stat_activity and dagbump.history show the page.
 APPLICATION_NAME = "dagbump page"
 _STATEMENT_TIMEOUT = "30s"
 _SET = sa.text("SELECT pg_catalog.set_config(:name, :value, TRUE)")
@@ -31,6 +32,7 @@ def transaction() -> Iterator[sa.engine.Connection]:
     from airflow import settings
     from airflow.models.base import Base
 
+    stop_if_gone()
     engine = settings.engine
     if engine is None or engine.dialect.name != "postgresql":
         raise UnsupportedAirflow("dagbump works on PostgreSQL alone, and this Airflow's database is none.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-import sqlalchemy as sa
-
 from dagbump import client
+from dagbump.airflow_plugin.page import airflow_tables
 from dagbump.airflow_plugin.page.access import Viewer
+from dagbump.airflow_plugin.page.database import transaction
 from dagbump.results import HistoryEntry
 
 PER_PAGE = 50
@@ -31,10 +31,19 @@ class HistoryTab:
     older: datetime | None
 
 
-def history_tab(connection: sa.engine.Connection, viewer: Viewer, dag: str, until: datetime | None) -> HistoryTab:
-    """Ask dagbump."""
-    dag_ids = [dag_id for dag_id in viewer.readable if dag.casefold() in dag_id.casefold()]
-    entries = client.history(connection, dag_ids=dag_ids, until=until, limit=PER_PAGE + 1)
+def history_tab(viewer: Viewer, dag: str, until: datetime | None) -> HistoryTab:
+    """Ask dagbump, and the auth manager about the DAGs that it names; ask again without those that it refuses."""
+    named = {dag_id for dag_id in airflow_tables.dag_ids() if dag.casefold() in dag_id.casefold()}
+    readable: set[str] = set()
+    while True:
+        with transaction() as connection:
+            entries = client.history(connection, dag_ids=named, until=until, limit=PER_PAGE + 1)
+        unknown = {entry.dag_id for entry in entries} - readable
+        readable |= viewer.readable(unknown)
+        refused = unknown - readable
+        if not refused:
+            break
+        named -= refused
     newest_first = list(reversed(entries))
     shown = newest_first[:PER_PAGE]
     return HistoryTab(dag, shown, until, shown[-1].bumped_at if len(newest_first) > PER_PAGE else None)

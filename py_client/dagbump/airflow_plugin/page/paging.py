@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,14 +17,14 @@ class Slice(Generic[T]):
     Attributes:
         rows: of this page.
         first: the number of the first of them, from 1 on; 0: there is none.
-        total: how many there are.
+        total: how many there are; None: nobody has counted.
         page: the number of this page, from 1 on.
-        pages: how many there are, at least one.
+        pages: how many there are, at least one, or are known of.
     """
 
     rows: Sequence[T]
     first: int
-    total: int
+    total: int | None
     page: int
     pages: int
 
@@ -44,3 +44,9 @@ def cut(rows: Sequence[T], page: int, per_page: int) -> Slice[T]:
     page = min(max(1, page), pages)
     begin = (page - 1) * per_page
     return Slice(rows[begin : begin + per_page], begin + 1 if rows else 0, len(rows), page, pages)
+
+
+def cut_begun(rows: Sequence[T], page: int, per_page: int) -> Slice[T]:
+    """Return a page of rows that were read only up to the one after that page."""
+    found = cut(rows, page, per_page)
+    return replace(found, total=None) if found.page < found.pages else found

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 
 from dagbump import client
-from dagbump.airflow_plugin.page.access import Viewer
+from dagbump.airflow_plugin import callers
 from dagbump.results import HistoryEntry
 
-# What is not a scheduler says so in its session's application_name: this page, and the command line.
-_OURS = "dagbump"
 _NEWEST = 100
 
 
@@ -23,7 +22,7 @@ class PluginState:
     Attributes:
         is_on: as the API server is configured, which a scheduler's own environment may contradict; None: it is not
             True or False.
-        last: the newest thing in dagbump.history that a scheduler may have moved, of the DAGs that are shown; None:
+        last: the newest thing in dagbump.history that a scheduler has moved, of the DAGs asked about; None:
             there is none among the newest entries.
         now: by the database's clock.
     """
@@ -33,10 +32,10 @@ class PluginState:
     now: datetime
 
 
-def plugin_state(connection: sa.engine.Connection, viewer: Viewer) -> PluginState:
-    """Look whether it is on, and what it did last."""
-    entries = client.history(connection, dag_ids=viewer.readable, limit=_NEWEST)
-    last = next((entry for entry in reversed(entries) if not entry.application_name.startswith(_OURS)), None)
+def plugin_state(connection: sa.engine.Connection, dag_ids: Collection[str]) -> PluginState:
+    """Look whether it is on, and what it did last to these DAGs."""
+    entries = client.history(connection, dag_ids=dag_ids, limit=_NEWEST)
+    last = next((entry for entry in reversed(entries) if entry.caller == callers.SCHEDULER), None)
     now: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
     return PluginState(_is_enabled(), last, now)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 
 import sqlalchemy as sa
 
 from dagbump import client
-from dagbump.airflow_plugin.page.access import Viewer
 from dagbump.airflow_plugin.page.paging import Slice, cut
 from dagbump.airflow_plugin.page.plugin_state import PluginState, plugin_state
 from dagbump.airflow_plugin.page.words import STATES, VERDICTS, Verdict, count, task_instances, verdict_of
@@ -74,7 +73,7 @@ class Run:
         versions: of its unfinished task instances, in words: ``none, 3``.
         states: of its stale task instances: ``12 scheduled, 1 no status``.
         holders: who keeps them from being moved.
-        movable: whether the button moves something of it.
+        movable: whether a bump moves something of it and, after `RunsTab.for_editor_of`, the viewer may have it done.
     """
 
     row: RunPreview
@@ -105,6 +104,16 @@ class RunsTab:
     choices: Sequence[Choice]
     runs: Slice[Run]
 
+    def for_editor_of(self, editable: Collection[str]) -> RunsTab:
+        """Return the tab for a viewer who may edit these DAGs of `movable_dag_ids`."""
+        runs = [replace(run, movable=run.movable and run.row.dag_id in editable) for run in self.runs.rows]
+        return replace(self, runs=self.runs.of(runs))
+
+    @property
+    def movable_dag_ids(self) -> set[str]:
+        """The DAGs for whose editors the button is."""
+        return {run.row.dag_id for run in self.movable}
+
     @property
     def movable(self) -> list[Run]:
         """The runs of which the button moves something."""
@@ -121,11 +130,11 @@ class RunsTab:
         return sum(run.row.stale for run in self.movable)
 
 
-def runs_tab(connection: sa.engine.Connection, viewer: Viewer, wanted: Filter) -> RunsTab:
-    """Ask dagbump, and put it into words."""
-    plugin = plugin_state(connection, viewer)
-    running = client.running(connection, viewer.readable)
-    rows = sorted(client.preview(connection, dag_ids=viewer.readable), key=_urgency)
+def runs_tab(connection: sa.engine.Connection, dag_ids: Collection[str], wanted: Filter) -> RunsTab:
+    """Ask dagbump of the runs of these DAGs, and put it into words."""
+    plugin = plugin_state(connection, dag_ids)
+    running = client.running(connection, dag_ids)
+    rows = sorted(client.preview(connection, dag_ids=dag_ids), key=_urgency)
     named = [row for row in rows if wanted.names(row)]
     shown = cut([row for row in named if wanted.passes(row)], wanted.page, PER_PAGE)
     return RunsTab(
@@ -133,7 +142,7 @@ def runs_tab(connection: sa.engine.Connection, viewer: Viewer, wanted: Filter) -
         plugin,
         wanted,
         _choices(named),
-        shown.of(_runs(connection, viewer, plugin, shown.rows)),
+        shown.of(_runs(connection, plugin, shown.rows)),
     )
 
 
@@ -203,12 +212,9 @@ def _choices(rows: Iterable[RunPreview]) -> list[Choice]:
     ]
 
 
-def _runs(
-    connection: sa.engine.Connection, viewer: Viewer, plugin: PluginState, rows: Sequence[RunPreview]
-) -> Iterable[Run]:
+def _runs(connection: sa.engine.Connection, plugin: PluginState, rows: Sequence[RunPreview]) -> Iterable[Run]:
     if not rows:
         return []
-    editable = viewer.editable({row.dag_id for row in rows if _is_movable(row)})
     versions = _versions(client.versions_of_runs(connection, [row.dag_run_id for row in rows]))
     held = [row.dag_run_id for row in rows if row.stale and row.verdict in _MAY_BE_HELD]
     holders = _holders(client.holders(connection, held) if held else (), plugin.now)
@@ -220,14 +226,10 @@ def _runs(
             versions.get(row.dag_run_id, ""),
             _states(row.stale_by_state),
             holders.get(row.dag_run_id, ()),
-            _is_movable(row) and row.dag_id in editable,
+            row.verdict in _MOVED and row.stale > 0,
         )
         for row in rows
     ]
-
-
-def _is_movable(row: RunPreview) -> bool:
-    return row.verdict in _MOVED and row.stale > 0
 
 
 def _versions(rows: Iterable[VersionOfRun]) -> Mapping[int, str]:

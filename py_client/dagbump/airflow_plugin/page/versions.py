@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-import sqlalchemy as sa
+from itertools import islice
 
 from dagbump import client
 from dagbump.airflow_plugin.page.access import Viewer
-from dagbump.airflow_plugin.page.paging import Slice, cut
+from dagbump.airflow_plugin.page.database import transaction
+from dagbump.airflow_plugin.page.paging import Slice, cut_begun
 from dagbump.results import DagVersions, VersionsByDay
 
 PER_PAGE = 25
@@ -61,15 +61,25 @@ class VersionsTab:
     inflated: int
 
 
-def versions_tab(connection: sa.engine.Connection, viewer: Viewer, dag: str, page: int) -> VersionsTab:
-    """Ask dagbump: the days of all DAGs, for their order; the rest, which is dear, of those that are shown."""
-    all_days = client.versions_by_day(connection, viewer.readable, DAYS)
+def versions_tab(viewer: Viewer, dag: str, page: int) -> VersionsTab:
+    """Ask dagbump: the days of all DAGs, for their order; the rest, which is dear, of those that are shown.
+
+    The auth manager is asked about the DAGs up to that page, and those that are inflated.
+    """
+    with transaction() as connection:
+        all_days = client.versions_by_day(connection, days=DAYS)
     named = [days for days in all_days if dag.casefold() in days.dag_id.casefold()]
-    shown = cut(named, page, PER_PAGE)
-    rows = {row.dag_id: row for row in client.versions(connection, [days.dag_id for days in shown.rows])}
+    shown = cut_begun(list(islice(_readable(viewer, named), page * PER_PAGE + 1)), page, PER_PAGE)
+    inflated = viewer.readable([days.dag_id for days in all_days if _is_inflated(days)])
+    with transaction() as connection:
+        rows = {row.dag_id: row for row in client.versions(connection, [days.dag_id for days in shown.rows])}
     # A DAG that is gone between the two has no row.
     dags = [_dag(days, rows[days.dag_id]) for days in shown.rows if days.dag_id in rows]
-    return VersionsTab(dag, shown.of(dags), sum(_is_inflated(days) for days in all_days))
+    return VersionsTab(dag, shown.of(dags), len(inflated))
+
+
+def _readable(viewer: Viewer, dags: Iterable[VersionsByDay]) -> Iterator[VersionsByDay]:
+    return (days for days in dags if viewer.readable([days.dag_id]))
 
 
 def _dag(days: VersionsByDay, row: DagVersions) -> Dag:
