@@ -390,11 +390,24 @@ BEGIN
     ) AS tis
     CROSS JOIN LATERAL (
         SELECT
-            tis.on_latest IS TRUE OR EXISTS (
+            (tis.on_latest IS TRUE OR EXISTS (
                 SELECT FROM @airflow_schema@.task_instance_history AS past
                 WHERE past.dag_id::text = run.dag_id AND past.run_id::text BETWEEN run.run_id AND run.run_id
                 AND past.dag_version_id = run.dag_version_id
                 OFFSET 0 -- by run: not hashed, which would read the whole table
+            ))
+            -- The safe form leaves it to Airflow as well where Airflow would move back what is moved.
+            AND (
+                preview.caller_verifies OR run.obstacle IS NOT NULL OR tis.stale = 0 OR NOT (NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_attribute AS attribute
+                    WHERE attribute.attrelid = @task_instance_literal@::regclass::oid
+                    AND attribute.attname::text = 'retry_reason'
+                    AND NOT attribute.attisdropped
+                ) AND EXISTS (
+                    SELECT FROM @airflow_schema@.dag_version AS latest
+                    JOIN @airflow_schema@.dag_version AS other ON other.dag_id::text = run.dag_id AND other.id <> latest.id
+                    WHERE latest.id = run.dag_version_id AND other.created_at >= latest.created_at
+                ))
             ) AS verified,
             coalesce(pg_catalog.cardinality(run.missing_tasks), 0) > 0 AS lacks_task
     ) AS verdict
@@ -425,7 +438,9 @@ Answers one row per running run that holds stale TIs, lacks a task, or that bump
                   missing_tasks      the run lacks a task, and Airflow takes it for verified: nothing in
                                      Airflow will create or restore the TI; bump moves what is stale
                                      besides
-                  needs_verify       verify_integrity is due: the safe form leaves the run to Airflow
+                  needs_verify       verify_integrity is due: the safe form leaves the run to Airflow; also
+                                     where Airflow, up to 3.2, takes another version for the latest, and
+                                     would move back what is moved: dagbump.check() names the DAG
                   pinned             dag_run.bundle_version is set: the run keeps its version
                   versionless        so it is, and TIs of it have no version at all: from Airflow 3.1
                                      on nothing will ever start them

@@ -45,15 +45,25 @@ BEGIN
     SELECT run.dag_run_id, tis.stale, NOT run.verified
     FROM (
         -- The running runs that hold TIs that somebody but a scheduler may move, and the version these go to: the examined runs
-        -- that are due, those to be verified included, and the pinned runs with versionless TIs, whose own version is still there.
+        -- that are due, those left to Airflow included (verified is false), and the pinned runs with versionless TIs, whose own
+        -- version is still there.
         SELECT
-            due.dag_run_id,
-            due.dag_id,
-            due.run_id,
-            due.dag_version_id,
-            due.version_number,
+            run.dag_run_id,
+            run.dag_id,
+            run.run_id,
+            run.dag_version_id,
+            run.version_number,
             FALSE AS pinned,
-            due.verified
+            run.verified AND NOT (run.any_stale AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_attribute AS attribute
+                WHERE attribute.attrelid = @task_instance_literal@::regclass::oid
+                AND attribute.attname::text = 'retry_reason'
+                AND NOT attribute.attisdropped
+            ) AND EXISTS (
+                SELECT FROM @airflow_schema@.dag_version AS latest
+                JOIN @airflow_schema@.dag_version AS other ON other.dag_id::text = run.dag_id AND other.id <> latest.id
+                WHERE latest.id = run.dag_version_id AND other.created_at >= latest.created_at
+            )) AS verified
         FROM (
             -- The examined runs that hold stale TIs or are unverified, or with report_all all of them, in the
             -- order of the limit where there is one. Looks at every TI of the runs, once; with by_index at two
@@ -204,7 +214,7 @@ BEGIN
                 run.last_scheduling_decision NULLS FIRST,
                 run.run_after,
                 run.dag_run_id
-        ) AS due
+        ) AS run
         UNION ALL
         SELECT
             run.dag_run_id,

@@ -1,7 +1,7 @@
 -- dagbump.check: is everything as the functions need it, and if not, what is to be done?
 --
--- For a DBA, first of all. Reads only, the catalogs and dagbump.installation: locks nothing, runs on a hot standby, and costs
--- the same however much Airflow has in its tables.
+-- For a DBA, first of all. Reads only: the catalogs, dagbump.installation, and up to Airflow 3.2 the versions of the DAGs that
+-- have running runs. Locks nothing, and runs on a hot standby.
 
 CREATE OR REPLACE FUNCTION dagbump.check() RETURNS TABLE (
     item text,
@@ -751,6 +751,41 @@ BEGIN
         END;
     RETURN NEXT;
 
+    item := 'version order';
+    BEGIN
+        SELECT pg_catalog.string_agg(run.dag_id, ', ' ORDER BY run.dag_id) INTO findings
+        FROM (
+            SELECT dag.dag_id, latest.id AS dag_version_id
+            FROM (
+                SELECT DISTINCT running.dag_id::text AS dag_id
+                FROM @airflow_schema@.dag_run AS running
+                WHERE running.state::text = 'running'
+            ) AS dag
+            CROSS JOIN LATERAL (
+                SELECT version.id
+                FROM @airflow_schema@.dag_version AS version
+                WHERE version.dag_id::text = dag.dag_id
+                ORDER BY version.version_number DESC
+                LIMIT 1
+            ) AS latest
+        ) AS run
+        WHERE FALSE;
+        ok := findings IS NULL;
+        detail := CASE
+            WHEN ok THEN 'in the DAGs of running runs, Airflow takes the same version for the latest as dagbump'
+            ELSE 'Up to Airflow 3.2 the latest version of a DAG is the one with the newest created_at, for dagbump it is the one with '
+                'the highest version_number, and these are two for: ' || findings || '. So the safe form of bump, and `dagbump run` '
+                'with it, leave stale runs of these DAGs alone, because a scheduler without the plugin would move back what they '
+                'move. Set the clocks of all DAG processors right, then put the versions in order: docs/stuck-runs.md has the '
+                'statement. Or upgrade Airflow to 3.3.'
+        END;
+    EXCEPTION
+        WHEN undefined_table OR undefined_column OR undefined_function OR insufficient_privilege THEN
+            ok := TRUE;
+            detail := 'cannot be looked at before what is said above is mended';
+    END;
+    RETURN NEXT;
+
     item := 'statistics';
     SELECT
         CASE
@@ -809,11 +844,13 @@ Answers one row per item, in this order.
           owner            schema, tables and functions belong to the owner of task_instance
           owner''s rights   the owner may read and write what the functions do as the owner
           grants           who may use dagbump; nothing is granted to PUBLIC
+          version order    Airflow, up to 3.2, takes the same version for the latest as dagbump
           statistics       autovacuum is on, and task_instance has been analyzed
   ok      whether there is nothing to do
   detail  what was found; where it is not ok, what to do
 
-Reads the catalogs and dagbump.installation only: no lock, nothing written; runs on a hot standby.
+Reads the catalogs and dagbump.installation, and up to Airflow 3.2 the versions of the DAGs that have running
+runs: no row lock, nothing written; runs on a hot standby.
 What it says is as good as its own body: `dagbump check`, on the command line, looks first whether that
 can be believed, and answers where dagbump is not installed, too.';
 
