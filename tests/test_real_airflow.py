@@ -105,7 +105,7 @@ class TestWorkedExample:
 
 
 def test_the_safe_form_does_not_move_what_a_stock_scheduler_moves_back(dag: LiveDag) -> None:
-    """Up to 3.2 the latest version is the newest one for Airflow, and here that is not the one with the highest number."""
+    """Up to 3.2 Airflow goes by created_at, and here the version with the highest number is not the newest."""
     dag.start(V1, {})
     dag.write(V1, description="the second")
     dag.dagbump_loop()

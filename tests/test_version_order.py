@@ -1,7 +1,7 @@
-"""Two orders of a DAG's versions: dagbump's latest has the highest version_number, Airflow's, up to 3.2, the newest created_at.
+"""A DAG whose version with the highest number, dagbump's latest, is not the newest, which is Airflow's up to 3.2.
 
-Where these are two versions, a scheduler without the plugin moves back what dagbump moves. Clocks of two DAG processors that
-are apart do that: https://github.com/apache/airflow/issues/68389
+A scheduler without the plugin moves back what dagbump moves. It comes of clocks of two DAG processors that are apart:
+https://github.com/apache/airflow/issues/68389
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class TestEachOrder:
         fleet.ti(run, latest, "success")
         stale = fleet.ti(run, first, "scheduled")
 
-        repairable = fleet.execute("SELECT dag_run_id, task_instances, needs_verify FROM dagbump.repairable()").fetchall()
-        assert repairable == [(run, 1, left_to_airflow(order))]
+        found = fleet.execute("SELECT dag_run_id, task_instances, needs_verify FROM dagbump.repairable()").fetchall()
+        assert found == [(run, 1, left_to_airflow(order))]
         fleet.execute("CALL dagbump.repair()")
         assert fleet.versions_of([stale]) == [first if left_to_airflow(order) else latest]
 
@@ -142,7 +142,9 @@ def test_the_statements_of_the_document_put_the_versions_in_order(
     fleet.run("d")
     before = created(fleet, "not named")
     document = (CHECKOUT / "docs" / "stuck-runs.md").read_text("utf-8")
-    (block,) = [block for block in re.findall(r"```sql\n(.*?)```", document, re.DOTALL) if "UPDATE dag_version" in block]
+    (block,) = [
+        block for block in re.findall(r"```sql\n(.*?)```", document, re.DOTALL) if "UPDATE dag_version" in block
+    ]
 
     fleet.connection.execute(block.replace("'etl'", "'d'").encode())
 

@@ -117,7 +117,7 @@ def unverified(run: Run) -> bool:
 def left_to_airflow(run: Run, call: Call) -> bool:
     """Whether the safe form leaves it alone.
 
-    Up to 3.2 Airflow's latest version has the newest created_at, and where that is another one, moves back what is moved.
+    Up to 3.2, the latest version for Airflow has the newest created_at. Where that is another one, it moves TIs back.
     """
     new = latest(run)
     newer = [version for version in run.dag.versions if new and version.created_at >= new.created_at and version != new]
