@@ -105,10 +105,16 @@ BEGIN
         locked := 0;
         needs_verify := NOT run.verified;
 
-        -- 4. The safe form: the first bump of a run is Airflow's to make.
-        IF needs_verify AND NOT bump.caller_verifies THEN
-            RETURN NEXT;
-            CONTINUE;
+        -- 4. The safe form: the first bump of a run is Airflow's to make; and where Airflow takes another version for the
+        -- latest, each bump is.
+        IF NOT bump.caller_verifies THEN
+            IF run.any_stale AND NOT needs_verify THEN
+                needs_verify := @include:other_is_latest@;
+            END IF;
+            IF needs_verify THEN
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
         END IF;
         IF NOT run.any_stale AND NOT needs_verify THEN
             RETURN NEXT; -- for report_all
@@ -170,7 +176,8 @@ Arguments
   dag_ids          NULL: every DAG; an empty array: none
   max_runs         at most so many examined runs, in the scheduler''s order; NULL: no limit
   caller_verifies  false (safe): an unverified run is left to Airflow, untouched, and answered with
-                   needs_verify.
+                   needs_verify. So is a run with stale TIs where Airflow takes another version for the
+                   latest: up to 3.2 it takes the newest created_at, and would move them back.
                    true: it is bumped too, and the caller promises to run verify_integrity for it in
                    this transaction. Breaking that promise means that the TIs of newly added tasks
                    are never created.
@@ -184,7 +191,9 @@ its dag_version row is locked while it has no stale TI.
   bumped        TIs moved by this call
   locked        stale TIs left for the next call because another transaction holds them, or the
                 dag_version row
-  needs_verify  the run was unverified before this call; false where the dag_version row is held
+  needs_verify  the run was unverified before this call; false where the dag_version row is held. In the
+                safe form also true where Airflow, up to 3.2, takes another version for the latest:
+                dagbump.check() names the DAG
 A run whose DAG gets a newer version while the call is under way is left to the next call. No TI moves
 to a lower version_number.
 

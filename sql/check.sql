@@ -1,7 +1,7 @@
 -- dagbump.check: is everything as the functions need it, and if not, what is to be done?
 --
--- For a DBA, first of all. Reads only, the catalogs and dagbump.installation: locks nothing, runs on a hot standby, and costs
--- the same however much Airflow has in its tables.
+-- For a DBA, first of all. Reads only: the catalogs, dagbump.installation, and up to Airflow 3.2 the versions of the DAGs that
+-- have running runs. Locks nothing, and runs on a hot standby.
 
 CREATE OR REPLACE FUNCTION dagbump.check() RETURNS TABLE (
     item text,
@@ -45,6 +45,8 @@ BEGIN
 
     @include:checked_grants@
 
+    @include:checked_version_order@
+
     @include:checked_statistics@
 END
 $check$;
@@ -69,11 +71,13 @@ Answers one row per item, in this order.
           owner            schema, tables and functions belong to the owner of task_instance
           owner''s rights   the owner may read and write what the functions do as the owner
           grants           who may use dagbump; nothing is granted to PUBLIC
+          version order    Airflow, up to 3.2, takes the same version for the latest as dagbump
           statistics       autovacuum is on, and task_instance has been analyzed
   ok      whether there is nothing to do
   detail  what was found; where it is not ok, what to do
 
-Reads the catalogs and dagbump.installation only: no lock, nothing written; runs on a hot standby.
+Reads the catalogs and dagbump.installation, and up to Airflow 3.2 the versions of the DAGs that have running
+runs: no row lock, nothing written; runs on a hot standby.
 What it says is as good as its own body: `dagbump check`, on the command line, looks first whether that
 can be believed, and answers where dagbump is not installed, too.';
 

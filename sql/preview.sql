@@ -120,7 +120,11 @@ BEGIN
     ) AS tis
     CROSS JOIN LATERAL (
         SELECT
-            tis.on_latest IS TRUE OR @include:in_past_tries@ AS verified,
+            (tis.on_latest IS TRUE OR @include:in_past_tries@)
+            -- The safe form leaves it to Airflow as well where Airflow would move back what is moved.
+            AND (
+                preview.caller_verifies OR run.obstacle IS NOT NULL OR tis.stale = 0 OR NOT (@include:other_is_latest@)
+            ) AS verified,
             coalesce(pg_catalog.cardinality(run.missing_tasks), 0) > 0 AS lacks_task
     ) AS verdict
     WHERE tis.stale > 0 OR verdict.lacks_task OR (run.obstacle IS NULL AND NOT verdict.verified)
@@ -150,7 +154,9 @@ Answers one row per running run that holds stale TIs, lacks a task, or that bump
                   missing_tasks      the run lacks a task, and Airflow takes it for verified: nothing in
                                      Airflow will create or restore the TI; bump moves what is stale
                                      besides
-                  needs_verify       verify_integrity is due: the safe form leaves the run to Airflow
+                  needs_verify       verify_integrity is due: the safe form leaves the run to Airflow; also
+                                     where Airflow, up to 3.2, takes another version for the latest, and
+                                     would move back what is moved: dagbump.check() names the DAG
                   pinned             dag_run.bundle_version is set: the run keeps its version
                   versionless        so it is, and TIs of it have no version at all: from Airflow 3.1
                                      on nothing will ever start them

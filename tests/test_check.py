@@ -38,6 +38,7 @@ ITEMS = [
     "owner",
     "owner's rights",
     "grants",
+    "version order",
     "statistics",
 ]
 

@@ -104,6 +104,29 @@ class TestWorkedExample:
         assert dag.tis() == DONE
 
 
+def test_the_safe_form_does_not_move_what_a_stock_scheduler_moves_back(dag: LiveDag) -> None:
+    """Up to 3.2 Airflow goes by created_at, and here the version with the highest number is not the newest."""
+    dag.start(V1, {})
+    dag.write(V1, description="the second")
+    dag.dagbump_loop()
+    dag.worker("set_states", run=dag.run, states={"A": "success", "B": "scheduled", "C": "scheduled"})
+    dag.connection.execute(
+        "UPDATE dag_version SET created_at = created_at + interval '1 day' WHERE (dag_id, version_number) = (%s, 1)",
+        (dag.dag_id,),
+    )
+    dag.stock_loop()
+    moved = {"A": ("success", 2), "B": ("scheduled", 1), "C": ("scheduled", 1)}
+    kept = {"A": ("success", 2), "B": ("scheduled", 2), "C": ("scheduled", 2)}
+    assert dag.tis() == (moved if RELEASE < (3, 3) else kept)
+    before = dag.rows()
+
+    for _ in range(3):
+        assert dag.safe_bump() == ([(dag.run, 2, 0, 0, True)] if RELEASE < (3, 3) else [])
+        dag.stock_loop()
+
+    assert dag.rows() == before
+
+
 C_WAITED: Tis = {"A": ("success", 1), "B": ("running", 2), "C": (None, 2), "D": (None, 2)}
 
 

@@ -6,16 +6,19 @@ an argument of a new name fails here until there are values for it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import dagbump
 import psycopg
 import pytest
 from conftest import clone
 from dagbump.installation import sql_files
 from psycopg import sql
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
 from support import traps
 from support.server import Server, libpq
 
@@ -131,6 +134,24 @@ def ended(caller: Connection, statement: sql.Composed) -> str | None:
             raise AssertionError(text) from error
         return error.sqlstate
     return None
+
+
+ARGUMENTS: dict[str, Any] = {"dag_run_ids": [1, 2, 3], "dag_ids": ["d", "paused"], "max_runs": 9, "caller": "somebody"}
+
+
+@pytest.mark.parametrize("given", [{}, *({name: value} for name, value in ARGUMENTS.items()), ARGUMENTS], ids=",".join)
+def test_what_asyncpg_asks_because_of_a_call_springs_none(trapped: URL, given: dict[str, Any]) -> None:
+    """It looks a type up that it does not know, bigint[] for one, and compares an oid with an integer."""
+
+    async def call() -> dagbump.BumpResult:
+        engine = create_async_engine(traps.as_role(trapped, traps.OPERATOR).set(drivername="postgresql+asyncpg"))
+        try:
+            async with engine.begin() as connection:
+                return await dagbump.abump(connection, **given, caller_verifies=True)
+        finally:
+            await engine.dispose()
+
+    assert asyncio.run(call()).bumped > 0
 
 
 def test_no_statement_would_spring_one(trapped: URL) -> None:

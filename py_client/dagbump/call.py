@@ -42,12 +42,15 @@ class Call:
 
     def sql(self, placeholder: str) -> str:
         """Return the statement; ``placeholder`` is a driver's way to write a parameter, with ``{}`` for its name."""
-        arguments = (
-            # The casts let every driver send an empty list.
-            f"{name} => CAST({placeholder.format(name)} AS {_ARGUMENTS[name].sql_type})"
-            for name in self.arguments
-        )
+        arguments = (f"{name} => {value}" for name, value in self._values(placeholder).items())
         return f"SELECT * FROM dagbump.{self.function}({', '.join(arguments)})"  # noqa: S608  (constants only)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the statement's parameters stand for."""
+        return {name: _ARGUMENTS[name].send(value) for name, value in self.arguments.items()}
+
+    def _values(self, placeholder: str) -> dict[str, str]:
+        return {name: _ARGUMENTS[name].sql.format(placeholder.format(name)) for name in self.arguments}
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class HistoryQuery(Call):
 
     def sql(self, placeholder: str) -> str:
         """Return the statement, as `Call` does."""
-        values = {name: f"CAST({placeholder.format(name)} AS {_ARGUMENTS[name].sql_type})" for name in self.arguments}
+        values = self._values(placeholder)
         limit = values.pop("limit", "NULL")
         wanted = [_OF_HISTORY[name].format(value) for name, value in values.items()]
         where = " AND ".join(wanted) or "TRUE"
@@ -123,35 +126,56 @@ def _several(convert: Callable[[object], Any]) -> Callable[[object], list[Any]]:
     return convert_all
 
 
+def _as_it_is(value: object) -> object:
+    return value
+
+
+def _array_of_integers(value: Iterable[int | None]) -> str:
+    """Return it as PostgreSQL reads it, ``{17,NULL}``."""
+    return "{" + ",".join("NULL" if item is None else str(item) for item in value) + "}"
+
+
 @dataclass(frozen=True)
 class _Argument:
     """What the functions' arguments of one name take.
 
     Attributes:
-        sql_type: PostgreSQL's type.
+        sql: the value in SQL, with ``{}`` for the parameter. The cast lets every driver send an empty list.
         kind: what is meant, in words.
         example: a right one, in Python.
-        convert: makes the value that is sent; raises `_Misfit`.
+        convert: makes the right kind of value; raises `_Misfit`.
         default: what is not sent.
+        send: makes of that what the driver is given.
     """
 
-    sql_type: str
+    sql: str
     kind: str
     example: str
     convert: Callable[[object], Any]
     default: object = None
+    send: Callable[[Any], object] = _as_it_is
 
 
+_TIME = "CAST({} AS pg_catalog.timestamptz)"
+
+# Only types that every driver knows by itself. asyncpg looks others up, bigint[] for one, and that runs operators which
+# somebody may have made in a schema on the caller's search path.
 _ARGUMENTS = {
-    "dag_run_ids": _Argument("bigint[]", "an iterable of integers", "[17, 18]", _several(_integer)),
-    "dag_ids": _Argument("text[]", "an iterable of str", "['etl']", _several(_text)),
-    "max_runs": _Argument("integer", "an integer or None", "20", _integer),
-    "caller_verifies": _Argument("boolean", "True or False", "False", _boolean, default=False),
-    "report_all": _Argument("boolean", "True or False", "True", _boolean, default=False),
-    "caller": _Argument("text", "a str or None", "'etl cleaner'", _text),
-    "batch_size": _Argument("integer", "an integer", "1000", _integer),
-    "days": _Argument("integer", "an integer or None", "14", _integer),
-    "since": _Argument("timestamptz", "a datetime or None", "datetime.now(timezone.utc)", _time),
-    "until": _Argument("timestamptz", "a datetime or None", "datetime.now(timezone.utc)", _time),
-    "limit": _Argument("bigint", "an integer or None", "20", _integer),
+    "dag_run_ids": _Argument(
+        "CAST(CAST({} AS pg_catalog.text) AS bigint[])",
+        "an iterable of integers",
+        "[17, 18]",
+        _several(_integer),
+        send=_array_of_integers,
+    ),
+    "dag_ids": _Argument("CAST({} AS pg_catalog.text[])", "an iterable of str", "['etl']", _several(_text)),
+    "max_runs": _Argument("CAST({} AS integer)", "an integer or None", "20", _integer),
+    "caller_verifies": _Argument("CAST({} AS boolean)", "True or False", "False", _boolean, default=False),
+    "report_all": _Argument("CAST({} AS boolean)", "True or False", "True", _boolean, default=False),
+    "caller": _Argument("CAST({} AS pg_catalog.text)", "a str or None", "'etl cleaner'", _text),
+    "batch_size": _Argument("CAST({} AS integer)", "an integer", "1000", _integer),
+    "days": _Argument("CAST({} AS integer)", "an integer or None", "14", _integer),
+    "since": _Argument(_TIME, "a datetime or None", "datetime.now(timezone.utc)", _time),
+    "until": _Argument(_TIME, "a datetime or None", "datetime.now(timezone.utc)", _time),
+    "limit": _Argument("CAST({} AS bigint)", "an integer or None", "20", _integer),
 }

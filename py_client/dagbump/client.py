@@ -130,7 +130,7 @@ async def abump(
             await cursor.execute(_NOTHING, prepare=False)
             await cursor.fetchall()
         with translated():
-            await cursor.execute(call.sql(_PSYCOPG), call.arguments, prepare=False)
+            await cursor.execute(call.sql(_PSYCOPG), call.parameters(), prepare=False)
             return BumpResult(from_rows(RunBump, await cursor.fetchall()))
 
 
@@ -307,13 +307,13 @@ def _rows(connection: SyncConnection, call: Call) -> Sequence[Mapping[str, Any]]
                 cursor.execute(_NOTHING, prepare=False)
                 cursor.fetchall()
             with translated():
-                cursor.execute(call.sql(_PSYCOPG), call.arguments, prepare=False)
+                cursor.execute(call.sql(_PSYCOPG), call.parameters(), prepare=False)
                 return cursor.fetchall()
     session = _session(connection)
     with translated():
         sa_connection: sa.engine.Connection = connection if session is None else session.connection()  # type: ignore[assignment]
         with _never_prepared(sa_connection):
-            result = sa_connection.execute(sa.text(call.sql(_SQLALCHEMY)), call.arguments)
+            result = sa_connection.execute(sa.text(call.sql(_SQLALCHEMY)), call.parameters())
             return [dict(row) for row in result.mappings()]
 
 

@@ -30,7 +30,8 @@ class RunBump:
         version_number: its number.
         bumped: task instances moved to it by this call.
         locked: stale task instances left for the next call, because another transaction holds them.
-        needs_verify: ``verify_integrity`` is due for this run.
+        needs_verify: ``verify_integrity`` is due for this run; or, in the safe form, Airflow up to 3.2 takes another
+            version for the latest.
     """
 
     dag_run_id: int

@@ -1,17 +1,18 @@
 -- Takes: ids, dag_ids, limited, examined_only (true), by_index, report_all (false).
 -- The running runs that hold TIs that somebody but a scheduler may move, and the version these go to: the examined runs
--- that are due, those to be verified included, and the pinned runs with versionless TIs, whose own version is still there.
+-- that are due, those left to Airflow included (verified is false), and the pinned runs with versionless TIs, whose own
+-- version is still there.
 SELECT
-    due.dag_run_id,
-    due.dag_id,
-    due.run_id,
-    due.dag_version_id,
-    due.version_number,
+    run.dag_run_id,
+    run.dag_id,
+    run.run_id,
+    run.dag_version_id,
+    run.version_number,
     FALSE AS pinned,
-    due.verified
+    run.verified AND NOT (run.any_stale AND @include:other_is_latest@) AS verified
 FROM (
     @include:due_runs@
-) AS due
+) AS run
 UNION ALL
 SELECT
     run.dag_run_id,

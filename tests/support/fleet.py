@@ -44,6 +44,8 @@ FILLERS: Mapping[str, Mapping[str, Any]] = {
     "serialized_dag": {"dag_hash": "0" * 32, "data": Json({})},
 }
 NOW = sql.SQL("now()")
+# One after the other also within a transaction, as Airflow makes versions: up to 3.2 the newest is its latest.
+NEXT_MOMENT = sql.SQL("clock_timestamp()")
 TIMESTAMPS: Mapping[str, tuple[str, ...]] = {
     "dag_version": ("created_at", "last_updated"),
     "serialized_dag": ("created_at", "last_updated"),
@@ -294,7 +296,7 @@ class Fleet:
         return {"dag_id": row[0], "run_id": row[1]}
 
     def _insert(self, table: str, returning: str | None = None, /, **values: Any) -> psycopg.Cursor[Any]:
-        stamps = dict.fromkeys(TIMESTAMPS.get(table, ()), NOW)
+        stamps = dict.fromkeys(TIMESTAMPS.get(table, ()), NEXT_MOMENT if table == "dag_version" else NOW)
         table, row = as_stored(table, {**FILLERS.get(table, {}), **stamps, **values}, self._columns)
         literal = {name for name, value in row.items() if isinstance(value, sql.Composable)}
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(

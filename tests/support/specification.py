@@ -114,6 +114,17 @@ def unverified(run: Run) -> bool:
     return new is not None and new.id not in tries
 
 
+def left_to_airflow(run: Run, call: Call) -> bool:
+    """Whether the safe form leaves it alone.
+
+    Up to 3.2, the latest version for Airflow has the newest created_at. Where that is another one, it moves TIs back.
+    """
+    new = latest(run)
+    newer = [version for version in run.dag.versions if new and version.created_at >= new.created_at and version != new]
+    moved_back = environments.number() < (3, 3) and bool(newer) and bool(stale(run))
+    return not call.caller_verifies and (unverified(run) or moved_back)
+
+
 def version_of(run: Run) -> Version | None:
     """The version that Airflow runs it with: the latest, but a pinned run keeps to its own."""
     own = next((version for version in run.dag.versions if version.id == run.own_version), None)
@@ -188,8 +199,8 @@ def bump(runs: list[Run], call: Call, held: Collection[UUID] = ()) -> tuple[RunB
         new, moving, locked, needs_verify = latest(run), stale(run), 0, unverified(run)
         verified = not needs_verify
         assert new is not None  # or the run would not be examined
-        if needs_verify and not call.caller_verifies:
-            moving = []
+        if left_to_airflow(run, call):
+            moving, needs_verify = [], True
         elif new.id in held:
             moving, locked, needs_verify = [], len(moving), False
         else:
@@ -206,7 +217,7 @@ def bump(runs: list[Run], call: Call, held: Collection[UUID] = ()) -> tuple[RunB
 def verdict(run: Run, call: Call) -> str:
     if found := obstacle(run):
         return "versionless" if found == "pinned" and versionless(run) else found
-    if unverified(run):
+    if unverified(run) or left_to_airflow(run, call):
         return "bump" if call.caller_verifies and stale(run) else "needs_verify"
     return "missing_tasks" if scope(run, version_of(run)).missing_tasks else "bump"
 

@@ -50,7 +50,7 @@ _LEFT = (
 # Why a repair leaves a run, and what to do about it, by the verdict of dagbump.preview.
 _WHAT_TO_DO = {
     "bump": "other transactions hold these, or this repair has not come to them: run the same command again.",
-    "needs_verify": "Airflow's scheduler verifies and moves these within a loop; see that one is running.",
+    "needs_verify": "Airflow's scheduler moves these within a loop; else see that it runs, and run dagbump check.",
     "missing_tasks": "these lack tasks, which Airflow makes only when the DAG gets its next version.",
     "pinned": "these runs keep the version that they were created with; nothing has to be done.",
     "versionless": "others hold these; or the version of their run is gone: then clear them, or fail the run.",

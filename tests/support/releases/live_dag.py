@@ -110,6 +110,15 @@ class LiveDag:
     def tis(self) -> Tis:
         return tis_of(self.connection, self.run)
 
+    def rows(self) -> list[tuple[str]]:
+        """Return the addresses of the run's task instances, which every write changes."""
+        rows = self.connection.execute(
+            "SELECT ti.ctid::text FROM task_instance AS ti "
+            "JOIN dag_run AS run ON run.dag_id = ti.dag_id AND run.run_id = ti.run_id WHERE run.id = %s ORDER BY 1",
+            (self.run,),
+        )
+        return rows.fetchall()
+
     def versions(self) -> dict[int, str]:
         """Return the ids of the DAG's versions by number."""
         rows = self.connection.execute("SELECT version_number, id FROM dag_version WHERE dag_id = %s", (self.dag_id,))

@@ -62,6 +62,8 @@ VERDICTS: Mapping[str, Verdict] = {
         "waiting",
         "A version has landed that the scheduler has not looked at for this run yet.",
         "The scheduler does that in its next loop: it creates what is new, removes what is gone, and moves the rest.",
+        "The scheduler does that in its next loop: it creates what is new, removes what is gone, and moves the rest. "
+        "If it does not, see what dagbump check says of the version order.",
     ),
     "no_serialized_dag": Verdict(
         "Version not readable",

@@ -1,0 +1,15 @@
+-- Takes: run (dag_id, dag_version_id: its latest version).
+-- True where Airflow takes another version of the DAG for the latest. Up to 3.2 it takes the one with the newest
+-- created_at, and of two with the same one either. A scheduler without the plugin then moves back what is moved to ours.
+-- Airflow 3.3 and later take the highest version_number, as we do, and have the column retry_reason.
+-- Reads all versions of the DAG: ask last, and only of a run that has something to move.
+NOT EXISTS (
+    SELECT FROM pg_catalog.pg_attribute AS attribute
+    WHERE attribute.attrelid = @task_instance_literal@::regclass::oid
+    AND attribute.attname::text = 'retry_reason'
+    AND NOT attribute.attisdropped
+) AND EXISTS (
+    SELECT FROM @airflow_schema@.dag_version AS latest
+    JOIN @airflow_schema@.dag_version AS other ON other.dag_id::text = run.dag_id AND other.id <> latest.id
+    WHERE latest.id = run.dag_version_id AND other.created_at >= latest.created_at
+)
