@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,8 @@ import dagbump
 import psycopg
 import pytest
 from conftest import Connect
-from dagbump.command_line import run
 from dagbump.command_line.periodic_bump import PeriodicBump
+from dagbump.command_line.signals import stopping_with
 from dagbump.database import connect as connect_to
 from dagbump.database import create_engine
 from dagbump.demo.server import EmbeddedPostgres
@@ -344,19 +345,11 @@ class TestEnd:
         assert time.monotonic() - began < 1.0
 
     def test_a_second_signal_is_the_systems_own(self) -> None:
-        class Bumping:
-            stopped = 0
-
-            def stop(self) -> None:
-                self.stopped += 1
-
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        bumping = Bumping()
-        try:
-            run._end_on_signals(bumping)  # type: ignore[arg-type]
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.getsignal(number) for number in numbers]
+        asked = threading.Event()
+        with stopping_with(asked.set):
             signal.raise_signal(signal.SIGTERM)
-            assert bumping.stopped == 1
-            assert [signal.getsignal(number) for number in before] == [signal.SIG_DFL] * 2
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            assert asked.is_set()
+            assert [signal.getsignal(number) for number in numbers] == [signal.SIG_DFL] * 2
+        assert [signal.getsignal(number) for number in numbers] == before

@@ -253,6 +253,12 @@ def versions_of_runs(connection: SyncConnection, dag_run_ids: Iterable[int]) -> 
     return _answer(connection, Call.to("versions_of_runs", dag_run_ids=dag_run_ids), VersionOfRun)
 
 
+def server_time(connection: sa.engine.Connection | Session) -> datetime:
+    """Return the time by the server's clock, which is the clock of all times in the answers."""
+    now: datetime = connection.execute(sa.select(sa.func.pg_catalog.clock_timestamp())).scalar_one()
+    return now
+
+
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:
     """Call a function; an object per row."""
     _refuse_connection(call.function, connection, _SYNC)

@@ -34,8 +34,8 @@ from dagbump.airflow_plugin.verification import (
     verify_integrity,
     would_do_nothing,
 )
-from dagbump.held import describe
 from dagbump.results import BumpResult, RunBump, RunScope
+from dagbump.wording import describe_holder
 
 _TAKE_VERSION = sa.text("SELECT dagbump.take_version(CAST(:version AS pg_catalog.uuid), NULL, NULL, NULL, TRUE)")
 
@@ -297,8 +297,8 @@ class Scheduling:
             return
         with _attempt(loop, reporting.cannot_name_holders):
             holders = client.holders(loop.session, [row.dag_run_id for row in late])
-            now = loop.session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
-            oldest = {holder.dag_run_id: describe(holder, now) for holder in reversed(holders)}
+            now = client.server_time(loop.session)
+            oldest = {holder.dag_run_id: describe_holder(holder, now) for holder in reversed(holders)}
             for row in late:
                 if row.dag_run_id in oldest:
                     reporting.held_for_long(row, self.memory.warn_held_after, oldest[row.dag_run_id])

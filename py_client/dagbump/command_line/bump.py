@@ -24,7 +24,7 @@ from dagbump.command_line.options import (
 )
 from dagbump.command_line.output import note, print_json, print_text, printing, sentence
 from dagbump.command_line.postponed import Postponed
-from dagbump.command_line.tables import GOOD, IDLE, WAITING, WRONG, Column, if_any, one_of, print_table
+from dagbump.command_line.tables import GOOD, WAITING, WRONG, Column, if_any, of_verdict, one_of, print_table
 from dagbump.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 else:
     client = Postponed("dagbump.client")
 
-_VERDICTS = {"bump": GOOD, "needs_verify": WAITING, "missing_tasks": WRONG, "versionless": WRONG}
 _PREVIEW = (
-    Column("verdict", style=lambda verdict: _VERDICTS.get(verdict, IDLE)),
+    Column("verdict", style=of_verdict),
     Column("dag_run_id", "id"),
     Column("dag_id"),
     Column("run_id"),

@@ -10,9 +10,10 @@ import typer
 from dagbump.command_line.connecting import engine_for
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import Json, OfAirflow, TrustOwner, Url, Wide
-from dagbump.command_line.output import counted, print_json, printing
+from dagbump.command_line.output import print_json, printing
 from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import GOOD, WRONG, Column, one_of, print_table
+from dagbump.wording import counted
 
 if TYPE_CHECKING:
     from dagbump import database

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dagbump.command_line.postponed import Postponed
-from dagbump.errors import DagbumpError
+from dagbump.errors import DagbumpError, sqlstate
 from dagbump.installation import sql_files
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ _RUNNING = """
     SELECT pg_catalog.count(*) FROM {}.dag_run
     WHERE dag_id::text = ANY (CAST(:ids AS text[])) AND state::text = 'running'
 """
+
+
+_INSUFFICIENT_PRIVILEGE = "42501"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ def look_up(
     try:
         look = partial(_look, connection, airflow_schema)
         return Filter(name, _obstacle(look, dag_run_ids or (), dag_ids or ()))
-    except sa.exc.ProgrammingError:  # not for this role to read, or not as expected
+    except sa.exc.ProgrammingError as error:
+        if sqlstate(error) != _INSUFFICIENT_PRIVILEGE:
+            raise
         return Filter(f"{name} (as far as this role can see, which may not read Airflow's tables)" if name else "")
     finally:
         connection.rollback()

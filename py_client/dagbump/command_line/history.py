@@ -28,10 +28,11 @@ from dagbump.command_line.options import (
     moment,
 )
 from dagbump.command_line.output import as_json as to_json
-from dagbump.command_line.output import counted, print_json, print_text, printing, visible
+from dagbump.command_line.output import print_json, print_text, printing, visible
 from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import Column, print_table
 from dagbump.results import HistoryEntry
+from dagbump.wording import counted
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -121,8 +122,7 @@ def _what_comes(
     dag_ids: list[str] | None,
     seen: tuple[HistoryEntry, ...],
 ) -> Iterator[HistoryEntry]:
-    (began,) = connection.execute(sa.text("SELECT pg_catalog.clock_timestamp()")).one()
-    newest: datetime = max([began, *(row.bumped_at for row in seen)])
+    newest: datetime = max([client.server_time(connection), *(row.bumped_at for row in seen)])
     known = {_key(row) for row in client.history(connection, dag_run_ids, dag_ids, since=newest - _LATE)}
     connection.rollback()
     while True:

@@ -15,9 +15,9 @@ from dagbump.command_line.options import DagIds, DagRunIds, Json, OfAirflow, Tru
 from dagbump.command_line.output import print_json, print_text, printing
 from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import WAITING, Column, if_any, print_table
-from dagbump.errors import DagbumpError
-from dagbump.held import age, describe
+from dagbump.errors import DagbumpError, summary
 from dagbump.results import Holder
+from dagbump.wording import age, by_transaction, describe_holder
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -83,12 +83,12 @@ def holders(
     with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, None)
         rows = client.holders(connection, dag_run_id, dag_id)
-        now = _now(connection)
+        now = client.server_time(connection)
     with printing():
         if as_json:
             print_json(rows)
         elif rows:
-            print_table(_HOLDS, _grouped(rows, now), wide=wide)
+            print_table(_HOLDS, [_hold(group, now) for group in by_transaction(rows)], wide=wide)
         elif chosen.obstacle:
             print_text(f"Nothing is held. {chosen.obstacle}")
         else:
@@ -99,28 +99,18 @@ def oldest_holder(connection: sa.engine.Connection, dag_run_ids: Iterable[int]) 
     """Say who has held something of these runs for longest; empty where nobody does any more.
 
     In a transaction of its own, which is rolled back: call it after a commit. Failing to find out is no error of the
-    work that is done.
+    work that is done, and is said.
     """
-    with suppress(DagbumpError, sa.exc.SQLAlchemyError):
-        try:
-            rows = client.holders(connection, dag_run_ids)
-            return f"The oldest holder is {describe(rows[0], _now(connection))}; all: dagbump holders" if rows else ""
-        finally:
+    try:
+        rows = client.holders(connection, dag_run_ids)
+        now = client.server_time(connection)
+    except (DagbumpError, sa.exc.SQLAlchemyError) as error:
+        why = str(error) if isinstance(error, DagbumpError) else summary(error)
+        return f"Who holds them cannot be told: {'; '.join(why.splitlines())}"
+    finally:
+        with suppress(sa.exc.SQLAlchemyError):
             connection.rollback()
-    return ""
-
-
-def _now(connection: sa.engine.Connection) -> datetime:
-    """Ask the server, whose clock has stamped the transactions."""
-    now: datetime = connection.scalar(sa.text("SELECT pg_catalog.clock_timestamp()"))
-    return now
-
-
-def _grouped(rows: Iterable[Holder], now: datetime) -> list[Hold]:
-    groups: dict[tuple[object, ...], list[Holder]] = {}
-    for row in rows:
-        groups.setdefault((row.pid, row.gid, row.dag_run_id, row.held), []).append(row)
-    return [_hold(group, now) for group in groups.values()]
+    return f"The oldest holder is {describe_holder(rows[0], now)}; all: dagbump holders" if rows else ""
 
 
 def _hold(group: list[Holder], now: datetime) -> Hold:

@@ -13,10 +13,11 @@ import typer
 from dagbump.command_line.connecting import engine_for
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import AirflowSchema, AirflowShape, PrintSql, TrustOwner, Url, text
-from dagbump.command_line.output import counted, say
+from dagbump.command_line.output import say
 from dagbump.command_line.postponed import Postponed
 from dagbump.errors import DagbumpError, ExitCode, NotInstalled, translated
 from dagbump.installation import names
+from dagbump.wording import counted
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

@@ -18,6 +18,7 @@ import typer
 
 from dagbump.errors import ExitCode
 from dagbump.results import BumpResult
+from dagbump.wording import counted
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -104,11 +105,6 @@ def sentence(result: BumpResult) -> str:
 def visible(text: str) -> str:
     """Escape what a terminal would obey: whoever may trigger a run chooses its run_id, and a role its name."""
     return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-def counted(count: int, noun: str) -> str:
-    """Say how many of something there are."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def flush() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,11 +19,14 @@ from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.holders import oldest_holder
 from dagbump.command_line.options import INTEGER, DagIds, Json, OfAirflow, TrustOwner, Url, Wide, integer
 from dagbump.command_line.output import as_json as to_json
-from dagbump.command_line.output import counted, note, print_text, printing
+from dagbump.command_line.output import note, print_text, printing
 from dagbump.command_line.postponed import Postponed
-from dagbump.command_line.tables import IDLE, WAITING, Column, print_table
+from dagbump.command_line.signals import stopping_with
+from dagbump.command_line.tables import Column, of_verdict, print_table
 from dagbump.errors import ExitCode
 from dagbump.results import RepairableRun, RunPreview
+from dagbump.verdicts import verdict_of
+from dagbump.wording import counted
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -39,7 +42,7 @@ _RUNS_AT_ONCE = 100
 _SECONDS_BETWEEN_LINES = 5.0
 
 _LEFT = (
-    Column("verdict", style=lambda verdict: WAITING if verdict in {"bump", "needs_verify"} else IDLE),
+    Column("verdict", style=of_verdict),
     Column("dag_run_id", "id"),
     Column("dag_id"),
     Column("run_id"),
@@ -47,21 +50,6 @@ _LEFT = (
     Column("stale"),
     Column("versionless"),
 )
-# Why a repair leaves a run, and what to do about it, by the verdict of dagbump.preview.
-_WHAT_TO_DO = {
-    "bump": "other transactions hold these, or this repair has not come to them: run the same command again.",
-    "needs_verify": "Airflow's scheduler moves these within a loop; else see that it runs, and run dagbump check.",
-    "missing_tasks": "these lack tasks, which Airflow makes only when the DAG gets its next version.",
-    "pinned": "these runs keep the version that they were created with; nothing has to be done.",
-    "versionless": "others hold these; or the version of their run is gone: then clear them, or fail the run.",
-    "paused": "unpause the DAG, and the scheduler gets to these.",
-    "stale_dag": "the DAG is in no DAG file any more: bring it back, or fail these runs in Airflow.",
-    "not_due": "the scheduler gets to these when their run_after is reached.",
-    "no_version": "the DAG has no version: have Airflow parse its file.",
-    "no_serialized_dag": "the latest version has no serialized DAG: have Airflow parse its file.",
-}
-
-_MAY_BE_HELD = {"bump", "missing_tasks", "versionless"}
 
 
 def repair(
@@ -102,10 +90,11 @@ def repair(
         if not dry_run and (to_do := _task_instances(runs)):
             if not yes:
                 typer.confirm(f"Move {_to_do(runs)}, at most {batch_size:,} in a transaction?", abort=True, err=True)
-            with _telling_how_far(to_do) as show, _stopping_on_signals() as stop:
+            stop = Event()
+            with _telling_how_far(to_do) as show, stopping_with(stop.set):
                 _repair(connection, [run.dag_run_id for run in runs], batch_size, done, show, stop)
         left = client.preview(connection, None, dag_id)
-        held = [row.dag_run_id for row in left if row.verdict in _MAY_BE_HELD]
+        held = [row.dag_run_id for row in left if verdict_of(row.verdict).may_be_locked]
         holder = oldest_holder(connection, held) if held and not (dry_run or as_json) else ""
         connection.rollback()
     with printing(committed=not dry_run):
@@ -152,7 +141,7 @@ def _repair(
     batch_size: int,
     done: Done,
     show: Callable[[int], None],
-    stop: Callable[[], bool],
+    stop: Event,
 ) -> None:
     """Do what the procedure dagbump.repair does, whose notices not every driver tells as they come.
 
@@ -164,7 +153,7 @@ def _repair(
             held: list[int] = []
             position = 0
             while position < len(ids):
-                if stop():
+                if stop.is_set():
                     done.interrupted = True
                     return
                 batch = client.repair_batch(connection, ids[position : position + _RUNS_AT_ONCE], batch_size)
@@ -206,27 +195,6 @@ def _lines(to_do: int) -> Callable[[int], None]:
     return show
 
 
-@contextmanager
-def _stopping_on_signals() -> Iterator[Callable[[], bool]]:
-    """Let the batch under way end on Ctrl-C or SIGTERM; a second one ends the process on the spot."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
-    asked: list[int] = []
-
-    def stop(number: int, _frame: object) -> None:
-        asked.append(number)
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
-
-    for number in numbers:
-        signal.signal(number, stop)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _print_what_is_left(left: Sequence[RunPreview], *, wide: bool) -> None:
     if not left:
         return
@@ -234,4 +202,5 @@ def _print_what_is_left(left: Sequence[RunPreview], *, wide: bool) -> None:
     print_table(_LEFT, left, wide=wide)
     print()
     for verdict in dict.fromkeys(row.verdict for row in left):
-        print_text(f"{verdict}: {_WHAT_TO_DO.get(verdict, 'SELECT dagbump.help(), or a newer package, explains it.')}")
+        words = verdict_of(verdict)
+        print_text(f"{verdict}: {words.meaning} {words.next(plugin_is_on=False)}")

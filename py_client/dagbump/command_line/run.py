@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ from dagbump.command_line.options import OfAirflow, TrustOwner, Url, seconds
 from dagbump.command_line.output import as_json, flush, note, printing, sentence
 from dagbump.command_line.periodic_bump import PeriodicBump
 from dagbump.command_line.postponed import Postponed
+from dagbump.command_line.signals import stopping_with
 from dagbump.errors import DagbumpError, summary
 from dagbump.results import BumpResult
 
@@ -57,23 +57,11 @@ def run(
 
     with exit_codes(), printing(committed=True):
         bumping = PeriodicBump(prepare, connect, interval, _Report(as_json=as_json))
-        _end_on_signals(bumping)
-        bumping.run()
-        note("dagbump run: ended.")
-        flush()
-        os._exit(0)  # Python's own way out takes a part of that second, and more where a thread hangs in a driver
-
-
-def _end_on_signals(bumping: PeriodicBump) -> None:
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def stop(*_: object) -> None:
-        bumping.stop()
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)  # the next one ends it on the spot
-
-    for number in numbers:
-        signal.signal(number, stop)
+        with stopping_with(bumping.stop):
+            bumping.run()
+            note("dagbump run: ended.")
+            flush()
+            os._exit(0)  # Python's own way out takes a part of that second, and more where a thread hangs in a driver
 
 
 class _Report:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dagbump.verdicts import verdict_of
+
 # Colours that can be read on a light and on a dark background, as rich names them.
 WRONG, WAITING, GOOD, IDLE = "bold red", "magenta", "green", "dim"
 
@@ -28,6 +30,11 @@ class Column:
 def one_of(styles: Mapping[Any, str]) -> Callable[[Any], str | None]:
     """Colour values by what they are."""
     return styles.get
+
+
+def of_verdict(name: str) -> str:
+    """Colour a verdict by how much it calls for somebody."""
+    return {"wrong": WRONG, "waiting": WAITING, "idle": IDLE}[verdict_of(name).tone]
 
 
 def if_any(style: str) -> Callable[[Any], str | None]:

@@ -33,7 +33,7 @@ from support.inside_airflow.loops import LoopCommands, in_short, session, verifi
 from support.inside_airflow.plugin import PluginCommands, nothing, verify_raises
 
 # Modules whose functions fail for reasons of their own. What makes an attribute, a clause or a log record does not.
-CAN_FAIL = ("airflow.", "dagbump.client", "dagbump.held", "sqlalchemy.engine.", "sqlalchemy.orm.session")
+CAN_FAIL = ("airflow.", "dagbump.client", "dagbump.wording", "sqlalchemy.engine.", "sqlalchemy.orm.session")
 # Of a session, those that talk to the database.
 OF_SESSION = ("commit", "connection", "execute", "flush", "get", "scalar", "scalars")
 ERRORS: dict[str, Callable[[str], Exception]] = {

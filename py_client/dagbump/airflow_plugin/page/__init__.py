@@ -11,7 +11,6 @@ process alone; a scheduler imports this module and no more, so never FastAPI.
                   which DAGs there are to ask the auth manager about; Airflow's audit log
     runs, versions, history
                   what each of the three tabs shows, as the templates take it
-    words         what a verdict means, in sentences
     templates/    HTML, by Jinja;   static/   the style sheet and the one script
 
 It shows what dagbump's SQL functions answer. The auth manager is asked only about DAGs that the answer names, and while

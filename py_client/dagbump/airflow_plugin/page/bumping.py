@@ -10,8 +10,8 @@ from dagbump.airflow_plugin import callers
 from dagbump.airflow_plugin.page import airflow_tables
 from dagbump.airflow_plugin.page.access import Viewer
 from dagbump.airflow_plugin.page.database import transaction
-from dagbump.airflow_plugin.page.words import count, task_instances
 from dagbump.results import BumpResult, RunBump
+from dagbump.wording import counted
 
 AUDIT_EVENT = "dagbump_bump"
 
@@ -47,11 +47,15 @@ def bump(viewer: Viewer, dag_run_ids: Sequence[int]) -> BumpReport:
 
 def _sentence(result: BumpResult) -> str:
     moved = sum(run.bumped > 0 for run in result.runs)
-    said = f"Moved {task_instances(result.bumped)} of {count(moved, 'run')}." if result.bumped else "Nothing was moved."
+    said = (
+        f"Moved {counted(result.bumped, 'task instance')} of {counted(moved, 'run')}."
+        if result.bumped
+        else "Nothing was moved."
+    )
     if result.locked:
-        said += f" {task_instances(result.locked)} left, because other transactions hold them."
+        said += f" {counted(result.locked, 'task instance')} left, because another transaction has locked them."
     if result.needs_verify:
-        said += f" {count(len(result.needs_verify), 'run')} left to the scheduler, which has to verify them first."
+        said += f" {counted(len(result.needs_verify), 'run')} left to the scheduler, which has to verify them first."
     if not result.runs:
         said += " Somebody else, the scheduler for one, has been quicker."
     return said

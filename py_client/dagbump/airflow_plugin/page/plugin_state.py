@@ -36,8 +36,7 @@ def plugin_state(connection: sa.engine.Connection, dag_ids: Collection[str]) -> 
     """Look whether it is on, and what it did last to these DAGs."""
     entries = client.history(connection, dag_ids=dag_ids, limit=_NEWEST)
     last = next((entry for entry in reversed(entries) if entry.caller == callers.SCHEDULER), None)
-    now: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
-    return PluginState(_is_enabled(), last, now)
+    return PluginState(_is_enabled(), last, client.server_time(connection))
 
 
 def _is_enabled() -> bool | None:

@@ -13,8 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dagbump import __version__
 from dagbump.airflow_plugin.page import URL_PREFIX
-from dagbump.airflow_plugin.page.words import count, task_instances
-from dagbump.held import age
+from dagbump.wording import age, counted
 
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -51,4 +50,4 @@ def _query(**values: Any) -> str:
     return f"?{urlencode(given)}" if given else ""
 
 
-_ENVIRONMENT.globals.update(dag_url=_dag_url, query=_query, count=count, task_instances=task_instances, age=age)
+_ENVIRONMENT.globals.update(dag_url=_dag_url, query=_query, counted=counted, age=age)

@@ -13,15 +13,12 @@ import sqlalchemy as sa
 from dagbump import client
 from dagbump.airflow_plugin.page.paging import Slice, cut
 from dagbump.airflow_plugin.page.plugin_state import PluginState, plugin_state
-from dagbump.airflow_plugin.page.words import STATES, VERDICTS, Verdict, count, task_instances, verdict_of
-from dagbump.held import describe
 from dagbump.results import Holder, Running, RunPreview, VersionOfRun
+from dagbump.verdicts import VERDICTS, Verdict, verdict_of
+from dagbump.wording import by_transaction, counted, describe_holder
 
 PER_PAGE = 50
-# What a bump, the safe form, moves stale TIs for; the others it leaves to Airflow, or alone.
-_MOVED = frozenset({"bump", "missing_tasks"})
 _VERSIONS_IN_FULL = 4
-_MAY_BE_HELD = _MOVED | {"needs_verify"}
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ def answer_of(running: Running, rows: Sequence[RunPreview]) -> Answer:
     """Say in one sentence whether all is well."""
     if not running.dag_runs:
         return Answer("No DAG run is running.", "good", ["There is nothing to keep on the latest version."])
-    runs = count(running.dag_runs, "running run")
+    runs = counted(running.dag_runs, "running run")
     if not rows:
         return Answer(
             f"{_all_of(running.task_instances)} of {runs} {_are_on_the_latest(running.task_instances)}", "good"
@@ -165,7 +162,7 @@ def answer_of(running: Running, rows: Sequence[RunPreview]) -> Answer:
     tone = "wrong" if any(verdict_of(row.verdict).tone == "wrong" for row in rows) else "waiting"
     if stale:
         sentence = (
-            f"{stale:,} of {count(running.task_instances, 'unfinished task instance')} "
+            f"{stale:,} of {counted(running.task_instances, 'unfinished task instance')} "
             f"{'is' if stale == 1 else 'are'} not on the latest version of "
             f"{'its' if stale == 1 else 'their'} DAG, in {behind:,} of {runs}."
         )
@@ -191,14 +188,14 @@ def _details(rows: Iterable[RunPreview]) -> Iterable[str]:
     for row in rows:
         by_verdict[row.verdict] += 1
     if runs := by_verdict["missing_tasks"]:
-        yield f"{count(runs, 'run')} {'lacks' if runs == 1 else 'lack'} tasks."
+        yield f"{counted(runs, 'run')} {'lacks' if runs == 1 else 'lack'} tasks."
     if runs := by_verdict["needs_verify"]:
-        yield f"{count(runs, 'run')} {'has' if runs == 1 else 'have'} yet to be verified by the scheduler."
+        yield f"{counted(runs, 'run')} {'has' if runs == 1 else 'have'} yet to be verified by the scheduler."
     if runs := by_verdict["versionless"]:
-        yield f"{count(runs, 'run')} {'is' if runs == 1 else 'are'} stuck: task instances on no version at all."
+        yield f"{counted(runs, 'run')} {'is' if runs == 1 else 'are'} stuck: task instances on no version at all."
     if meant := sum(number for name, number in by_verdict.items() if verdict_of(name).tone == "idle"):
         left_alone = "is left alone" if meant == 1 else "are left alone"
-        yield f"{count(meant, 'run')} {left_alone}: pinned, paused, not due, or without a DAG."
+        yield f"{counted(meant, 'run')} {left_alone}: pinned, paused, not due, or without a DAG."
 
 
 def _choices(rows: Iterable[RunPreview]) -> list[Choice]:
@@ -216,17 +213,17 @@ def _runs(connection: sa.engine.Connection, plugin: PluginState, rows: Sequence[
     if not rows:
         return []
     versions = _versions(client.versions_of_runs(connection, [row.dag_run_id for row in rows]))
-    held = [row.dag_run_id for row in rows if row.stale and row.verdict in _MAY_BE_HELD]
+    held = [row.dag_run_id for row in rows if row.stale and verdict_of(row.verdict).may_be_locked]
     holders = _holders(client.holders(connection, held) if held else (), plugin.now)
     return [
         Run(
             row,
             verdict := verdict_of(row.verdict),
-            verdict.next(plugin),
+            verdict.next(plugin_is_on=plugin.is_on is True),
             versions.get(row.dag_run_id, ""),
             _states(row.stale_by_state),
             holders.get(row.dag_run_id, ()),
-            row.verdict in _MOVED and row.stale > 0,
+            verdict.is_moved and row.stale > 0,
         )
         for row in rows
     ]
@@ -245,16 +242,16 @@ def _shortened(versions: Sequence[str]) -> str:
 
 def _states(stale_by_state: Mapping[str, int]) -> str:
     most_first = sorted(stale_by_state.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{number:,} {STATES.get(state, state)}" for state, number in most_first)
+    return ", ".join(f"{number:,} {state.replace('no_status', 'no status')}" for state, number in most_first)
 
 
 def _holders(rows: Collection[Holder], now: datetime) -> Mapping[int, list[str]]:
-    things: dict[int, dict[tuple[object, ...], list[Holder]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        things[row.dag_run_id][row.pid, row.gid, row.held].append(row)
-    return {run: [_holder(group, now) for group in groups.values()] for run, groups in things.items()}
+    told: dict[int, list[str]] = defaultdict(list)
+    for group in by_transaction(rows):
+        told[group[0].dag_run_id].append(_holder(group, now))
+    return told
 
 
 def _holder(rows: Sequence[Holder], now: datetime) -> str:
-    what = "the latest version itself" if rows[0].held == "dag_version" else task_instances(len(rows))
-    return f"{what} held by {describe(rows[0], now)}"
+    what = "the latest version itself" if rows[0].held == "dag_version" else counted(len(rows), "task instance")
+    return f"{what} locked by {describe_holder(rows[0], now)}"

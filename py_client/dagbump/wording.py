@@ -1,13 +1,27 @@
-"""Who holds what a bump leaves, in words: for the command line and for the plugin's log."""
+"""Counts, and the holders of locks, in words: for the command line, the plugin's log and the page."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from dagbump.results import Holder
 
 
-def describe(holder: Holder, now: datetime) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number and what is counted: ``1 run``, ``1,200 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def by_transaction(holders: Iterable[Holder]) -> list[list[Holder]]:
+    """Return what each transaction holds of each run, task instances and the version apart, in the given order."""
+    groups: dict[tuple[object, ...], list[Holder]] = {}
+    for holder in holders:
+        groups.setdefault((holder.pid, holder.gid, holder.dag_run_id, holder.held), []).append(holder)
+    return list(groups.values())
+
+
+def describe_holder(holder: Holder, now: datetime) -> str:
     """Name a transaction, so that whoever reads it can find its session, and judge it."""
     if holder.gid is not None:
         name = f"the prepared transaction {holder.gid!r}"

@@ -1,0 +1,117 @@
+"""The verdicts of dagbump.preview, in words: for the command line and for the page in Airflow's UI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+# Somebody has to do something; Airflow, or the next bump, does it; it is meant so.
+Tone: TypeAlias = Literal["wrong", "waiting", "idle"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict in words.
+
+    Attributes:
+        label: in two or three words.
+        tone: how much it calls for somebody.
+        meaning: what has happened.
+        next_with_plugin: what happens next, or what to do, where the scheduler's plugin is on.
+        next_without: the same where it is off, or where that is not known; None: the same.
+        is_moved: whether the safe form of a bump moves stale task instances of such a run.
+        may_be_locked: whether another transaction may be the reason, so that dagbump.holders can name it.
+    """
+
+    label: str
+    tone: Tone
+    meaning: str
+    next_with_plugin: str
+    next_without: str | None = None
+    is_moved: bool = False
+    may_be_locked: bool = False
+
+    def next(self, *, plugin_is_on: bool) -> str:
+        """Return what happens next, or what to do."""
+        return self.next_with_plugin if plugin_is_on or self.next_without is None else self.next_without
+
+
+# In the order in which they call for somebody.
+VERDICTS: Mapping[str, Verdict] = {
+    "missing_tasks": Verdict(
+        "Lacks tasks",
+        "wrong",
+        "The latest version has tasks that this run will never get, because Airflow takes the run for verified.",
+        "The scheduler's plugin finds such runs, and has Airflow create their tasks within a minute or so.",
+        "Nothing in Airflow creates them before the DAG changes again. Turn the scheduler's plugin on.",
+        is_moved=True,
+        may_be_locked=True,
+    ),
+    "versionless": Verdict(
+        "No version",
+        "wrong",
+        "The run is pinned to a bundle version, and some of its task instances are on no version at all.",
+        "Run `dagbump repair`: it gives them the version that the run was created with. If that version is gone, or a "
+        "task instance stays queued, clear the task, or fail the run.",
+    ),
+    "bump": Verdict(
+        "Behind",
+        "waiting",
+        "Unfinished task instances are not on the latest version of their DAG.",
+        "The scheduler's plugin moves them in its next loop, except those that another transaction has locked.",
+        "`dagbump bump` moves them, except those that another transaction has locked.",
+        is_moved=True,
+        may_be_locked=True,
+    ),
+    "needs_verify": Verdict(
+        "To be verified",
+        "waiting",
+        "The scheduler has not looked at the latest version for this run yet.",
+        "The scheduler does that in its next loop: it creates new tasks, removes deleted ones, and moves the others.",
+        "The scheduler does that in its next loop: it creates new tasks, removes deleted ones, and moves the others. "
+        "If it does not, see that it runs, and what `dagbump check` says of the version order.",
+        may_be_locked=True,
+    ),
+    "no_serialized_dag": Verdict(
+        "Version not readable",
+        "wrong",
+        "The latest version has no serialized DAG, so no scheduler can run it.",
+        "Have the DAG processor parse the file again: change it, or run `airflow dags reserialize`.",
+    ),
+    "no_version": Verdict(
+        "DAG without version",
+        "wrong",
+        "The DAG has no version at all.",
+        "See whether the DAG processor can parse its file: `airflow dags list-import-errors`.",
+    ),
+    "stale_dag": Verdict(
+        "DAG is gone",
+        "idle",
+        "The DAG is in no DAG file any more, so the scheduler leaves the run alone.",
+        "Bring the file back, or fail the run.",
+    ),
+    "paused": Verdict(
+        "DAG is paused",
+        "idle",
+        "The scheduler leaves the run alone while its DAG is paused.",
+        "Unpause the DAG: the next loop moves these task instances.",
+    ),
+    "not_due": Verdict(
+        "Not due yet",
+        "idle",
+        "The run begins later.",
+        "The scheduler gets to it when its run_after is reached.",
+    ),
+    "pinned": Verdict(
+        "Pinned",
+        "idle",
+        "The run keeps the version of its DAG bundle that it began with.",
+        "Nothing has to be done. To have it on the latest version, clear it with the latest bundle version.",
+    ),
+}
+
+
+def verdict_of(name: str) -> Verdict:
+    """Return a verdict in words; one that only a newer dagbump knows, by its name."""
+    return VERDICTS.get(name) or Verdict(name, "idle", "", "A newer dagbump says this: upgrade the package.")
