@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from math import inf
 from typing import Any
 from uuid import UUID
@@ -84,7 +84,7 @@ class Loop:
             self.lost = True
 
 
-@dataclass
+@dataclass(slots=True)
 class RunMemory:
     """What is remembered of one run, because the database does not say it. Times are of the monotonic clock.
 
@@ -141,9 +141,10 @@ class Memory:
         """Take notice of the runs that a loop examines; forget those that none has examined for long."""
         now = time.monotonic()
         for run in runs:
-            self.runs.setdefault(run, RunMemory(now)).seen = now
-        for run, memory in [*self.runs.items()]:
-            if now - memory.seen > (_FORGET_UNVERIFIED_SECONDS if memory.unverified else _FORGET_SECONDS):
+            memory = self.runs[run] = self.runs.pop(run, None) or RunMemory(now)  # the last ones are those seen last
+            memory.seen = now
+        for run, memory in [*takewhile(lambda item: now - item[1].seen > _FORGET_SECONDS, self.runs.items())]:
+            if not memory.unverified or now - memory.seen > _FORGET_UNVERIFIED_SECONDS:
                 del self.runs[run]
 
     def may_be_bumped(self, run: int) -> bool:

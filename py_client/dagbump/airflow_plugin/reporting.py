@@ -51,8 +51,9 @@ def mended(answer: RunBump, tasks: Iterable[str]) -> None:
 def verify_failed(answer: RunBump, error: BaseException) -> None:
     """Warn, once for a version, that verify_integrity raised; with the traceback, as it is a deployment's own code."""
     log.warning(
-        "verify_integrity has failed for run %s of DAG %s, version %s: %s The run goes on without what is new in that "
-        "version; the next try is made after [dagbump] missing_tasks_interval.",
+        "verify_integrity has failed for run %s of DAG %s, version %s: %s The next loop tries again. If that fails "
+        "too, the run goes on without what is new in that version, and the next try is made after [dagbump] "
+        "missing_tasks_interval. A run that has no task instance on that version waits instead.",
         answer.run_id,
         answer.dag_id,
         answer.version_number,

@@ -97,10 +97,7 @@ class Scheduling:
         return session.get(self._dag_version, loop.latest[dag_id])
 
     def verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> bool:
-        """Do what is left of _verify_integrity_if_dag_changed; False lets Airflow leave the run to a later loop.
-
-        Whatever raises here, the run is scheduled all the same, and the next try is made after the interval.
-        """
+        """Do what is left of _verify_integrity_if_dag_changed; False lets Airflow leave the run to a later loop."""
         version = loop.version_of(run.id)
         mending = run.id in loop.mendable
         if not (mending or run.id in loop.unverified) or not self.memory.may_try(run.id, version):
@@ -111,18 +108,33 @@ class Scheduling:
             with loop.savepoint():
                 self._verify(runner, loop, run, mending=mending)
         except Exception as error:
-            if _is_lost_connection(error):
+            if _is_over(loop.session, error):
                 raise
-            if not mending and not isinstance(error, DBAPIError | VerifyError | RolledBackError):
-                self._verify_as_airflow(runner, loop, run)  # what raised is dagbump's own
-            elif isinstance(error, RolledBackError) and self.memory.runs[run.id].tell(("race", version)):
-                return True  # lost once: the next loop tries again
-            else:
-                self.memory.tries(run.id, version)
-                if self.memory.runs[run.id].tell(("raised", version)):
-                    reporting.verify_failed(loop.answers[run.id], error.__cause__ or error)
-                return True
+            if mending or isinstance(error, DBAPIError | VerifyError | RolledBackError):
+                return self._goes_on_after(error, loop, run, mending=mending)
+            self._verify_as_airflow(runner, loop, run)  # what raised is dagbump's own
         loop.verified.add(run.id)
+        return True
+
+    def _goes_on_after(self, error: Exception, loop: Loop, run: DagRun, *, mending: bool) -> bool:
+        """Say whether a run is scheduled although verify_integrity raised; if not, the next loop tries again.
+
+        A run that went on at once could end without its new tasks. So it waits for a second try, because what raised
+        may have passed by then. While the latest version is on none of its task instances, it waits for as long as
+        verify_integrity raises, as it does on Airflow alone.
+        """
+        answer, memory = loop.answers[run.id], self.memory.runs[run.id]
+        lost_a_race = isinstance(error, RolledBackError)
+        if lost_a_race and memory.tell(("race", answer.dag_version_id)):
+            return True  # the next loop tries again
+        first = memory.tell(("raised", answer.dag_version_id))
+        if first:
+            reporting.verify_failed(answer, error.__cause__ or error)
+        unmarked = answer.needs_verify and not answer.bumped
+        if not mending and not lost_a_race and (first or unmarked):
+            _go_to_the_end(run)
+            return False
+        self.memory.tries(run.id, answer.dag_version_id)
         return True
 
     def _verify_as_airflow(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> None:
@@ -156,8 +168,7 @@ class Scheduling:
         if scope and not dag.task_dict.keys() >= set(scope.missing_tasks or ()):
             version = loop.version_of(run.id)
             forget_dag(runner, version)
-            del loop.dags[version]
-            dag = self._dag_of(runner, loop, run)
+            loop.dags[version] = dag = dag_of_version(runner, version, loop.session) or dag
         return dag
 
     def _move_restored(self, loop: Loop, run: DagRun) -> None:
@@ -180,7 +191,7 @@ class Scheduling:
             return runs
         for run in runs:
             if run.id in loop.waiting:
-                run.last_scheduling_decision = datetime.now(timezone.utc)
+                _go_to_the_end(run)
                 if loop.version_of(run.id) not in self.memory.waited_for:
                     self.memory.waited_for.add(loop.version_of(run.id))
                     reporting.waits(loop.answers[run.id])
@@ -212,7 +223,7 @@ class Scheduling:
                     self._ask_for_scopes(result, loop)
         except Exception as error:
             loop.lost = True  # whatever it has learnt so far
-            if _is_lost_connection(error):
+            if _is_over(loop.session, error):
                 raise
             self._reporter.failed(error)
             return
@@ -296,7 +307,7 @@ class Scheduling:
         if not late:
             return
         with _attempt(loop, reporting.cannot_name_holders):
-            holders = client.holders(loop.session, [row.dag_run_id for row in late])
+            holders = client.holders(loop.session.connection(), [row.dag_run_id for row in late])
             now = client.server_time(loop.session)
             oldest = {holder.dag_run_id: describe_holder(holder, now) for holder in reversed(holders)}
             for row in late:
@@ -320,14 +331,22 @@ def _attempt(loop: Loop, failed: Callable[[Exception], None]) -> Iterator[None]:
         with loop.session.connection().begin_nested():
             yield
     except Exception as error:
-        if _is_lost_connection(error):
+        if _is_over(loop.session, error):
             raise
         failed(error)
 
 
-def _is_lost_connection(error: Exception) -> bool:
-    """Say whether nothing can run on the connection any more: Airflow tries again on another."""
-    return isinstance(error, DBAPIError) and error.connection_invalidated
+def _is_over(session: Session, error: Exception) -> bool:
+    """Say whether nothing can run in the transaction after this error: Airflow rolls back, and tries the loop again.
+
+    So it is where the connection is lost, and where a flush outside of any savepoint has failed.
+    """
+    return not session.is_active or (isinstance(error, DBAPIError) and error.connection_invalidated)
+
+
+def _go_to_the_end(run: DagRun) -> None:
+    """Let the runs that are not scheduled in this loop come after all others in the next ones."""
+    run.last_scheduling_decision = datetime.now(timezone.utc)
 
 
 def _is_left_alone(run: DagRun) -> bool:
