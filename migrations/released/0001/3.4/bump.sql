@@ -565,6 +565,7 @@ BEGIN
 
         IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
             -- Refuses to move what cannot be recorded. Looked at once per call, and only by one that moves something.
+            -- A lock on the whole table (VACUUM FULL, CREATE INDEX) is an error: a scheduler must not wait for one.
             IF NOT history_is_whole THEN
                 IF EXISTS (
                     -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which none
@@ -605,6 +606,7 @@ BEGIN
                     RAISE EXCEPTION 'the table dagbump.history is missing, or has been altered; nothing was moved'
                         USING ERRCODE = 'DBU05', HINT = 'Run: dagbump upgrade, which makes it again and keeps what it holds.';
                 END IF;
+                EXECUTE 'LOCK TABLE dagbump.history IN ROW EXCLUSIVE MODE NOWAIT';
                 history_is_whole := TRUE;
             END IF;
 
@@ -748,6 +750,7 @@ Errors: 22023 for a negative max_runs, caller_verifies or report_all NULL, a NUL
 of arrays; 25006 where there is something to move in a read-only transaction; 42501 where row-level
 security hides rows from the owner of Airflow''s tables (FORCE ROW LEVEL SECURITY);
 DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
+55P03 where another transaction has locked the whole of dagbump.history (VACUUM FULL, CREATE INDEX): try again;
 40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) FROM PUBLIC;

@@ -355,6 +355,7 @@ BEGIN
 
             IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
                 -- Refuses to move what cannot be recorded. Looked at once per call, and only by one that moves something.
+                -- A lock on the whole table (VACUUM FULL, CREATE INDEX) is an error: a scheduler must not wait for one.
                 IF NOT history_is_whole THEN
                     IF EXISTS (
                         -- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which none
@@ -395,6 +396,7 @@ BEGIN
                         RAISE EXCEPTION 'the table dagbump.history is missing, or has been altered; nothing was moved'
                             USING ERRCODE = 'DBU05', HINT = 'Run: dagbump upgrade, which makes it again and keeps what it holds.';
                     END IF;
+                    EXECUTE 'LOCK TABLE dagbump.history IN ROW EXCLUSIVE MODE NOWAIT';
                     history_is_whole := TRUE;
                 END IF;
 
