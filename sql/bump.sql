@@ -205,6 +205,8 @@ Errors: 22023 for a negative max_runs, caller_verifies or report_all NULL, a NUL
 of arrays; 25006 where there is something to move in a read-only transaction; 42501 where row-level
 security hides rows from the owner of Airflow''s tables (FORCE ROW LEVEL SECURITY);
 DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
+55P03 where another transaction has locked the whole of dagbump.history, as VACUUM FULL and CREATE INDEX do:
+try again;
 40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
 
 REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) FROM PUBLIC;

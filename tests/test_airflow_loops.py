@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 
 import dagbump
+import psycopg
 import pytest
 from support.loop_comparison import KEYS, Comparison, Key, by_key, snapshot
 from support.random_fleets import Prototypes, RandomFleet, write_dags

@@ -165,6 +165,19 @@ class TestDamage:
         connection.commit()
         assert [row["bumped"] for row in recorded(fleet)] == [1]
 
+    def test_nobody_waits_for_a_lock_on_the_whole_table(self, fleet: Fleet, connect: Connect) -> None:
+        run = stale_run(fleet, "d")
+        builds_an_index, scheduler = connect(), connect()
+        builds_an_index.execute("LOCK TABLE dagbump.history IN SHARE MODE")
+        scheduler.execute("SET statement_timeout = '10s'")
+
+        with pytest.raises(psycopg.errors.LockNotAvailable, match="history"):
+            dagbump.bump(scheduler, [run], caller_verifies=True)
+
+        scheduler.rollback()
+        builds_an_index.rollback()
+        assert dagbump.bump(scheduler, [run], caller_verifies=True).bumped > 0
+
     def test_nothing_to_move_asks_for_no_history(self, fleet: Fleet, connection: Connection) -> None:
         _, new = fleet.dag("d", versions=2)
         fleet.ti(fleet.run("d"), new, "queued")

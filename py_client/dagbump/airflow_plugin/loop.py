@@ -141,8 +141,9 @@ class Memory:
         """Take notice of the runs that a loop examines; forget those that none has examined for long."""
         now = time.monotonic()
         for run in runs:
-            memory = self.runs[run] = self.runs.pop(run, None) or RunMemory(now)  # the last ones are those seen last
+            memory = self.runs.pop(run) if run in self.runs else RunMemory(now)
             memory.seen = now
+            self.runs[run] = memory  # behind all that have been seen before
         for run, memory in [*takewhile(lambda item: now - item[1].seen > _FORGET_SECONDS, self.runs.items())]:
             if not memory.unverified or now - memory.seen > _FORGET_UNVERIFIED_SECONDS:
                 del self.runs[run]
