@@ -189,11 +189,11 @@ def test_no_work_goes_on_for_clients_that_have_gone(slow: Visited) -> None:
     for number in range(1_000):  # 80 s for a request
         fleet.dag(f"dag_{number}")
         fleet.run(f"dag_{number}")
-    clients = [admin.begin_to_ask("/dagbump/") for _ in range(20)]
-    until(lambda: questions(admin) > 20, lambda: "the auth manager is asked")
-    until(lambda: is_idle(fleet), lambda: "no connection is held")
-    for client in clients:
-        client.close()
+    with ExitStack() as clients:
+        for _ in range(20):
+            clients.enter_context(closing(admin.begin_to_ask("/dagbump/")))
+        until(lambda: questions(admin) > 20, lambda: "the auth manager is asked")
+        until(lambda: is_idle(fleet), lambda: "no connection is held")
 
     def is_quiet() -> bool:
         before = questions(admin)
