@@ -40,7 +40,8 @@ BEGIN
         WHERE version.id = tis.dag_version_id
         OFFSET 0 -- by version: not joined, which could go through all of them for each run
     ) AS version ON TRUE
-    ORDER BY run.dag_run_id, version.version_number NULLS FIRST;
+    -- A TI may be on a version of another DAG, of the same number.
+    ORDER BY run.dag_run_id, version.version_number NULLS FIRST, tis.dag_version_id;
 END
 $versions_of_runs$;
 

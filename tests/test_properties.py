@@ -8,7 +8,7 @@ tries the same fleets every time (its own profile "ci").
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import count
@@ -19,6 +19,7 @@ import dagbump
 import psycopg
 import pytest
 from dagbump import client
+from dagbump.results import Running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
@@ -456,3 +457,68 @@ def test_what_others_hold_is_counted_and_left_for_the_next_bump(
         assert after_release.runs == specification.bump(fleet, call)
         assert after_release.locked == 0
         assert_moved_as_in(fleet, before, live.snapshot())
+
+
+# ---- Filters ----
+
+# The functions that can be asked about some runs or some DAGs only, and how; other than running, which answers a sum.
+FILTERED = {
+    "bump": ("dag_run_ids", "dag_ids"),
+    "preview": ("dag_run_ids", "dag_ids"),
+    "holders": ("dag_run_ids", "dag_ids"),
+    "verify_scope": ("dag_run_ids",),
+    "versions_of_runs": ("dag_run_ids",),
+    "repairable": ("dag_ids",),
+    "versions": ("dag_ids",),
+    "versions_by_day": ("dag_ids",),
+}
+
+
+@st.composite
+def entangled_fleets(draw: st.DrawFn) -> tuple[list[Run], Hold, set[int]]:
+    """Draw a fleet in which TIs are on versions of any DAG, what of it is held, and some of its runs."""
+    fleet = draw(fleets())
+    everything = [version.id for dag in {run.dag.dag_id: run.dag for run in fleet}.values() for version in dag.versions]
+    anything = st.sampled_from([None, *everything])
+    for run in fleet:
+        run.own_version = draw(anything)
+        for ti in run.tis:
+            ti.version = draw(anything)
+    hold = Hold(draw(subsets({ti.id for run in fleet for ti in run.tis})), draw(subsets(everything)), "UPDATE")
+    return fleet, hold, {run.id for run in fleet if draw(st.booleans())}
+
+
+@properties
+@given(case=entangled_fleets())
+def test_a_filter_chooses_rows_and_changes_none(live: LiveDatabase, case: tuple[list[Run], Hold, set[int]]) -> None:
+    fleet, hold, run_ids = case
+    dag_of = {run.id: run.dag.dag_id for run in fleet}
+    with live.committed(fleet), live.held(hold):
+        for function, filters in FILTERED.items():
+            everything = {} if "dag_ids" in filters else {"dag_run_ids": list(dag_of)}
+            unfiltered = answer(live.connection, function, everything)
+            if "dag_run_ids" in filters:
+                some = answer(live.connection, function, {"dag_run_ids": list(run_ids)})
+                assert some == [row for row in unfiltered if row["dag_run_id"] in run_ids], function
+            for dag_id in set(dag_of.values()) if "dag_ids" in filters else ():
+                some = answer(live.connection, function, {"dag_ids": [dag_id]})
+                assert some == [row for row in unfiltered if its_dag(row, dag_of) == dag_id], function
+        each = [client.running(live.connection, [dag_id]) for dag_id in set(dag_of.values())]
+        assert client.running(live.connection) == Running(
+            sum(running.dag_runs for running in each), sum(running.task_instances for running in each)
+        )
+
+
+def its_dag(row: Row, dag_of: Mapping[int, str]) -> str:
+    dag_id: str = row["dag_id"] if "dag_id" in row else dag_of[row["dag_run_id"]]
+    return dag_id
+
+
+def answer(connection: psycopg.Connection[Any], function: str, arguments: dict[str, Any]) -> list[Row]:
+    """Call a function and take back what it has done; return its rows."""
+    named = sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(name), value) for name, value in arguments.items()
+    )
+    call = sql.SQL("SELECT * FROM dagbump.{}({})").format(sql.Identifier(function), named)
+    with connection.transaction(force_rollback=True), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(call).fetchall()

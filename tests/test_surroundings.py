@@ -6,20 +6,24 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagbump
 import psycopg
 import pytest
 from conftest import Connect, clone
+from dagbump import demo
 from dagbump.database import create_engine
+from dagbump.demo.server import EmbeddedPostgres
 from dagbump.installation import installer
 from psycopg import sql
 from sqlalchemy.engine import URL
 from support import traps
 from support.fleet import Fleet, stale_run
 from support.processes import DAGBUMP, command
-from support.server import Server, libpq, pg_dump, run_client
+from support.server import Server, embedded, libpq, pg_dump, run_client
+from support.waits import until
 
 FOR_ALL_TABLES = "CREATE PUBLICATION everything FOR ALL TABLES"
 
@@ -81,6 +85,82 @@ class TestAPublicationForAllTables:
         ok(database, "upgrade")
         assert [found for found in dagbump.check(connection) if not found.ok] == []
         assert connection.execute("SELECT dagbump.prune_history('0')").fetchone() == (1,)
+
+
+@pytest.mark.once
+class TestASubscription:
+    """Another database gets every change, for reports; on a server of its own, because wal_level has to be logical."""
+
+    @pytest.fixture
+    def publisher(self) -> Iterator[URL]:
+        with embedded() as postgres:
+            do(postgres.url, "ALTER SYSTEM SET wal_level = logical")
+            postgres.restart()
+            url = create_airflow(postgres, "airflow")
+            ok(url, "upgrade")
+            do(url, FOR_ALL_TABLES)
+            yield url
+
+    @pytest.fixture
+    def subscriber(self, publisher: URL) -> Iterator[URL]:
+        url = publisher.set(database="reports")
+        do(publisher, "CREATE DATABASE reports")
+        schema = run_client("pg_dump", publisher, "--schema-only", "--no-publications")
+        run_client("psql", url, "--no-psqlrc", "--quiet", stdin=schema)
+        # Within one server, CREATE SUBSCRIPTION would wait for itself while it makes its slot.
+        do(publisher, "SELECT pg_create_logical_replication_slot('reports', 'pgoutput')")
+        statement = "CREATE SUBSCRIPTION reports CONNECTION {} PUBLICATION everything WITH (create_slot = false)"
+        do(url, sql.SQL(statement).format(sql.Literal(libpq(publisher))).as_string())
+        until_true(url, "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel")
+        yield url
+        do(url, "DROP SUBSCRIPTION reports")
+
+    def test_gets_every_change(self, publisher: URL, subscriber: URL) -> None:
+        with psycopg.connect(libpq(publisher), autocommit=True) as connection:
+            stale_run(Fleet(connection))
+            assert dagbump.bump(connection).bumped == 1
+        self.same_rows(publisher, subscriber)
+        assert do(subscriber, "SELECT dag_id, bumped FROM dagbump.history") == [("d", 1)]
+
+        indexed = run(publisher, "upgrade", "--with-index")  # which may say for whom it waits
+        assert indexed.returncode == 0, indexed.stderr
+        self.same_rows(publisher, subscriber)
+        assert do(publisher, "SELECT dagbump.prune_history('0')") == [(1,)]
+        self.same_rows(publisher, subscriber)
+        assert do(subscriber, "SELECT FROM dagbump.history") == []
+        assert "ok" in ok(publisher, "check")
+
+    def test_goes_on_after_a_downgrade_and_another_upgrade(self, publisher: URL, subscriber: URL) -> None:
+        ok(publisher, "downgrade")
+        ok(publisher, "upgrade")
+        with psycopg.connect(libpq(publisher), autocommit=True) as connection:
+            stale_run(Fleet(connection))
+            assert dagbump.bump(connection).bumped == 1
+        self.same_rows(publisher, subscriber)
+        assert do(subscriber, "SELECT dag_id, bumped FROM dagbump.history") == [("d", 1)]
+
+    @staticmethod
+    def same_rows(publisher: URL, subscriber: URL) -> None:
+        """Wait until all that was written has arrived."""
+        ((written,),) = do(publisher, "SELECT pg_current_wal_lsn()")
+        arrived = f"SELECT confirmed_flush_lsn >= '{written}' FROM pg_replication_slots WHERE slot_name = 'reports'"
+        until_true(publisher, arrived)
+        for table in ("task_instance", "dagbump.history", "dagbump.installation", "dagbump.alembic_version"):
+            rows = f"SELECT to_jsonb(row)::text FROM {table} AS row ORDER BY 1"
+            assert do(subscriber, rows) == do(publisher, rows), table
+
+
+def create_airflow(postgres: EmbeddedPostgres, name: str) -> URL:
+    """Make a database with the tables of Airflow's that the demo has."""
+    postgres.create_database(name)
+    url = postgres.url.set(database=name)
+    tables = Path(demo.__file__).with_name("airflow_tables.sql")
+    run_client("psql", url, "--no-psqlrc", "--quiet", f"--file={tables}")
+    return url
+
+
+def until_true(url: URL, query: str) -> None:
+    until(lambda: do(url, query) == [(True,)], lambda: query)
 
 
 class TestInstallation:

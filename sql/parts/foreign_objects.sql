@@ -1,14 +1,15 @@
 -- Takes: nothing.
--- What in schema dagbump is not provably ours: a row each. Reads the catalogs, and runs nothing
--- that stands in that schema.
+-- One row for each thing in schema dagbump that may not be ours. Reads the catalogs only; calls nothing in that schema.
 --
--- Everything has to belong to the owner of the schema. A table has to be plain: without triggers,
--- rules, policies, defaults, checks but that of a bare column, expressions in an index, types of
--- somebody's own, parents or children, in all of which code could stand that runs as whoever reads
--- or writes the table. What
--- is called from outside has to run as its owner, and no argument may have an expression for a
--- default, which would run as the caller. (The procedure repair cannot: PostgreSQL lets none commit
--- that runs as its owner. prune_history does not, so that it lends nobody its rights.)
+-- The owner of the schema has to own everything in it.
+--
+-- A table has to be plain. These are refused, because code in them would run as whoever reads or writes the table:
+-- triggers, rules, policies, defaults, checks (except on a bare column), index expressions, types that are not in
+-- pg_catalog, parents and children.
+--
+-- A function that is called from outside has to run as its owner. No argument may have an expression as its default,
+-- because that would run as the caller. Two run as the caller: the procedure repair, because PostgreSQL lets no
+-- procedure commit that runs as its owner; and prune_history, so that it lends nobody the owner's rights.
 
 WITH relation AS (
     SELECT class.*, pg_catalog.format('dagbump.%I', class.relname) AS called, namespace.nspowner
