@@ -7,116 +7,65 @@ in, and dagbump.preview by psycopg, its rows fetched.
 from __future__ import annotations
 
 import json
-import os
-import re
 import statistics
-import sys
-import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from pathlib import Path
+from urllib.request import Request, urlopen
 
 import dagbump
-import psycopg
-from dagbump import database as dagbump_database
-from dagbump.installation import installer
-from support import server
-from support.fleet import Fleet
-from support.processes import CHECKOUT
 from support.releases import environments
 from support.releases.web import web_server
 
-from benchmarks.machine import processor
+from benchmarks import fleet, machine
+from benchmarks.bench import QUIET, Bench, Stage
+from benchmarks.results import Rows, figure
 
-DOCUMENT = CHECKOUT / "docs" / "page.md"
-ROUNDS = 15
-_BLOCK = re.compile(r"(<!-- measured -->\n).*(<!-- end -->)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A fleet: so many running runs of one DAG, of so many TIs each, of which nine in ten are stale."""
-
-    runs: int
-    task_instances: int
+RELEASES, SETTINGS = (environments.release(),), QUIET
 
 
-SHAPES = (Shape(20, 50), Shape(20, 5_000), Shape(1_000, 20))
+def measure(bench: Bench) -> Rows:
+    """Measure one fleet after the other."""
+    rows = []
+    for shape in bench.plan.page:
+        with bench.stage(shape) as at:
+            rows.append(_measure(at, bench))
+    return Rows(machine.describe(bench.server, {}), rows)
 
 
-def make(fleet: Fleet, shape: Shape) -> None:
-    """Fill an empty database."""
-    for table in ("task_instance", "dag_run", "serialized_dag", "dag_version", "dag"):
-        fleet.connection.execute(f"TRUNCATE {table} CASCADE".encode())
-    tasks = [f"task_{number}" for number in range(shape.task_instances)]
-    fleet.dag("d")
-    old, latest = (fleet.version("d", number, tasks=tasks) for number in (1, 2))
-    run = fleet.run("d")
-    with fleet.connection.transaction():
-        for number, task_id in enumerate(tasks):
-            done = number % 10 == 0
-            fleet.ti(run, latest if done else old, "success" if done else "scheduled", task_id=task_id)
-    fleet.copy_run(run, shape.runs - 1)
-    fleet.connection.execute("VACUUM ANALYZE")
+def _measure(at: Stage, bench: Bench) -> dict[str, float | str]:
+    at.stock(RELEASES[0])
+    url = at.copy("page", RELEASES[0], with_index=False)
+    connection = at.connect("page", RELEASES[0])
+    fleet.make_stale(connection)
+    bench.say(f"{at.shape}: the API server starts")
+    with web_server(RELEASES[0], url, at.home) as web:
+        request = Request(f"{web.url}/dagbump/", headers={"Authorization": f"Bearer {_token(web.url)}"})  # noqa: S310  (on loopback)
+
+        def page() -> object:
+            return urlopen(request).read()  # noqa: S310
+
+        def preview() -> object:
+            return dagbump.preview(connection)
+
+        page()
+        preview()
+        taken = [(_ms(page), _ms(preview)) for _ in range(bench.plan.page_rounds)]
+    of_page, of_preview = map(statistics.median, zip(*taken, strict=True))
+    return {
+        "runs x TIs": str(at.shape),
+        "the page, ms": figure(of_page),
+        "`preview`, ms": figure(of_preview),
+        "ratio, round by round": figure(statistics.median(one / other for one, other in taken)),
+    }
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Return how many milliseconds it takes."""
-    began = time.perf_counter()
+def _token(url: str) -> str:
+    words = json.dumps({"username": "admin", "password": "admin"}).encode()
+    login = Request(f"{url}/auth/token", words, {"Content-Type": "application/json"})  # noqa: S310  (on loopback)
+    return str(json.load(urlopen(login))["access_token"])  # noqa: S310
+
+
+def _ms(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
     work()
-    return 1000 * (time.perf_counter() - began)
-
-
-def measure(shape: Shape, fleet: Fleet, page: Callable[[], object]) -> str:
-    """Return a row of the table."""
-    make(fleet, shape)
-    preview: Callable[[], object] = lambda: dagbump.preview(fleet.connection)  # noqa: E731
-    page()
-    preview()
-    rounds = [(timed(page), timed(preview)) for _ in range(ROUNDS)]
-    of_page, of_preview = (statistics.median(column) for column in zip(*rounds, strict=True))
-    ratio = statistics.median(one / other for one, other in rounds)
-    return f"| {shape.runs:,} | {shape.task_instances:,} | {of_page:.0f} | {of_preview:.0f} | {ratio:.2f} |"
-
-
-def main() -> int:
-    """Measure, print, and put the table into the document."""
-    release = environments.release()
-    with tempfile.TemporaryDirectory() as directory, server.start() as postgres:
-        postgres.drop_database("bench_page")
-        url = postgres.create_database("bench_page")
-        environments.migrate(release, url, Path(directory))
-        installer.upgrade(dagbump_database.create_engine(server.libpq(url)))
-        web_directory = Path(directory) / "web"
-        web_directory.mkdir()
-        with (
-            web_server(release, url, web_directory) as web,
-            psycopg.connect(server.libpq(url), autocommit=True) as connection,
-        ):
-            login = urllib.request.Request(  # noqa: S310  (on loopback)
-                f"{web.url}/auth/token",
-                json.dumps({"username": "admin", "password": "admin"}).encode(),
-                {"Content-Type": "application/json"},
-            )
-            token = json.load(urllib.request.urlopen(login))["access_token"]  # noqa: S310
-            request = urllib.request.Request(f"{web.url}/dagbump/", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
-            fleet = Fleet(connection)
-            rows = [measure(shape, fleet, lambda: urllib.request.urlopen(request).read()) for shape in SHAPES]  # noqa: S310
-    header = ["| running runs | TIs each | the page, ms | `preview`, ms | ratio |", "|---:|---:|---:|---:|---:|"]
-    table = "\n".join((*header, *rows))
-    print(table)
-    about = (
-        f"{datetime.now(timezone.utc):%Y-%m-%d}, Airflow {release}, {postgres.source}, {os.cpu_count()} cores, "
-        f"{processor()}; "
-        f"medians of {ROUNDS} rounds, the ratio that of each round's."
-    )
-    text = DOCUMENT.read_text("utf-8")
-    DOCUMENT.write_text(_BLOCK.sub(lambda found: f"{found[1]}{about}\n\n{table}\n{found[2]}", text), "utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return (time.perf_counter() - start) * 1000
