@@ -5,8 +5,8 @@
 # make test-ui: the page in Airflow's UI, in a real browser, on each Airflow release; needs a Chromium. DAGBUMP_SCREENSHOTS=1
 #   puts pictures of it into docs/page.
 # make test-migrations: Airflow's own migrations, from release to release and back, with dagbump inside.
-# make test-matrix: every Airflow schema on every PostgreSQL, and every Python, into docs/matrix.md; takes hours.
-#   ARGS="--airflow 3.3.2 --postgres 13,14" for some of it.
+# make test-matrix: what is about SQL, on the tables of every Airflow and on every PostgreSQL; takes hours.
+#   RELEASES=3.3.2 POSTGRES="postgres:15 embedded:13" for some of it. CI runs it every night, a pair per job.
 # make bench: what it costs, beside stock Airflow; wants an idle machine. bench-scheduler: what is left of a scheduler's loop
 #   with the plugin. bench-page: how long the page in Airflow's UI takes. bench-repair: what a repair costs. Each writes its
 #   figures into docs/*.json, and from there the tables in README.md and docs/*.md. ARGS=--quick: in small, into
@@ -25,6 +25,8 @@ BIN := $(VENV)/bin
 PINS := pins/development.txt
 
 RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
+# Where each PostgreSQL comes from: values of DAGBUMP_POSTGRES_IMAGE, 13 to 18.
+POSTGRES ?= embedded:13 embedded:14 postgres:15 embedded:16 postgres:17 embedded
 
 .PHONY: demo test test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint clean
 
@@ -45,7 +47,11 @@ test-migrations: $(VENV)/.dev
 	$(BIN)/pytest -m migrations $(ARGS)
 
 test-matrix: $(VENV)/.dev
-	PYTHONPATH=tests $(BIN)/python -m support.matrix $(ARGS)
+	failed=; for release in $(RELEASES); do for postgres in $(POSTGRES); do \
+	    echo "=== the tables of Airflow $$release on $$postgres"; \
+	    DAGBUMP_REQUIRE_CONTAINERS=1 DAGBUMP_AIRFLOW=$$release DAGBUMP_POSTGRES_IMAGE=$$postgres $(BIN)/pytest -n auto \
+	        -m "not once and not airflow and not migrations and not ui" $(ARGS) || failed="$$failed $$release/$$postgres"; \
+	done; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 test-newest:
 	rm -rf .venv-newest
