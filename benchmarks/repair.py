@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 from dagbump import database
-from dagbump.demo.server import embedded_postgres
+from dagbump.embedded_postgres import embedded_postgres
 from dagbump.installation import installer
 from support.fleet import Fleet
 from support.releases import environments
@@ -53,7 +53,7 @@ def main() -> None:
             (moved,) = connection.execute("SELECT sum(bumped) FROM dagbump.history").fetchone() or (0,)
             waits.sort()
             print(
-                f"{postgres.describe()}\n"
+                f"Embedded PostgreSQL {postgres.release()}, with its default settings.\n"
                 f"{moved:,} of {total:,} task instances in {asked.runs:,} runs moved in {seconds:.1f} s: "
                 f"{moved / seconds:,.0f} per second.\n"
                 f"{len(waits):,} updates of the same meanwhile: median {statistics.median(waits):.1f} ms, "
