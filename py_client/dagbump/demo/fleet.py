@@ -97,14 +97,6 @@ _MAKE_MISSING_TIS = r"""
         )
 """
 
-_MAKE_PAST_TRIES = """
-    INSERT INTO task_instance_history (
-        task_instance_id, dag_id, run_id, task_id, dag_version_id, state, try_number, pool, pool_slots
-    )
-    SELECT gen_random_uuid(), dag_id, run_id, task_id, dag_version_id, 'failed', try_number, pool, pool_slots
-    FROM task_instance WHERE state = 'up_for_retry'
-"""
-
 _CLEAR_A_TASK = """
     UPDATE task_instance AS ti SET state = NULL, dag_version_id = version.id, updated_at = now()
     FROM dag_version AS version
@@ -122,9 +114,7 @@ _TAKE_CENSUS = """
     JOIN dag USING (dag_id)
     JOIN (SELECT dag_id, max(version_number) AS latest FROM dag_version GROUP BY dag_id) AS dags USING (dag_id)
     LEFT JOIN dag_version AS version ON version.id = ti.dag_version_id
-    CROSS JOIN coalesce(
-        ti.state IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed'), false
-    ) AS finished
+    CROSS JOIN coalesce(ti.state IN ('success', 'failed', 'skipped', 'upstream_failed'), false) AS finished
     CROSS JOIN LATERAL (SELECT run.bundle_version IS NULL AND NOT dag.is_paused AND NOT finished) AS of_ti (movable)
 """
 
@@ -157,7 +147,6 @@ def build(connection: sa.engine.Connection, runs: int, tis: int) -> None:
     land_version(connection, tis)
     connection.execute(sa.text(_MAKE_RUNS), {"dag_ids": dag_ids, "runs": runs})
     connection.execute(sa.text(_MAKE_MISSING_TIS), {"dag_run_ids": None, "states": list(_STATES)})
-    connection.execute(sa.text(_MAKE_PAST_TRIES))
 
 
 def land_version(connection: sa.engine.Connection, tasks: int, *new_tasks: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import sqlalchemy as sa
 
 from dagbump.client import preview
@@ -13,21 +11,11 @@ from dagbump.errors import DagbumpError
 from dagbump.results import RunPreview
 
 
-@dataclass(frozen=True)
-class LostTask:
-    """What the story showed.
-
-    Attributes:
-        runs_with_it: in how many runs Airflow created the new task.
-        found: the run that lacks it, as `dagbump.preview` shows it.
-    """
-
-    runs_with_it: int
-    found: RunPreview
-
-
-def play(engine: sa.engine.Engine, airflows_loop: SchedulerLoop, runs: int, tis: int) -> LostTask:
+def play(engine: sa.engine.Engine, airflows_loop: SchedulerLoop, runs: int, tis: int) -> RunPreview:
     """Play the story in a database that holds a fleet on version 1.
+
+    Returns:
+        The one run in which Airflow did not create the new task, as `dagbump.preview` shows it.
 
     Raises:
         DagbumpError: it went another way.
@@ -51,7 +39,7 @@ def play(engine: sa.engine.Engine, airflows_loop: SchedulerLoop, runs: int, tis:
             f"the demo failed. Airflow created the new task in {created} of {runs} runs, preview found {len(found)} "
             f"without it, {mended} were mended, {len(left)} are still without it."
         )
-    return LostTask(created, found[0])
+    return found[0]
 
 
 def _lacking_a_task(connection: sa.engine.Connection) -> list[RunPreview]:

@@ -94,18 +94,23 @@ def measure(
     return Figures(steady, landed, done.loaded, done.moved, left_behind)
 
 
-def _cost(engine: sa.engine.Engine, before_each: Callable[[], None], work: Callable[[], Pass]) -> tuple[Cost, Pass]:
-    """Measure a kind of loop: its memory in a pass of its own, because tracing slows Python down."""
+def _cost(engine: sa.engine.Engine, before_each: Callable[[], None], run: Callable[[], Pass]) -> tuple[Cost, Pass]:
+    """Measure loops of one kind; their memory in a loop of its own, because tracing slows Python down."""
     milliseconds = []
     for _ in range(PASSES):
         before_each()
         gc.collect()
         start = time.perf_counter()
-        work()
+        run()
         milliseconds.append((time.perf_counter() - start) * 1000)
     before_each()
+    gc.collect()
+    tracemalloc.start()
     with _counted(engine) as statements:
-        done, kept = _traced(work)
+        done = run()
+    gc.collect()  # what only waits for the collector is not kept
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     return Cost(median(milliseconds), len(statements), kept), done
 
 
@@ -118,19 +123,5 @@ def _counted(engine: sa.engine.Engine) -> Iterator[list[str]]:
         statements.append(statement)
 
     sa.event.listen(engine, "before_cursor_execute", count)
-    try:
-        yield statements
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", count)
-
-
-def _traced(work: Callable[[], Pass]) -> tuple[Pass, int]:
-    """Do the work; return what it returns, and the bytes that Python then holds more."""
-    gc.collect()
-    tracemalloc.start()
-    try:
-        done = work()
-        gc.collect()  # what only waits for the collector is not kept
-        return done, tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
+    yield statements
+    sa.event.remove(engine, "before_cursor_execute", count)

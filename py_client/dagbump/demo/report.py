@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from dagbump.demo.fleet import NEW_TASK, Census
-from dagbump.demo.lost_task import LostTask
 from dagbump.demo.measuring import Figures
+from dagbump.results import RunPreview
 
 _MAX_WIDTH = 100  # longer lines are hard to read
 
@@ -67,16 +67,15 @@ class Report:
         )
         self._say(f"dagbump moves all in one statement. After 3.2/3.3's loop, one `dagbump bump` moved the {left}.")
 
-    def lost_task(self, lost: LostTask, runs: int) -> None:
+    def lost_task(self, found: RunPreview, runs: int) -> None:
         """Print how a task was lost, and found."""
         self._heading("A task that would never have run")
         self._say(
             f"A version adds the task {NEW_TASK}. Before the next loop, somebody clears another task of one run on the "
             f"latest version. Airflow, up to 3.3, then takes that run for verified. It created {NEW_TASK} in "
-            f"{lost.runs_with_it} of {runs} runs, and never will in the last one. `dagbump preview` finds it:"
+            f"{runs - 1} of {runs} runs, and never will in the last one. `dagbump preview` finds it:"
         )
         table = _table("dag_id", "run_id", "verdict", "missing_tasks")
-        found = lost.found
         table.add_row(found.dag_id, found.run_id, found.verdict, ", ".join(found.missing_tasks or ()))
         self._print_table(table)
         self._say("With the plugin on, the scheduler finds it within a minute, and creates it.")
