@@ -1,4 +1,4 @@
-# make demo: the main job, on an embedded PostgreSQL.   make lint: style and types.
+# make demo: dagbump beside what Airflow does, on an embedded PostgreSQL.   make lint: style and types.
 # make test: all that a change of SQL, client or command line can break; needs no Airflow.
 # make test-airflow: what runs a real Airflow, on each release: the wheel beside it, the plugin inside its schedulers, what its
 #   verify_integrity does. RELEASES="3.1.8 3.3.2" for some of them.

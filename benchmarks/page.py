@@ -61,15 +61,18 @@ def _measure(at: Stage, bench: Bench) -> dict[str, float | str]:
             for route in ROUTES
         }
     of_page, of_preview = map(statistics.median, zip(*taken, strict=True))
-    return {
+    row: dict[str, float | str] = {
         "runs x TIs": str(at.shape),
         "the page, ms": figure(of_page),
         "`preview`, ms": figure(of_preview),
         "ratio, round by round": _ratio(taken),
-    } | {f"`{route}` beside {CROWD} requests of the page, to alone": _ratio(times) for route, times in beside.items()}
+    }
+    for route, times in beside.items():
+        row[f"`{route}` beside {CROWD} requests of the page, to alone"] = _ratio(times)
+    return row
 
 
-def _ratio(times: list[tuple[float, float]]) -> str:
+def _ratio(times: list[tuple[float, float]]) -> float:
     return figure(statistics.median(one / other for one, other in times))
 
 

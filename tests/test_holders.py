@@ -18,7 +18,7 @@ import pytest
 from conftest import Connect
 from dagbump import database as dagbump_database
 from dagbump.demo.fleet import TABLES
-from dagbump.demo.server import embedded_postgres
+from dagbump.embedded_postgres import embedded_postgres
 from dagbump.installation import installer
 from dagbump.wording import age
 from psycopg import sql

