@@ -6,8 +6,7 @@ import os
 import signal
 import sys
 import time
-from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -17,23 +16,15 @@ from benchmarks import bench, loops, page, repair, report, results, scheduler
 from benchmarks.plan import FULL, QUICK
 from benchmarks.thresholds import thresholds
 
-
-class Program(str, Enum):
-    """What to measure."""
-
-    LOOPS = "loops"
-    SCHEDULER = "scheduler"
-    PAGE = "page"
-    REPAIR = "repair"
-
-
 _PROGRAMS: dict[str, Any] = {"loops": loops, "scheduler": scheduler, "page": page, "repair": repair}
 
 _console = Console(stderr=True, highlight=False)
 
 
 def main(
-    program: Annotated[Program, typer.Argument(help="What to measure.")] = Program.LOOPS,
+    program: Annotated[
+        Literal["loops", "scheduler", "page", "repair"], typer.Argument(help="What to measure.")
+    ] = "loops",
     quick: Annotated[bool, typer.Option("--quick", help="Small fleets, few rounds, into .cache/benchmark.")] = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Measure nothing: write documents and plots from all JSON files.")
@@ -50,10 +41,10 @@ def main(
     root = CHECKOUT / ".cache" / "benchmark" if quick else CHECKOUT
     (root / "docs").mkdir(parents=True, exist_ok=True)
     if not report_only:
-        results.save(program.value, _measure(program.value, quick=quick), root / "docs")
+        results.save(program, _measure(program, quick=quick), root / "docs")
     measured = results.load(root / "docs")
     report.write(measured, root)
-    held = list(thresholds(measured[program.value]))
+    held = list(thresholds(measured[program]))
     for each in held:
         _console.print(f"{'held' if each.held else 'MISSED'}: {each}", markup=False, soft_wrap=True)
     _console.print(f"Written to {os.path.relpath(root)}.")

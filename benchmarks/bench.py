@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import dagbump
+import psutil
 import psycopg
 from dagbump import database
-from dagbump.installation import installer
+from dagbump.installation import installer, state
 from sqlalchemy.engine import URL
 from support import server as servers
+from support.processes import CHECKOUT
 from support.releases import environments
 from support.releases.worker import Worker, start_worker
 from support.server import Server, libpq
@@ -38,6 +46,7 @@ QUIET = {
     "shared_buffers": "1GB",
     "shared_preload_libraries": "pg_stat_statements",
 }
+_OTHER_SETTINGS = ("effective_cache_size", "full_page_writes", "jit", "random_page_cost", "wal_level", "work_mem")
 _AIRFLOW = {
     "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
     "AIRFLOW__DAGBUMP__ENABLED": "True",
@@ -80,6 +89,28 @@ class Bench:
             (end, start, name),
         )
         return answer, Touched(*row)
+
+    def describe(self, airflow: Mapping[str, dict[str, str]] | None = None) -> dict[str, Any]:
+        """Return the commit, the machine, the versions and PostgreSQL's settings; not whose machine it is."""
+        settings = self.observer.execute(
+            "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY (%s) ORDER BY name",
+            ([*QUIET, *_OTHER_SETTINGS],),
+        )
+        return {
+            "commit": _commit(),
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "cores": os.cpu_count(),
+            "processor": _processor(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "postgresql": scalar(self.observer, "SHOW server_version"),
+            "postgresql_source": self.server.source,
+            "settings": dict(settings.fetchall()),
+            "airflow": dict(airflow or {}),
+            "dagbump": dagbump.__version__,
+            "dagbump_revision": state.NEWEST_REVISION,
+            "python": platform.python_version(),
+            "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
+        }
 
 
 @contextmanager
@@ -166,3 +197,21 @@ def connect(url: URL) -> psycopg.Connection[Any]:
 
 def _name(what: str, release: str) -> str:
     return f"bench_{what}_{release.replace('.', '_')}"
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty=, with changes"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    """Return the processor's model, where Linux says it."""
+    file = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)", file.read_text("utf-8"), re.MULTILINE) if file.exists() else None
+    return found[1] if found else platform.machine()

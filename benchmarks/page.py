@@ -16,7 +16,7 @@ import dagbump
 from support.releases import environments
 from support.releases.web import web_server
 
-from benchmarks import fleet, machine
+from benchmarks import fleet
 from benchmarks.bench import QUIET, Bench, Stage
 from benchmarks.results import Rows, figure
 
@@ -29,10 +29,10 @@ def measure(bench: Bench) -> Rows:
     for shape in bench.plan.page:
         with bench.stage(shape) as at:
             rows.append(_measure(at, bench))
-    return Rows(machine.describe(bench.server, {}), rows)
+    return Rows(bench.describe(), rows)
 
 
-def _measure(at: Stage, bench: Bench) -> dict[str, float | str]:
+def _measure(at: Stage, bench: Bench) -> dict[str, int | float | str]:
     at.stock(RELEASES[0])
     url = at.copy("page", RELEASES[0], with_index=False)
     connection = at.connect("page", RELEASES[0])

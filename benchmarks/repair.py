@@ -14,7 +14,7 @@ import time
 from sqlalchemy.engine import URL
 from support.releases import environments
 
-from benchmarks import fleet, machine
+from benchmarks import fleet
 from benchmarks.bench import Bench, Stage, connect
 from benchmarks.results import Rows, figure
 
@@ -28,10 +28,10 @@ def measure(bench: Bench) -> Rows:
     with bench.stage(bench.plan.repair) as at:
         at.stock(RELEASES[0])
         rows = [_measure(at, batch_size, bench) for batch_size in _BATCH_SIZES]
-    return Rows(machine.describe(bench.server, {}), rows)
+    return Rows(bench.describe(), rows)
 
 
-def _measure(at: Stage, batch_size: int, bench: Bench) -> dict[str, float | str]:
+def _measure(at: Stage, batch_size: int, bench: Bench) -> dict[str, int | float | str]:
     bench.say(f"{at.shape}: repair in batches of {batch_size}")
     url = at.copy("repair", RELEASES[0], with_index=False)
     connection = at.connect("repair", RELEASES[0])

@@ -163,7 +163,7 @@ class Rows:
     """The rows of a table, by the titles of its columns."""
 
     machine: dict[str, Any]
-    rows: list[dict[str, float | str]]
+    rows: list[dict[str, int | float | str]]
 
 
 _FILES: dict[str, tuple[str, type[Any]]] = {
