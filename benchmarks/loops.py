@@ -1,4 +1,4 @@
-"""`make bench`: what is about versions in a scheduler's loop, dagbump beside stock Airflow and two baselines."""
+"""`make bench`: the part of a scheduler's loop that is about versions: stock Airflow, dagbump and two baselines."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from benchmarks.plan import LARGEST_RUN, STOCK
 from benchmarks.results import Cost, FleetCosts, LifeCycles, Loops, Spread, figure
 
 RELEASES, SETTINGS = STOCK, QUIET
-_VARIANTS = {"plain": False, "indexed": True}  # with the index?
+_VARIANTS = {"plain": False, "indexed": True}  # with the optional index
 _CLIENTS = 2
 
-# Writes the INSERT of a TI as Airflow made the others: another map_index of a task of some run.
+# Returns an INSERT of a TI like those that Airflow made, with another map_index.
 _INSERT = """
     SELECT format(
         'INSERT INTO task_instance (id, map_index, updated_at, %s)
@@ -35,9 +35,9 @@ _INSERT = """
     CROSS JOIN jsonb_each_text(jsonb_strip_nulls(to_jsonb(ti)) - '{id,map_index,updated_at}'::text[])
 """
 
-# Each statement a transaction, as the scheduler and the API server write them (DagRun.verify_integrity, schedule_tis,
-# SchedulerJobRunner._executable_task_instances_to_queued, and the Execution API's ti_run and ti_update_state). What
-# Airflow reads in between is left out, all but the row locks: with it, the share of the index would be smaller.
+# The life cycle of a TI, written as the scheduler and the API server write it (DagRun.verify_integrity, schedule_tis,
+# SchedulerJobRunner._executable_task_instances_to_queued, and the Execution API's ti_run and ti_update_state). Without
+# Airflow's reads, except for row locks; with them, the index would cost a smaller share.
 _SCRIPT = """\
 {insert} RETURNING id \\gset
 UPDATE task_instance SET state = 'scheduled', scheduled_dttm = clock_timestamp(), try_number = 1,
@@ -59,7 +59,7 @@ COMMIT;
 
 
 def measure(bench: Bench) -> Loops:
-    """Measure one fleet after the other, all contenders beside each other."""
+    """Measure one fleet after the other, with all contenders in turns."""
     start = time.perf_counter()
     steady, version_change = [], []
     greetings: dict[str, dict[str, str]] = {}
@@ -96,7 +96,7 @@ def _measure(at: Stage, workers: Mapping[str, Worker], bench: Bench) -> tuple[di
 
 
 def _life_cycles(bench: Bench, without_index: URL, with_index: URL) -> LifeCycles:
-    """Run the load on two databases that hold the same fleet, in turns."""
+    """Run the life-cycle load on two databases with the same fleet, in turns."""
     urls = (without_index, with_index)
     with connect(without_index) as plain, connect(with_index) as indexed, TemporaryDirectory() as directory:
         connections = (plain, indexed)
@@ -112,17 +112,17 @@ def _life_cycles(bench: Bench, without_index: URL, with_index: URL) -> LifeCycle
                 vacuum(connections[which])
                 results[which].append(_tps(urls[which], script))
     lost = [1 - slowed / free for free, slowed in zip(*results, strict=True)]
-    # The standard error of a median is estimated as 1.2533 times that of a mean.
+    # The standard error of a median is about 1.2533 times that of a mean.
     error = 1.2533 * statistics.stdev(lost) / len(lost) ** 0.5
     without, with_it, share = map(Spread.of, (*results, lost))
     return LifeCycles(bench.plan.life_cycles, without, with_it, share, figure(error))
 
 
 def _tps(url: URL, script: Path) -> float:
-    # --no-vacuum: pgbench would vacuum tables of its own, which are not there. Simple queries, as psycopg2 sends.
+    # --no-vacuum: pgbench's own tables do not exist here. The simple protocol is that of psycopg2.
     options = ("--no-vacuum", "--protocol=simple", f"--client={_CLIENTS}", f"--jobs={_CLIENTS}", "--time=1")
     printed = run_client("pgbench", url, *options, f"--file={script}")
     found = re.search(r"^tps = ([\d.]+)", printed, re.MULTILINE)
     if found is None:
-        raise ValueError(f"pgbench has not said how fast it was:\n{printed}")
+        raise ValueError(f"pgbench printed no tps:\n{printed}")
     return float(found[1])

@@ -1,7 +1,7 @@
-"""`make bench-page`: how long the page in Airflow's UI takes, beside the dagbump.preview that it has to ask anyway.
+"""`make bench-page`: the page in Airflow's UI, beside the dagbump.preview that it has to call.
 
-Both are timed from here, in turns, in one run: the page over HTTP, as a real API server answers a user who has logged
-in, and dagbump.preview by psycopg, its rows fetched.
+Both are timed here, in turns: the page over HTTP, from a real API server and with a login, and dagbump.preview through
+psycopg.
 """
 
 from __future__ import annotations

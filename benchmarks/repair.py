@@ -1,7 +1,6 @@
-"""`make bench-repair`: what a repair costs, and how long somebody else waits meanwhile.
+"""`make bench-repair`: the time of a repair, and how long another transaction waits for it.
 
-A fleet of stale TIs; a repair by CALL, and beside it a connection that updates the state of the same TIs, one after
-the other.
+During the CALL, another connection updates the state of the same TIs, one after the other.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from benchmarks.bench import Bench, Stage, connect
 from benchmarks.results import Rows, figure
 
 RELEASES = (environments.release(),)
-SETTINGS: dict[str, str] = {}  # PostgreSQL's own: a commit is on the disk
+SETTINGS: dict[str, str] = {}  # PostgreSQL's defaults, because the cost of a commit matters here
 _BATCH_SIZES = (1000, 300)
 
 
 def measure(bench: Bench) -> Rows:
-    """Measure one size of a batch after the other."""
+    """Measure one batch size after the other."""
     with bench.stage(bench.plan.repair) as at:
         at.stock(RELEASES[0])
         rows = [_measure(at, batch_size, bench) for batch_size in _BATCH_SIZES]
@@ -60,8 +59,8 @@ def _measure(at: Stage, batch_size: int, bench: Bench) -> dict[str, int | float 
 
 
 def _update_states(url: URL, waits: list[float], ended: threading.Event) -> None:
-    """Update the state of one TI after the other, as tasks that start would; note the milliseconds."""
-    # Those of the batch under way, most likely.
+    """Update the state of one TI after the other, as starting tasks do, and record the milliseconds."""
+    # The run after the last one in the history, which most likely is in the current batch.
     of_next_run = """
         SELECT ti.id
         FROM dag_run AS run
