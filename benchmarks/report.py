@@ -131,7 +131,7 @@ def _memory_saved(results: Loops) -> str:
         )
         if fleet.runs == LOOP_RUNS and before and after:
             figures = (before.kept, after.kept, before.kept - after.kept)
-            rows.append((str(fleet), *map(_kilobytes, figures), f"{1 - after.kept / before.kept:.3%}"))
+            rows.append((str(fleet), *map(_kilobytes, figures), f"{1 - after.kept / before.kept:.4%}"))
     return _table(("Runs x TIs", "Before, kB", "After, kB", "Saved, kB", "Saved"), rows)
 
 
