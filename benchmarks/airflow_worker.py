@@ -1,7 +1,6 @@
-"""Run by the Python of an Airflow environment: makes fleets, and does a scheduler's loop, with Airflow's own code.
+"""Runs in the Python of an Airflow environment: creates fleets and does a scheduler's loop, with Airflow's own code.
 
-Speaks as tests/support/inside_airflow/components.py does, whose commands it has: JSON lines, answers to the file
-descriptor that it is given.
+It extends the commands of tests/support/inside_airflow/components.py, and is called in the same way.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from support.inside_airflow.loops import statements
 
 
 class BenchmarkCommands(Commands):
-    """The commands: those of the tests, and the loop, with the plugin where it has been turned on."""
+    """The commands of the tests, and the loop of a scheduler."""
 
     def __init__(self) -> None:
         """Connect to the database that Airflow is configured for."""
@@ -39,12 +38,12 @@ class BenchmarkCommands(Commands):
         self._under_way: set[str] = set()
 
     def turn_on(self) -> None:
-        """Turn the plugin on; before times are taken, since it wants Airflow as it is."""
+        """Turn the plugin on. It has to come before `take_times`, because the plugin refuses a patched Airflow."""
         lines = self.start_scheduler()
         assert any(" is on" in line for line in lines), lines
 
     def take_times(self) -> None:
-        """Take, from now on, the time of the parts of a loop, and of all that it does about versions and DAGs; once."""
+        """Measure the parts of a loop from now on, and all that it does about versions and DAGs."""
         bag = type(self.airflow.scheduler.scheduler_dag_bag)
         self._time(DagRun, "verify_integrity", "verify")
         self._time(bag, "_get_dag", "dag")
@@ -57,15 +56,15 @@ class BenchmarkCommands(Commands):
     def loop(
         self, *, whole: bool = False, reading: bool = True, traced: bool = False, counted: bool = False
     ) -> dict[str, float]:
-        """Do what is about versions in a loop, or all that it does with running runs; answer what it took.
+        """Do the version part of a loop, or the whole loop over running runs, and answer what it took.
 
-        Reading the new DAG can be left out of the answer. What counts as verifying in a whole loop is all that it does
-        about versions and DAGs. Tracing memory takes several times as long, counting statements somewhat longer.
+        Reading the new DAG can be left out of the times. For a whole loop, `verify_ms` is all that it does about
+        versions and DAGs. Tracing memory makes it several times slower, and counting statements a little.
         """
         self._ms.clear()
         seen: dict[str, float] = {"tis_loaded": 0}
 
-        def on_load(*_: object) -> None:  # keeps none: memory is looked at
+        def on_load(*_: object) -> None:  # keeps no reference, because memory is measured
             seen["tis_loaded"] += 1
 
         if traced:
@@ -80,7 +79,7 @@ class BenchmarkCommands(Commands):
                 work = self.airflow.scheduler._schedule_all_dag_runs if whole else self._verify_all
                 work(guard, runs, session)
                 if traced:
-                    gc.collect()  # what only waits for the collector is not kept
+                    gc.collect()  # garbage does not count as kept
                     seen["kept"] = tracemalloc.get_traced_memory()[0]
                 if not whole:
                     guard.commit()
@@ -101,14 +100,14 @@ class BenchmarkCommands(Commands):
         return getattr(SchedulerJobRunner, "dagbump", None)
 
     def _session(self) -> Session:
-        """Open a session, as every loop does; connected, so that the pool's ping is not part of the loop."""
+        """Open a session, as every loop does. It is connected here, so that the pool's ping is not timed."""
         assert settings.NonScopedSession is not None
         session: Session = settings.NonScopedSession()
         session.connection()
         return session
 
     def _verify_all(self, guard: Any, runs: list[DagRun], session: Session) -> None:
-        """Do what SchedulerJobRunner._schedule_all_dag_runs and _schedule_dag_run do about versions."""
+        """Do what `_schedule_all_dag_runs` and `_schedule_dag_run` do about versions."""
         scheduler = self.airflow.scheduler
         looping: AbstractContextManager[Any] = nullcontext()
         if self._plugin:
@@ -118,7 +117,7 @@ class BenchmarkCommands(Commands):
                 scheduler._verify_integrity_if_dag_changed(dag_run=run, session=session)
 
     def _time(self, owner: type, name: str, what: str) -> None:
-        """Add up the time that a method takes, what is timed inside of it but once; it is not replaced, only timed."""
+        """Add up the time that a method takes. A timed call inside another one of the same kind counts once."""
         method: Callable[..., Any] = getattr(owner, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:

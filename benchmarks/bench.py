@@ -1,19 +1,27 @@
-"""Where it is measured: a PostgreSQL, fleets that Airflow has made there, and copies of them with dagbump."""
+"""The place of a measurement: a PostgreSQL, fleets that Airflow makes there, and copies of them with dagbump."""
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import dagbump
+import psutil
 import psycopg
 from dagbump import database
-from dagbump.installation import installer
+from dagbump.installation import installer, state
 from sqlalchemy.engine import URL
 from support import server as servers
+from support.processes import CHECKOUT
 from support.releases import environments
 from support.releases.worker import Worker, start_worker
 from support.server import Server, libpq
@@ -25,8 +33,8 @@ from benchmarks.results import Touched
 
 T = TypeVar("T")
 
-# Nothing may happen in the background while a loop is timed, and the data is worth nothing after a crash. Without
-# fsync a commit costs next to nothing, for every contender: what is left is the work that they differ in.
+# Nothing may run in the background while a loop is timed. Without fsync a commit costs nearly nothing, for every
+# contender, so that the differences between them can be seen.
 QUIET = {
     "autovacuum": "off",  # the benchmark vacuums between rounds
     "checkpoint_timeout": "1d",
@@ -38,6 +46,7 @@ QUIET = {
     "shared_buffers": "1GB",
     "shared_preload_libraries": "pg_stat_statements",
 }
+_OTHER_SETTINGS = ("effective_cache_size", "full_page_writes", "jit", "random_page_cost", "wal_level", "work_mem")
 _AIRFLOW = {
     "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
     "AIRFLOW__DAGBUMP__ENABLED": "True",
@@ -47,28 +56,28 @@ _AIRFLOW = {
 
 @dataclass(frozen=True)
 class Bench:
-    """A server, what is to be measured there, and how to say what is going on."""
+    """A server, the plan, and a function that prints progress."""
 
     plan: Plan
     say: Callable[[str], None]
     server: Server
-    observer: Connection  # to a database of the server that nothing else is done in
+    observer: Connection  # to a database in which nothing is measured
 
     @contextmanager
     def stage(self, shape: Shape, **airflow_settings: str) -> Iterator[Stage]:
-        """Set the stage for one fleet."""
+        """Prepare for one fleet."""
         settings = airflow_settings | {"AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": str(shape.runs)}
         with ExitStack() as stack:
             home = Path(stack.enter_context(TemporaryDirectory(prefix="dagbump-bench-")))
             yield Stage(shape, self, home, _AIRFLOW | settings, stack)
 
     def observe(self, name: str, work: Callable[[], T]) -> tuple[T, Touched]:
-        """Do some work in the database of that name, and say what it did to the server."""
+        """Do some work in the database of that name, and return what the server counted."""
         self.observer.execute("SELECT pg_stat_statements_reset()")
         start = scalar(self.observer, "SELECT pg_current_wal_insert_lsn()")
         answer = work()
         end = scalar(self.observer, "SELECT pg_current_wal_insert_lsn()")
-        # SELECT $1 is SQLAlchemy's question whether a pooled connection still lives.
+        # SELECT $1 is the ping of SQLAlchemy's connection pool.
         (row,) = self.observer.execute(
             """
             SELECT coalesce(sum(calls), 0)::bigint, coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint,
@@ -81,12 +90,34 @@ class Bench:
         )
         return answer, Touched(*row)
 
+    def describe(self, airflow: Mapping[str, dict[str, str]] | None = None) -> dict[str, Any]:
+        """Return the commit, the machine, the versions and PostgreSQL's settings, but no name of a host or a user."""
+        settings = self.observer.execute(
+            "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY (%s) ORDER BY name",
+            ([*QUIET, *_OTHER_SETTINGS],),
+        )
+        return {
+            "commit": _commit(),
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "cores": os.cpu_count(),
+            "processor": _processor(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "postgresql": scalar(self.observer, "SHOW server_version"),
+            "postgresql_source": self.server.source,
+            "settings": dict(settings.fetchall()),
+            "airflow": dict(airflow or {}),
+            "dagbump": dagbump.__version__,
+            "dagbump_revision": state.NEWEST_REVISION,
+            "python": platform.python_version(),
+            "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
+        }
+
 
 @contextmanager
 def start(
     plan: Plan, releases: Sequence[str], settings: Mapping[str, str], say: Callable[[str], None]
 ) -> Iterator[Bench]:
-    """Start PostgreSQL, or take the one that DAGBUMP_TEST_URL names; let each Airflow make its tables."""
+    """Start PostgreSQL, or use the one in DAGBUMP_TEST_URL, and let each Airflow release create its tables."""
     with ExitStack() as stack:
         server = stack.enter_context(servers.start(settings))
         observer = stack.enter_context(server.maintenance())
@@ -108,7 +139,7 @@ def start(
 
 @dataclass(frozen=True)
 class Stage:
-    """One fleet, in databases and processes that are gone after it."""
+    """One fleet. Its databases, processes and connections end with the stage."""
 
     shape: Shape
     bench: Bench
@@ -117,16 +148,16 @@ class Stage:
     stack: ExitStack
 
     def stock(self, release: str, more_tasks: str = "") -> Worker:
-        """Let a release make the fleet, in a database of its own."""
+        """Let an Airflow release create the fleet in a new database, and return its process."""
         self.bench.say(f"{self.shape}: Airflow {release} makes the fleet")
         worker = self._start(release, self._create("stock", release, "template"))
         with self.connect("stock", release) as connection:
             fleet.make(self.shape, worker, connection, more_tasks)
-        worker("disconnect")  # a template for other databases must have no users
+        worker("disconnect")  # a database that is copied must have no connections
         return worker
 
     def copy(self, what: str, release: str, *, with_index: bool = True) -> URL:
-        """Copy that fleet, and install dagbump as its users do."""
+        """Copy the fleet into another database, and install dagbump there."""
         url = self._create(what, release, "stock")
         engine = database.create_engine(libpq(url))
         installer.upgrade(engine)
@@ -138,13 +169,13 @@ class Stage:
         return url
 
     def plugin(self, release: str) -> Worker:
-        """Start a scheduler of the release, with the plugin on, on a copy of the fleet."""
+        """Start a process with the plugin turned on, on a copy of the fleet."""
         worker = self._start(release, self.copy("plugin", release))
         worker("turn_on")
         return worker
 
     def connect(self, what: str, release: str) -> Connection:
-        """Open a connection that ends with the stage."""
+        """Open a connection to one of the databases."""
         return self.stack.enter_context(closing(connect(self.bench.server.database(_name(what, release)))))
 
     def _create(self, what: str, release: str, template: str) -> URL:
@@ -160,9 +191,27 @@ class Stage:
 
 
 def connect(url: URL) -> psycopg.Connection[Any]:
-    """Open the kind of connection that dagbump and the baselines are measured on: a call is a transaction."""
+    """Open a connection in autocommit, so that a call is a transaction."""
     return psycopg.connect(libpq(url), autocommit=True)
 
 
 def _name(what: str, release: str) -> str:
     return f"bench_{what}_{release.replace('.', '_')}"
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty=, with changes"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    """Return the model of the processor, if Linux tells it."""
+    file = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)", file.read_text("utf-8"), re.MULTILINE) if file.exists() else None
+    return found[1] if found else platform.machine()

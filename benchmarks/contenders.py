@@ -1,4 +1,4 @@
-"""The contenders: Airflow, dagbump, and as baselines the least that a client and PostgreSQL can do."""
+"""The contenders: Airflow, dagbump, and as baselines the least work that a client and PostgreSQL can do."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from benchmarks.results import Memory
 
 @dataclass(frozen=True)
 class Timing:
-    """What one loop took, in milliseconds."""
+    """The milliseconds of one loop."""
 
-    ms: float  # from its first statement to the end of its commit
-    verify_ms: float = 0.0  # of which Airflow's verify_integrity, and the reading of the DAG for it
+    ms: float  # from the first statement to the end of the commit
+    verify_ms: float = 0.0  # of these, Airflow's verify_integrity and reading the DAG for it
 
 
 def select_one(connection: Connection) -> None:
-    """Make a round trip, on the same kind of cursor as dagbump's client takes."""
+    """Make a round trip, with the kind of cursor that dagbump's client uses."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1", prepare=False)
         cursor.fetchall()
@@ -41,9 +41,9 @@ def look(connection: Connection) -> None:
 
 
 class Contender:
-    """Who does a scheduler's loop, on a database of a fleet."""
+    """Does a scheduler's loop on a database that holds a fleet."""
 
-    in_python = False  # whether Python does most of the work, and not the server
+    in_python = False  # Python does most of the work, not the server
 
     def __init__(self, name: str, connection: Connection, work: Callable[[Connection], object] = select_one) -> None:
         self.name = name
@@ -51,14 +51,14 @@ class Contender:
         self._work = work
 
     def warm_up(self) -> None:
-        """Do what happens every second: a loop in which nothing changed."""
+        """Do a loop in which nothing changed, as it happens every second."""
         self.loop()
 
     def change_version(self) -> UUID:
         return fleet.change_version(self.connection)
 
     def prepare(self, version: UUID) -> None:
-        """Get ready, before the clock starts, for the loop after a change to this version."""
+        """Get ready for the loop after a change to this version, before the clock starts."""
 
     def loop(self) -> Timing:
         start = time.perf_counter()
@@ -66,12 +66,12 @@ class Contender:
         return Timing((time.perf_counter() - start) * 1000)
 
     def inspect(self) -> Memory | None:
-        """Do one loop, tracing memory, which takes several times as long; None where there is nothing to trace."""
+        """Do a loop that traces memory, which makes it several times slower. None: there is nothing to trace."""
         return None
 
 
 class Bump(Contender):
-    """One `dagbump.bump` per loop, as the scheduler would call it."""
+    """One `dagbump.bump` per loop, as a scheduler calls it."""
 
     def __init__(self, name: str, connection: Connection) -> None:
         super().__init__(name, connection, lambda own: dagbump.bump(own, caller_verifies=True))
@@ -80,18 +80,18 @@ class Bump(Contender):
         gc.collect()
         tracemalloc.start()
         result = dagbump.bump(self.connection, caller_verifies=True)
-        gc.collect()  # what only waits for the collector is not kept
+        gc.collect()  # garbage does not count as kept
         kept, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        # All that comes back is one row per run; a row of any other kind would be a TI.
+        # The answer is one row per run. A row of another kind would be a TI.
         return Memory(kept, peak, sum(not isinstance(row, dagbump.RunBump) for row in result.runs))
 
 
 class BareUpdate(Contender):
-    """An UPDATE of the very rows that a bump moves, whose ids somebody else has found beforehand."""
+    """An UPDATE of exactly the rows that a bump moves. Their ids are found before the clock starts."""
 
     def warm_up(self) -> None:
-        select_one(self.connection)  # without a version change there is nothing to move
+        select_one(self.connection)  # without a version change there is nothing to update
 
     def prepare(self, version: UUID) -> None:
         ids = stale_ids(self.connection)
@@ -99,7 +99,7 @@ class BareUpdate(Contender):
 
 
 class Airflow(Contender):
-    """What a scheduler does about versions. Its process holds the clock, so that the pipe to it is not timed."""
+    """A scheduler's loop in a process of Airflow. The clock is in that process, so the pipe to it is not timed."""
 
     in_python = True
 
@@ -110,7 +110,7 @@ class Airflow(Contender):
         worker("take_times")
 
     def ask(self, **how: bool) -> dict[str, Any]:
-        """Let it do a loop, with more of an answer than it gives as a rule."""
+        """Do a loop, and return everything that the process answers."""
         answer: dict[str, Any] = self.worker("loop", **self._how, **how)
         return answer
 
@@ -124,7 +124,7 @@ class Airflow(Contender):
 
 
 class WithATaskMore(Airflow):
-    """The same, where each new version adds a task."""
+    """The same, but each new version adds a task."""
 
     _tasks = 0
 

@@ -1,4 +1,4 @@
-"""Measures the contenders against each other: interleaved rounds, never all of one contender first."""
+"""Measures the contenders in interleaved rounds, never all rounds of one contender first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.results import Cost, Memory, Spread, Touched, figure
 
 @dataclass
 class Samples:
-    """What has been measured of a contender so far."""
+    """The measurements of one contender so far."""
 
     contender: Contender
     rounds: list[list[Timing]] = field(default_factory=list)
@@ -66,7 +66,7 @@ def measure_steady(contenders: Sequence[Contender], bench: Bench) -> dict[str, C
 def measure_version_change(contenders: Sequence[Contender], bench: Bench) -> dict[str, Cost]:
     """Measure loops after a version change, in which the unfinished TIs of all runs are to be moved."""
     samples = [Samples(contender) for contender in contenders]
-    for contender in contenders:  # Makes the room that the rows of each later change go to.
+    for contender in contenders:  # makes room in the table, which later changes use again
         version = contender.change_version()
         move(contender.connection, stale_ids(contender.connection), version)
     for mine in turns(samples, bench.plan.version_change, bench.say, "version change"):
@@ -81,7 +81,7 @@ def measure_version_change(contenders: Sequence[Contender], bench: Bench) -> dic
 
 
 def _set_the_stage(contender: Contender) -> None:
-    """Make tables without dead rows, a loop as there was one a second ago, and then a new version."""
+    """Remove dead rows, do the steady loop that a scheduler has done a second ago, and make a new version."""
     vacuum(contender.connection)
     contender.warm_up()
     contender.prepare(contender.change_version())
@@ -90,9 +90,9 @@ def _set_the_stage(contender: Contender) -> None:
 
 
 def turns(samples: Sequence[Samples], rounds: Rounds, say: Callable[[str], None], what: str) -> Iterator[Samples]:
-    """Give turns, round by round, each round in another order; those that have been measured enough drop out.
+    """Give turns, round by round. Contenders that have been measured enough drop out.
 
-    The order alternates because those that share a database leave their rows where the next one has to pick them up.
+    The order alternates, because a contender leaves its rows where the next one in the same database has to find them.
     """
     seconds = [0.0] * len(samples)
     for number in range(rounds.most):

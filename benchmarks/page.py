@@ -1,8 +1,7 @@
-"""`make bench-page`: how long the page in Airflow's UI takes, beside the dagbump.preview that it has to ask anyway.
+"""`make bench-page`: the page in Airflow's UI, beside the dagbump.preview that it has to call.
 
-Both are timed from here, in turns, in one run: the page over HTTP, as a real API server answers a user who has logged
-in, and dagbump.preview by psycopg, its rows fetched. So are two routes of Airflow's own, while a crowd asks for the
-page at once, and alone.
+Both are timed here, in turns: the page over HTTP, from a real API server and with a login, and dagbump.preview through
+psycopg. So are two routes of Airflow's own, while a crowd asks for the page at once, and alone.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import dagbump
 from support.releases import environments
 from support.releases.web import web_server
 
-from benchmarks import fleet, machine
+from benchmarks import fleet
 from benchmarks.bench import QUIET, Bench, Stage
 from benchmarks.results import Rows, figure
 
@@ -36,10 +35,10 @@ def measure(bench: Bench) -> Rows:
     for shape in bench.plan.page:
         with bench.stage(shape) as at:
             rows.append(_measure(at, bench))
-    return Rows(machine.describe(bench.server, {}), rows)
+    return Rows(bench.describe(), rows)
 
 
-def _measure(at: Stage, bench: Bench) -> dict[str, float | str]:
+def _measure(at: Stage, bench: Bench) -> dict[str, int | float | str]:
     at.stock(RELEASES[0])
     url = at.copy("page", RELEASES[0], with_index=False)
     connection = at.connect("page", RELEASES[0])

@@ -1,25 +1,25 @@
-"""What is measured, and how often: in full, and quick, which only keeps the programs from rotting."""
+"""What is measured, and how often: in full, and a quick form that only checks that the programs still work."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-# Airflow's own default (max_dagruns_per_loop_to_schedule), and the number that most thresholds are about.
+# Airflow's default for max_dagruns_per_loop_to_schedule. Most thresholds are about this number.
 LOOP_RUNS = 20
 
-# loops: the releases of stock Airflow; dagbump and the baselines are measured on the tables of the last one.
+# loops: the releases of stock Airflow. dagbump and the baselines run on the tables of the last one.
 STOCK = ("3.1.6", "3.3.2")
-LARGEST_RUN = {"3.1.6": 5_000}  # the most TIs per run that a release is measured with
-# scheduler: the releases whose whole loops are measured, and those whose version work is.
+LARGEST_RUN = {"3.1.6": 5_000}  # the most TIs per run, for a release that is too slow for more
+# scheduler: the releases for whole loops, and those for the version work.
 WHOLE_LOOPS = ("3.0.6", "3.1.8", "3.2.2", "3.3.2", "3.4.0b2")
 VERSION_WORK = ("3.1.8", "3.3.2")
 NOTHING, A_TASK, MAPPED = "nothing", "a task", "nothing, with a mapped task"  # what a new version brings
-LOOKS = ("one DAG", "20 DAGs")  # in which missing tasks are looked for
+LOOKS = ("one DAG", "20 DAGs")  # the DAGs of the runs in the look for missing tasks
 
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """A fleet: so many running runs, with so many task instances (TIs) each."""
+    """The size of a fleet: the number of running runs, and of task instances (TIs) in each."""
 
     runs: int
     tis: int
@@ -30,12 +30,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often a contender is measured: until its time is up, and in any case so often."""
+    """How often a contender is measured: for some seconds, but at least and at most so many times."""
 
     seconds: float
     least: int
     most: int
-    limit_seconds: float = 60  # whatever `least` says, not again when it has taken so long
+    limit_seconds: float = 60  # ends the measurement whatever `least` says
 
     def are_enough(self, done: int, seconds: float) -> bool:
         return (done > 0 and seconds >= self.limit_seconds) or (done >= self.least and seconds >= self.seconds)
@@ -43,33 +43,32 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Plan:
-    """The fleets and rounds of all programs; as it is, in full."""
+    """The fleets and rounds of all programs. The defaults are the full form."""
 
     loops: tuple[Shape, ...] = (
         *(Shape(LOOP_RUNS, tis) for tis in (50, 100, 500, 5_000, 10_000)),
         *(Shape(runs, 500) for runs in (1, 200)),
     )
-    life_cycles: Shape = Shape(LOOP_RUNS, 500)  # one of these: the fleet beside which TIs go through their life cycles
+    life_cycles: Shape = Shape(LOOP_RUNS, 500)  # one of `loops`: the fleet beside the life-cycle load
     whole_loops: tuple[Shape, ...] = (Shape(1, 20), *(Shape(LOOP_RUNS, tis) for tis in (20, 100, 500)))
     version_work: Shape = Shape(LOOP_RUNS, 500)
     page: tuple[Shape, ...] = (Shape(20, 50), Shape(20, 5_000), Shape(1_000, 20))
     repair: Shape = Shape(200, 500)
     steady: Rounds = Rounds(seconds=4, least=3, most=100)  # of loops in which nothing changed
-    turn_seconds: float = 0.04  # a contender repeats such a loop in each round until this is over
-    observed: Rounds = Rounds(seconds=0, least=3, most=3, limit_seconds=10)  # of such loops that the server counts
+    turn_seconds: float = 0.04  # a contender repeats a steady loop for so long in each round
+    observed: Rounds = Rounds(
+        seconds=0, least=3, most=3, limit_seconds=10
+    )  # of steady loops whose effects the server counts
     version_change: Rounds = Rounds(seconds=10, least=5, most=25)  # of loops after a version change
     whole: Rounds = Rounds(seconds=3, least=3, most=25)  # of whole loops
-    inspected_seconds: float = 5  # memory is traced in loops up to this long: it makes them many times as slow
-    life_cycle_pairs: int = 60  # of a second without the index, and one with it
+    inspected_seconds: float = 5  # memory is not traced in longer loops, because it makes them many times slower
+    life_cycle_pairs: int = 60  # of one second without the index, and one second with it
     page_rounds: int = 15
 
 
-FULL = Plan()
-
 _SMALL = Shape(LOOP_RUNS, 50)
-QUICK = replace(
-    FULL,
-    loops=(_SMALL, FULL.life_cycles),
+QUICK = Plan(
+    loops=(_SMALL, Plan.life_cycles),
     whole_loops=(_SMALL,),
     version_work=_SMALL,
     page=(_SMALL,),

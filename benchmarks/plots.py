@@ -1,4 +1,4 @@
-"""The plots, as SVG: logarithmic both ways, for the contenders are orders of magnitude apart."""
+"""The plots, as SVG. Both axes are logarithmic, because the contenders differ by orders of magnitude."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from benchmarks.plan import LOOP_RUNS
 from benchmarks.results import Cost, FleetCosts, Loops, name_of, names
 
-# Colours that people with any colour vision can tell apart (Okabe and Ito), in the order of the contenders.
+# Colours that everybody can tell apart (Okabe and Ito), in the order of the contenders.
 _COLOURS = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#000000")
 _BASELINES = ("select-1", "update", "update-index")  # dashed
 _SIZES = {"tis": f"TIs per run, {LOOP_RUNS} runs", "runs": "runs, 500 TIs each"}
@@ -23,7 +23,7 @@ def write(results: Loops, directory: Path) -> None:
         [fleet for fleet in costs if fleet.runs == LOOP_RUNS] for costs in (results.steady, results.version_change)
     )
     of_500_tis = [fleet for fleet in results.steady if fleet.tis == 500]  # noqa: PLR2004  (as _SIZES says)
-    # Text stays text, and the same figures make the same file.
+    # Text stays text, and the same figures give the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dagbump", "font.size": 10}):
         figures = {
             "steady": _draw(steady, "tis", _ms, "Nothing changed", "ms per loop"),

@@ -1,7 +1,6 @@
-"""`make bench-repair`: what a repair costs, and how long somebody else waits meanwhile.
+"""`make bench-repair`: the time of a repair, and how long another transaction waits for it.
 
-A fleet of stale TIs; a repair by CALL, and beside it a connection that updates the state of the same TIs, one after
-the other.
+During the CALL, another connection updates the state of the same TIs, one after the other.
 """
 
 from __future__ import annotations
@@ -14,24 +13,24 @@ import time
 from sqlalchemy.engine import URL
 from support.releases import environments
 
-from benchmarks import fleet, machine
+from benchmarks import fleet
 from benchmarks.bench import Bench, Stage, connect
 from benchmarks.results import Rows, figure
 
 RELEASES = (environments.release(),)
-SETTINGS: dict[str, str] = {}  # PostgreSQL's own: a commit is on the disk
+SETTINGS: dict[str, str] = {}  # PostgreSQL's defaults, because the cost of a commit matters here
 _BATCH_SIZES = (1000, 300)
 
 
 def measure(bench: Bench) -> Rows:
-    """Measure one size of a batch after the other."""
+    """Measure one batch size after the other."""
     with bench.stage(bench.plan.repair) as at:
         at.stock(RELEASES[0])
         rows = [_measure(at, batch_size, bench) for batch_size in _BATCH_SIZES]
-    return Rows(machine.describe(bench.server, {}), rows)
+    return Rows(bench.describe(), rows)
 
 
-def _measure(at: Stage, batch_size: int, bench: Bench) -> dict[str, float | str]:
+def _measure(at: Stage, batch_size: int, bench: Bench) -> dict[str, int | float | str]:
     bench.say(f"{at.shape}: repair in batches of {batch_size}")
     url = at.copy("repair", RELEASES[0], with_index=False)
     connection = at.connect("repair", RELEASES[0])
@@ -60,8 +59,8 @@ def _measure(at: Stage, batch_size: int, bench: Bench) -> dict[str, float | str]
 
 
 def _update_states(url: URL, waits: list[float], ended: threading.Event) -> None:
-    """Update the state of one TI after the other, as tasks that start would; note the milliseconds."""
-    # Those of the batch under way, most likely.
+    """Update the state of one TI after the other, as starting tasks do, and record the milliseconds."""
+    # The run after the last one in the history, which most likely is in the current batch.
     of_next_run = """
         SELECT ti.id
         FROM dag_run AS run

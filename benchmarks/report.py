@@ -1,4 +1,4 @@
-"""Writes what was measured into the documents: each table between the markers of its name, under its source."""
+"""Writes the results into the documents: each table between its markers, with its source above it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from benchmarks.thresholds import thresholds
 
 _COMMANDS = {"loops": "bench", "scheduler": "bench-scheduler", "page": "bench-page", "repair": "bench-repair"}
 _BLOCK = re.compile(r"(<!-- generated: ((\w+)/.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-_BASELINES = {"dagbump": "update", "dagbump-index": "update-index"}  # the UPDATE of the same rows in the same database
+_BASELINES = {"dagbump": "update", "dagbump-index": "update-index"}  # an UPDATE of the same rows in the same database
 _NOTHING = "-"
-# From here on, what stands behind the point says nothing.
+# From here on, a fraction says nothing.
 _WHOLE, _WHOLE_MS = 10_000, 100
 
 
 def write(results: Mapping[str, Any], root: Path) -> None:
-    """Write the documents that have blocks, and the plots, into a checkout, or a folder like one."""
+    """Write the documents that have blocks, and the plots, into a checkout, or a directory like one."""
     for document in documents():
         text = fill(document.read_text(encoding="utf-8"), results)
         (root / document.relative_to(CHECKOUT)).write_text(text, encoding="utf-8")
@@ -38,7 +38,7 @@ def documents() -> list[Path]:
 
 
 def fill(document: str, results: Mapping[str, Any]) -> str:
-    """Put what was measured between the markers; leave the blocks of programs of which there are no results."""
+    """Fill the blocks of a document. A block stays as it is if there are no results of its program."""
 
     def block(found: re.Match[str]) -> str:
         start, name, program, end = found.groups()
@@ -53,7 +53,7 @@ def fill(document: str, results: Mapping[str, Any]) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """Write a table, its first columns set to the left, the others to the right."""
+    """Return a table with its first columns aligned left, and the others right."""
     rows = list(rows)
     if not rows:
         return "Not measured.\n"
@@ -97,7 +97,7 @@ def _times(fleets: Sequence[FleetCosts]) -> str:
 
 
 def _time(contenders: Mapping[str, Cost], name: str) -> str:
-    """Write a time, and what it is to the baseline, or how much of it verifying takes, where there is such a thing."""
+    """Return a time, with the ratio to its baseline, or the part that verify_integrity takes, if there is one."""
     cost, baseline = contenders.get(name), contenders.get(_BASELINES.get(name, ""))
     if cost is None:
         return _NOTHING
@@ -131,7 +131,7 @@ def _memory_saved(results: Loops) -> str:
         )
         if fleet.runs == LOOP_RUNS and before and after:
             figures = (before.kept, after.kept, before.kept - after.kept)
-            rows.append((str(fleet), *map(_kilobytes, figures), f"{1 - after.kept / before.kept:.3%}"))
+            rows.append((str(fleet), *map(_kilobytes, figures), f"{1 - after.kept / before.kept:.4%}"))
     return _table(("Runs x TIs", "Before, kB", "After, kB", "Saved, kB", "Saved"), rows)
 
 

@@ -1,4 +1,4 @@
-"""All that the programs find out, and the JSON files that keep it."""
+"""The results of the programs, and the JSON files that keep them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydantic import TypeAdapter
 
 from benchmarks.plan import Shape
 
-# A value in JSON with at most one level inside: what a contender's loop costs, say.
+# A JSON value with at most one level inside, for example the cost of a contender.
 _SHALLOW = re.compile(r"[\[{](?:[^][{}]|[\[{][^][{}]*[\]}])*[\]}]")
 
 
 def figure(value: float) -> float:
-    """Cut a figure to what was measured."""
+    """Round to six digits; the clock does not give more."""
     return float(f"{value:.6g}")
 
 
@@ -42,42 +42,42 @@ class Spread:
 class Touched:
     """What a loop did to the server."""
 
-    statements: int  # what the client sent, without BEGIN and COMMIT; the server's own count
-    buffers: int  # pages of 8 kB that they looked at, in shared buffers or not
-    wal_bytes: int  # what was written to the write-ahead log, the commit included
+    statements: int  # sent by the client, without BEGIN and COMMIT, as the server counts them
+    buffers: int  # pages of 8 kB that they read, from shared buffers or not
+    wal_bytes: int  # written to the write-ahead log, including the commit
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a loop makes of Python's memory."""
+    """How much of Python's memory a loop uses."""
 
-    kept: int  # bytes that are held when its work is done, before the result of it is let go
-    peak: int  # bytes that were held at most
-    tis_loaded: int  # task instances that have become Python objects, or rows
+    kept: int  # bytes still in use at the end of the loop, before its result is released
+    peak: int  # bytes
+    tis_loaded: int  # TIs that became Python objects
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a contender's loop costs, in one fleet."""
+    """The cost of a contender's loop in one fleet."""
 
-    ms: Spread  # milliseconds from its first statement to the end of its commit
-    rounds: tuple[float, ...]  # the median of these, round by round
-    verify_ms: float  # the median of what Airflow's verify_integrity, and reading the DAG for it, took of them
+    ms: Spread  # from the first statement to the end of the commit
+    rounds: tuple[float, ...]  # the median of each round, in ms
+    verify_ms: float  # of these, Airflow's verify_integrity and reading the DAG for it; median
     touched: Touched
-    memory: Memory | None  # None where it was not traced
-    stale: int  # TIs that it left stale
+    memory: Memory | None  # None: not traced
+    stale: int  # TIs that are stale after the loop
 
     def times(self, other: Cost) -> float:
-        """Return how many times what another contender takes, as the median of the ratios of each round.
+        """Return the ratio to another contender: the median of the ratios of each round.
 
-        The speed of a machine drifts; within a round it is the same for all. A slow contender has fewer rounds.
+        The speed of a machine drifts, but within a round it is the same for all. A slow contender has fewer rounds.
         """
         return statistics.median(mine / theirs for mine, theirs in zip(self.rounds, other.rounds, strict=False))
 
 
 @dataclass(frozen=True, order=True)
 class FleetCosts(Shape):
-    """What a loop of each contender costs in this fleet."""
+    """The cost of each contender's loop in this fleet."""
 
     contenders: dict[str, Cost]
 
@@ -91,12 +91,12 @@ _NAMES = {
 
 
 def names(fleets: Iterable[FleetCosts]) -> list[str]:
-    """Return the contenders of these fleets, in the order in which they are measured."""
+    """Return the contenders of these fleets, in the order of the plan."""
     return list(dict.fromkeys(name for fleet in fleets for name in fleet.contenders))
 
 
 def name_of(contender: str) -> str:
-    """Return how documents and plots call a contender."""
+    """Return the name of a contender in documents and plots."""
     return _NAMES.get(contender, contender.replace("stock-", "Airflow "))
 
 
@@ -104,45 +104,45 @@ def name_of(contender: str) -> str:
 class LifeCycles:
     """Life cycles of TIs per second."""
 
-    fleet: Shape  # beside which they were measured
+    fleet: Shape  # in the same tables
     without_index: Spread
     with_index: Spread
-    lost: Spread  # the share that the index costs, by pairs of neighbouring runs: 0.03 is 3 %
-    lost_error: float  # how far the median of the pairs may be off (its standard error)
+    lost: Spread  # the share that the index costs, pair by pair; 0.03 is 3 %
+    lost_error: float  # the standard error of its median
 
 
 @dataclass(frozen=True)
 class Loops:
-    """The part of a scheduler's loop that is about versions."""
+    """The results of `make bench`."""
 
     machine: dict[str, Any]
-    seconds: int  # how long the benchmark took
-    steady: list[FleetCosts]  # the loop in which nothing changed
-    version_change: list[FleetCosts]  # the loop after a version change
-    life_cycles: LifeCycles  # what the index costs the rest
+    seconds: int  # that the benchmark took
+    steady: list[FleetCosts]  # loops in which nothing changed
+    version_change: list[FleetCosts]  # loops after a version change
+    life_cycles: LifeCycles  # the cost of the index for everybody else
 
 
 @dataclass(frozen=True)
 class WholeLoop:
-    """What a whole loop took, in one fleet; milliseconds are medians."""
+    """A whole loop in one fleet. Milliseconds are medians."""
 
     fleet: str  # runs x TIs
     loop: str  # "steady" or "version change"
     who: str  # "stock-RELEASE" or "plugin-RELEASE"
     ms: float
-    version_ms: float  # of which bumping, verifying, and looking DAGs and their versions up
-    statements: int  # what such a loop sends, examining included
-    peak: float | None  # bytes that Python held at most; None where it was not traced
-    count: int  # of how many loops
+    version_ms: float  # of these, to bump, to verify, and to look up DAGs and their versions
+    statements: int  # sent by the loop, including those that examine the runs
+    peak: float | None  # of Python's memory, in bytes; None: not traced
+    count: int  # of loops
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """Stock Airflow beside Airflow with the plugin."""
+    """The results of `make bench-scheduler`."""
 
     machine: dict[str, Any]
-    version_work: dict[str, dict[str, dict[str, Cost]]]  # by what the version brings, by fleet, by contender
-    look: dict[str, dict[str, Cost]]  # for missing tasks: by fleet, by one of `LOOKS` and release
+    version_work: dict[str, dict[str, dict[str, Cost]]]  # by what a version brings, fleet, contender
+    look: dict[str, dict[str, Cost]]  # the look for missing tasks, by fleet, then by DAGs and release
     loops: list[WholeLoop]
 
     def each_version_work(self) -> Iterator[tuple[str, str, dict[str, Cost]]]:
@@ -150,7 +150,7 @@ class Scheduler:
             yield from ((kind, fleet, costs) for fleet, costs in fleets.items())
 
     def pairs(self) -> Iterator[tuple[str, WholeLoop, WholeLoop]]:
-        """Pair what stock and plugin took, with their release."""
+        """Pair stock and plugin, with their release."""
         by = {(each.loop, each.fleet, each.who): each for each in self.loops}
         for (loop, fleet, who), stock in by.items():
             if who.startswith("stock-"):
@@ -160,10 +160,10 @@ class Scheduler:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a table, by the titles of its columns."""
+    """The results of the other programs: the rows of a table, by column title."""
 
     machine: dict[str, Any]
-    rows: list[dict[str, float | str]]
+    rows: list[dict[str, int | float | str]]
 
 
 _FILES: dict[str, tuple[str, type[Any]]] = {
@@ -175,13 +175,13 @@ _FILES: dict[str, tuple[str, type[Any]]] = {
 
 
 def load(directory: Path) -> dict[str, Any]:
-    """Read what the programs have kept there."""
+    """Read the results that are in this directory, by program."""
     files = {program: (directory / name, TypeAdapter(kind)) for program, (name, kind) in _FILES.items()}
     return {name: kind.validate_json(file.read_bytes()) for name, (file, kind) in files.items() if file.exists()}
 
 
 def save(program: str, results: object, directory: Path) -> None:
-    """Write a line for each contender in each fleet, where JSON's own layout would take one for each figure."""
+    """Write one line per contender and fleet; JSON's own layout would be one line per figure."""
     name, kind = _FILES[program]
     text = TypeAdapter(kind).dump_json(results, indent=1).decode()
     text = _SHALLOW.sub(lambda found: re.sub(r"\n *", " ", found[0]), text)

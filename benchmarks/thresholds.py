@@ -1,4 +1,4 @@
-"""The thresholds: what dagbump promises of its speed, held against what was measured."""
+"""The thresholds: what dagbump promises about its speed, and whether the results keep it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from benchmarks.results import FleetCosts, Loops, Scheduler
 
 _TO_SELECT_ONE, _LARGEST_TO_SMALLEST = 5.0, 1.2  # steady loops with the index
 _TO_STOCK = {500: 1 / 4, 10_000: 1 / 2}  # steady loops without it
-_LARGE_RUN = 500  # TIs; of smaller runs much of the time is the round trips'
+_LARGE_RUN = 500  # TIs; in smaller runs, round trips take much of the time
 _TO_UPDATE_SMALL, _TO_UPDATE = 1.5, 1.15  # loops after a version change
 _KEPT = {"steady": 20_000, "version change": 50_000}  # bytes, of a loop of 20 runs
 _LIFE_CYCLE_LOSS_PERCENT = 5.0
-_PLUGIN_TO_UPDATE = {NOTHING: 1.3, A_TASK: 1.6}  # by what a version brings
+_PLUGIN_TO_UPDATE = {NOTHING: 1.3, A_TASK: 1.6}  # by what a new version brings
 _LOOK_MS = 50.0
 _GOAL, _STATEMENTS = ("20 x 20", "3.3.2"), 72  # a fleet as most people have it
 
-# With their baselines.
+# dagbump, its baseline, and its name in a sentence.
 _VARIANTS = (("dagbump", "update", "without the index"), ("dagbump-index", "update-index", "with the index"))
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """One promise, one measurement."""
+    """One promise and one measurement."""
 
     promise: str
-    where: str  # of which fleet
-    limit: float  # the most that is allowed
+    where: str  # the fleet
+    limit: float  # the highest value that is allowed
     measured: float
     unit: str = "x"  # of both
-    robust: bool = False  # whether it holds on any machine, however busy: it counts something, and is no timing
+    robust: bool = False  # a count, not a time: it holds on any machine, however busy
 
     @property
     def held(self) -> bool:
@@ -40,7 +40,7 @@ class Threshold:
 
 
 def thresholds(results: Any) -> Iterator[Threshold]:
-    """Hold every promise against what was measured, as far as it was."""
+    """Compare every promise with the results, as far as there are results."""
     if isinstance(results, Loops):
         fleets = [[fleet for fleet in costs if fleet.runs == LOOP_RUNS] for costs in _kinds(results).values()]
         yield from _steady(fleets[0])
@@ -81,7 +81,7 @@ def _version_change(fleets: Sequence[FleetCosts]) -> Iterator[Threshold]:
 
 
 def _counts(kind: str, fleets: Sequence[FleetCosts]) -> Iterator[Threshold]:
-    """Hold what is counted, the worst of all fleets, against the promises."""
+    """Compare the counts of the worst fleet with the promises."""
     for name, _, variant in _VARIANTS:
         where = f"{kind}, {variant}, all fleets"
         costs = [fleet.contenders[name] for fleet in fleets]
