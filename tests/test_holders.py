@@ -30,6 +30,8 @@ from support.processes import DAGBUMP, command
 from support.server import libpq
 from support.waits import until_waiting_for_lock
 
+pytestmark = [pytest.mark.server, pytest.mark.tables]
+
 Connection = psycopg.Connection[Any]
 Row = dict[str, Any]
 
