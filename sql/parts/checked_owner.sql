@@ -23,7 +23,7 @@ RETURN NEXT;
 
 item := 'owner''s rights';
 @include:rights_missing@
--- The owner may take rights away from himself, and REASSIGN or a restore may.
+-- The owner can REVOKE its own rights, and REASSIGN OWNED or a restore can remove them.
 SELECT pg_catalog.string_agg(statement.text, ' ' ORDER BY statement.text) INTO missing
 FROM (
     SELECT pg_catalog.format('GRANT USAGE ON SCHEMA dagbump TO %I;', pg_catalog.pg_get_userbyid(owner)) AS text

@@ -17,7 +17,7 @@ SELECT
             )
     END,
     CASE
-        -- A hundred pages: a smaller table is read as fast without them.
+        -- 100 pages. A smaller table is read just as fast without statistics.
         WHEN pg_catalog.pg_relation_size(tis) >= 819200 AND NOT EXISTS (
             SELECT FROM pg_catalog.pg_stats AS stats
             WHERE stats.schemaname::text = airflow_schema AND stats.tablename::text = 'task_instance'
