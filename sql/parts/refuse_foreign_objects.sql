@@ -1,5 +1,5 @@
 -- Takes: findings, owner.
--- Refuses a schema dagbump that is not that role's, and what is in it that is not ours.
+-- Raises an error if schema dagbump does not belong to that role, or holds something that dagbump did not create.
 IF EXISTS (
     SELECT FROM pg_catalog.pg_namespace AS namespace
     WHERE namespace.nspname::text = 'dagbump' AND namespace.nspowner <> owner

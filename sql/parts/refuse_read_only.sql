@@ -1,5 +1,5 @@
 -- Takes: nothing.
--- Refuses to begin what PostgreSQL would end with an error that says nothing of the way out.
+-- Raises an error in a read-only transaction. PostgreSQL's own error would not say what to do.
 IF pg_catalog.current_setting('transaction_read_only')::boolean THEN
     RAISE EXCEPTION 'this transaction is read-only, and nothing can be written in it'
         USING ERRCODE = 'read_only_sql_transaction',
