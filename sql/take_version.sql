@@ -4,9 +4,9 @@
 -- lock_timeout can be set for one function, and its exception block releases the locks.
 -- Its plans are made under the settings of bump, which calls it.
 --
--- Locks: NO KEY UPDATE on one stale TI of the run, if at least one is not locked; then
--- KEY SHARE on the dag_version row. Both are SKIP LOCKED. If the row cannot be locked,
--- the lock on the TI is released. SKIP LOCKED waits in one case. A transaction has
+-- Locks: NO KEY UPDATE on one stale TI of the run, unless to_verify is true. If all are
+-- locked, it ends there. Then KEY SHARE on the dag_version row. Both are SKIP LOCKED. If
+-- the row cannot be locked, the lock on the TI is released. SKIP LOCKED waits in one case. A transaction has
 -- updated the row without changing its key, and then has locked it FOR UPDATE or deleted
 -- it. PostgreSQL then locks the version of the row that others see, follows the chain of
 -- updates to the newest version, and waits there. lock_timeout limits that wait to 1 ms;

@@ -70,8 +70,8 @@ Answers one row for each of these runs that is running:
                   for a backfill, or for a run without a logical date.
   restored_tasks  tasks of removed TIs that the latest version has, including those in missing_tasks:
                   verify_integrity restores these TIs. For a mapped task it restores those whose index
-                  fits. A removed TI beside others that are not removed most often has an index too
-                  many, and stays removed.
+                  fits. A removed TI beside others that are not removed usually has a surplus
+                  index, and stays removed.
   vanished_tasks  tasks of unfinished TIs that the latest version does not have
   has_mapped      the latest version has a mapped task or a mapped task group, or, from Airflow 3.4 on, a
                   TI of the run has a map index. verify_integrity then also compares the indexes of the
