@@ -35,8 +35,8 @@ BEGIN
             IF SQLERRM OPERATOR(pg_catalog.=) 'invalid transaction termination' THEN
                 RAISE EXCEPTION 'dagbump.repair commits after each batch, which PostgreSQL does not allow here'
                     USING ERRCODE = 'invalid_transaction_termination',
-                    HINT = 'CALL it outside of a transaction block (BEGIN, or a driver that is not in autocommit), '
-                    'and by itself; or use the command line: dagbump repair.';
+                    HINT = 'CALL it outside of a transaction block (no BEGIN; autocommit in a driver), and send no other '
+                    'statement with it; or use the command line: dagbump repair.';
             END IF;
     END;
 
@@ -64,7 +64,7 @@ BEGIN
             unverified := unverified OPERATOR(pg_catalog.+) batch.unverified_runs;
             IF batch.task_instances OPERATOR(pg_catalog.>) 0 THEN
                 RAISE NOTICE
-                    'dagbump.repair: % task instances moved; % of % runs done with',
+                    'dagbump.repair: % task instances moved; % of % runs finished',
                     moved, next_run OPERATOR(pg_catalog.-) 1, pg_catalog.cardinality(ids);
             END IF;
         END LOOP;
@@ -73,8 +73,8 @@ BEGIN
     END LOOP;
 
     RAISE NOTICE
-        'dagbump.repair: done: % task instances moved; % left that other transactions hold; % runs left to Airflow, '
-        'whose verify_integrity is due',
+        'dagbump.repair: done: % task instances moved; % left, locked by another transaction; % runs left to '
+        'Airflow because verify_integrity is due',
         moved, locked, unverified;
 END
 $repair$;

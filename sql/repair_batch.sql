@@ -43,7 +43,7 @@ BEGIN
     @include:check_dag_run_ids@
     IF batch_size IS NULL OR batch_size < 1 THEN
         RAISE EXCEPTION 'batch_size must be 1 or more, and is %', coalesce(batch_size::text, 'NULL')
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'At most so many task instances are moved between two COMMITs.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'At most this many task instances are moved between two COMMITs.';
     END IF;
     looked_at := 0;
     task_instances := 0;
