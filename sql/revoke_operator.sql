@@ -18,7 +18,7 @@ BEGIN
     IF role = pg_catalog.pg_get_userbyid(owner)::text THEN
         RAISE EXCEPTION 'dagbump belongs to %, whose rights are not taken away', role
             USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'What works as the owner, dagbump.bump for one, would end with an error.';
+            HINT = 'dagbump.bump and the other functions run as the owner, and would fail without its rights.';
     END IF;
 
     EXECUTE pg_catalog.format('REVOKE ALL ON ALL ROUTINES IN SCHEMA dagbump FROM %I', role);
@@ -52,7 +52,7 @@ BEGIN
     CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
     WHERE pg_catalog.pg_get_userbyid(acl.grantee)::text = revoke_operator.role AND acl.grantee <> 0::oid;
     IF grants IS NOT NULL THEN
-        RAISE WARNING 'the role % still has what others granted: %', role, grants
+        RAISE WARNING 'the role % still has rights that other roles granted: %', role, grants
             USING HINT = 'As a superuser, or a member of these roles: ' || statements;
     END IF;
 
@@ -75,7 +75,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles AS found WHERE found.rolname::text = revoke_operator.role AND found.rolsuper) THEN
         RAISE NOTICE 'the role % is a superuser, and may do everything', role;
     ELSIF sources IS NOT NULL THEN
-        RAISE NOTICE 'the role % still has what these have, of which it is a member: %', role, sources;
+        RAISE NOTICE 'the role % still has the rights of these, as a member: %', role, sources;
     END IF;
 END
 $revoke_operator$;

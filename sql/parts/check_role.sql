@@ -15,7 +15,7 @@ IF NOT EXISTS (
     END IF;
     RAISE EXCEPTION 'there is no role %', pg_catalog.quote_literal(role)
         USING ERRCODE = 'undefined_object',
-        HINT = 'The name is taken to the letter, with its capitals and without quotes; CREATE ROLE makes one.';
+        HINT = 'Give the exact name, with its capitals and without quotes. CREATE ROLE creates a role.';
 END IF;
 -- A GRANT by a role without these rights can end with a warning only.
 IF NOT pg_catalog.pg_has_role(owner, 'USAGE') THEN
