@@ -4,8 +4,8 @@ SELECT
     found.ours AND found.fits AND (found.valid OR found.building),
     CASE
         WHEN NOT found.ours THEN pg_catalog.format(
-            'Something in schema %I is named dagbump_ti_unfinished and is not the optional index. Look what it is, and drop '
-            'or rename it.', airflow_schema
+            'Something in schema %I is named dagbump_ti_unfinished and is not the optional index. Find out what it is, and '
+            'drop or rename it.', airflow_schema
         )
         WHEN NOT found.fits THEN 'Airflow''s tables have changed since it was built: it also holds past tries. '
             'Run `dagbump upgrade`, which builds it anew.'

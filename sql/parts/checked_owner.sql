@@ -12,8 +12,8 @@ detail := CASE
         pg_catalog.pg_get_userbyid(airflow_owner), pg_catalog.pg_get_userbyid(owner)
     )
     WHEN findings IS NOT NULL THEN findings || pg_catalog.format(
-        '. What is dagbump''s, give back: ALTER ROUTINE … OWNER TO %1$I; ALTER TABLE … OWNER TO %1$I; what is not, drop or '
-        'rename.', pg_catalog.pg_get_userbyid(owner)
+        '. Give back what is dagbump''s: ALTER ROUTINE … OWNER TO %1$I; ALTER TABLE … OWNER TO %1$I; drop or rename the '
+        'rest.', pg_catalog.pg_get_userbyid(owner)
     )
     ELSE pg_catalog.format(
         'all in schema dagbump belongs to %s, as Airflow''s tables do', pg_catalog.pg_get_userbyid(owner)
