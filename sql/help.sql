@@ -42,7 +42,7 @@ BEGIN
 
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no help on %', topic
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'SELECT dagbump.help(); lists what there is.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'SELECT dagbump.help(); lists the topics.';
     END IF;
 END
 $help$;

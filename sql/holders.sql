@@ -56,7 +56,7 @@ BEGIN
     ELSIF pg_catalog.current_setting('transaction_read_only')::boolean THEN
         RAISE EXCEPTION 'holders cannot look in a read-only transaction'
             USING ERRCODE = 'read_only_sql_transaction',
-            HINT = 'It writes nothing, but tries locks, and gives them back; use a transaction that is READ WRITE.';
+            HINT = 'It writes nothing, but it tries row locks and releases them. Use a READ WRITE transaction.';
     END IF;
 
     FOR run IN

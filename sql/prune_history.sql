@@ -23,7 +23,7 @@ BEGIN
     EXCEPTION
         WHEN datetime_field_overflow THEN
             RAISE EXCEPTION 'keep goes back further than a timestamp can: %', keep
-                USING ERRCODE = 'invalid_parameter_value', HINT = 'Nothing that is recorded is as old.';
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'No record is that old.';
     END;
 
     DELETE FROM dagbump.history AS history

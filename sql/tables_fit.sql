@@ -28,7 +28,7 @@ BEGIN
     IF missing IS NOT NULL THEN
         RAISE EXCEPTION 'Airflow''s tables have changed since dagbump was installed for those of Airflow %; missing: %',
             @airflow_releases_literal@, missing
-            USING ERRCODE = 'DBU02', HINT = 'Run: dagbump upgrade, which looks at them, and mends this or says what to do.';
+            USING ERRCODE = 'DBU02', HINT = 'Run: dagbump upgrade. It installs the functions for these tables, or says what to do.';
     END IF;
     RETURN TRUE;
 END

@@ -52,7 +52,7 @@ BEGIN
 
     @include:tables_not_plain@
     IF findings IS NOT NULL THEN
-        RAISE EXCEPTION 'in schema "%" these are no plain tables, but partitioned, inherited or views: %', airflow_schema, findings
+        RAISE EXCEPTION 'in schema "%" these are not plain tables, but partitioned, inherited or views: %', airflow_schema, findings
             USING ERRCODE = 'DBU02', HINT = 'dagbump serves the tables that airflow db migrate makes.';
     END IF;
 

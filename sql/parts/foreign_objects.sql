@@ -65,7 +65,7 @@ FROM relation
 JOIN pg_catalog.pg_index AS index ON index.indrelid = relation.oid
 WHERE index.indexprs IS NOT NULL OR index.indpred IS NOT NULL
 UNION ALL
-SELECT relation.called || ' has a column of a type of somebody''s own'
+SELECT relation.called || ' has a column whose type is not in pg_catalog'
 FROM relation
 JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = relation.oid AND attribute.attnum > 0
 JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
@@ -80,7 +80,7 @@ FROM function
 WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
     !~ '^(NULL::["a-z ]+([[][]])?|true|false|[0-9]+)(, (NULL::["a-z ]+([[][]])?|true|false|[0-9]+))*$'
 UNION ALL
-SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
+SELECT function.called || ' has an argument, or a column of its answer, whose type is not in pg_catalog'
 FROM function
 CROSS JOIN LATERAL pg_catalog.unnest(
     -- array_append instead of ||, because an operator || of another role may be an exact match.
