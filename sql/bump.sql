@@ -143,8 +143,8 @@ BEGIN
         -- 7. Lock the TIs that are free, move them, and record it.
         @include:move_stale@
 
-        -- An unverified run whose dag_version row is locked, and that has no stale TI, gets no row. A row that says
-        -- needs_verify = false would say that nothing is due.
+        -- An unverified run whose dag_version row is locked, and that has no stale TI, gets no row, because a row with
+        -- needs_verify = false would mean that nothing is due.
         IF bumped > 0 OR locked > 0 OR needs_verify OR (report_all AND run.verified) THEN
             RETURN NEXT;
         END IF;

@@ -62,7 +62,7 @@ BEGIN
     FOR run IN
         @include:judged_runs@
     LOOP
-        -- 1. Find the TIs that bump would move.
+        -- 1. Count the stale TIs of the run.
         @include:count_stale@
         IF stale = 0 THEN
             CONTINUE;
@@ -84,7 +84,7 @@ BEGIN
         FROM @airflow_schema@.dag_version AS version
         WHERE version.id = run.dag_version_id;
 
-        -- 3. Try the locks. The error rolls back to before them and so releases them.
+        -- 3. Try the locks. The error at the end rolls back and so releases them.
         free := NULL;
         version_taken := TRUE;
         IF doubtful IS NOT NULL OR version_doubtful THEN
@@ -120,7 +120,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- 4. Find the transactions. pg_stat_activity would repeat what it has shown before in this transaction.
+    -- 4. Find the transactions. Without the clear, pg_stat_activity repeats what it has shown before in this
+    -- transaction.
     PERFORM pg_catalog.pg_stat_clear_snapshot();
     RETURN QUERY
     WITH thing AS MATERIALIZED (

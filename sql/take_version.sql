@@ -6,11 +6,12 @@
 --
 -- Locks: NO KEY UPDATE on one stale TI of the run, unless to_verify is true. If all are
 -- locked, it ends there. Then KEY SHARE on the dag_version row. Both are SKIP LOCKED. If
--- the row cannot be locked, the lock on the TI is released. SKIP LOCKED waits in one case. A transaction has
--- updated the row without changing its key, and then has locked it FOR UPDATE or deleted
--- it. PostgreSQL then locks the version of the row that others see, follows the chain of
--- updates to the newest version, and waits there. lock_timeout limits that wait to 1 ms;
--- after it, the row counts as locked.
+-- the row cannot be locked, the lock on the TI is released.
+--
+-- SKIP LOCKED waits in one case. A transaction has updated the row without changing its
+-- key, and then has locked it FOR UPDATE or deleted it. PostgreSQL then locks the version
+-- of the row that others see, follows the chain of updates to the newest version, and
+-- waits there. lock_timeout limits that wait to 1 ms. After it, the row counts as locked.
 
 CREATE OR REPLACE FUNCTION dagbump.take_version(
     dag_version_id uuid,

@@ -62,8 +62,8 @@ BEGIN
         );
         has_mapped := has_mapped OR has_dynamic_group;
 
-        -- If any task has an unknown shape, or the DAG has a loop, answer NULL. Which tasks of a loop have TIs depends
-        -- on its progress.
+        -- If any task has an unknown shape, or the DAG has a loop, task_ids is NULL. Which tasks of a loop have TIs
+        -- depends on its progress.
         task_ids := coalesce(task_ids, '{}');
         IF pg_catalog.cardinality(task_ids) <> tasks OR pg_catalog.array_position(task_ids, NULL) IS NOT NULL
             OR (has_dynamic_group AND pg_catalog.jsonb_path_exists(dag, '$.task_group.**.loop.gate_task_id'::jsonpath)) THEN

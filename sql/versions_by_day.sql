@@ -1,6 +1,6 @@
 -- dagbump.versions_by_day: counts the versions that each DAG got, day by day.
 --
--- For the page in Airflow's UI, which shows in it the DAGs that get a version with every parse. It reads only
+-- For the page in Airflow's UI, where it shows which DAG gets a version with every parse. It reads only
 -- dag_version. It locks nothing and runs on a hot standby.
 
 CREATE OR REPLACE FUNCTION dagbump.versions_by_day(

@@ -17,7 +17,7 @@ IF NOT EXISTS (
         USING ERRCODE = 'undefined_object',
         HINT = 'Give the exact name, with its capitals and without quotes. CREATE ROLE creates a role.';
 END IF;
--- A GRANT by a role without these rights can end with a warning only.
+-- Without this check, a GRANT by another role could end with a warning only.
 IF NOT pg_catalog.pg_has_role(owner, 'USAGE') THEN
     RAISE EXCEPTION 'the role % cannot hand out what belongs to %', CURRENT_USER, pg_catalog.pg_get_userbyid(owner)
         USING ERRCODE = 'insufficient_privilege',

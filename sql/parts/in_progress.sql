@@ -1,6 +1,6 @@
 -- Takes: alone (transaction), next_transaction.
 -- True while that transaction, or the one that it is a subtransaction of, is in progress. A 32-bit xid is
--- extended to the 64-bit xid nearest to the next one. Xids 0 to 2 are reserved.
+-- extended to the 64-bit xid nearest to next_transaction. Xids 0 to 2 are reserved.
 CASE
     WHEN @include:whole_number@ < 3 THEN FALSE
     ELSE pg_catalog.pg_xact_status((@include:whole_number@)::text::xid8) = 'in progress'

@@ -1,7 +1,7 @@
 -- Takes: ids, dag_ids, examined_only.
 -- The running DAG runs, one row each, with the latest version of the DAG and the reason why a run is not examined.
--- This is the only definition of "examined". limited_runs repeats it, because it has to stop at a limit;
--- a test compares the two.
+-- The definition of "examined" is here. limited_runs repeats it, because it has to stop at a limit; a test compares
+-- the two.
 --
 --   obstacle   NULL for an examined run, otherwise the reason: pinned, paused, stale_dag, not_due, no_version,
 --              no_serialized_dag. With examined_only, these runs are left out.
@@ -25,7 +25,7 @@ FROM (
     SELECT
         running.*,
         CASE
-            -- Airflow tests whether bundle_version is true in Python: '' counts as NULL.
+            -- Airflow tests the truth value of bundle_version, so '' counts as NULL.
             WHEN running.bundle_version::text <> '' THEN 'pinned'
             -- Both columns are nullable up to Airflow 3.1. Airflow examines a run only if they are false.
             WHEN dag.dag_id IS NOT NULL AND dag.is_paused IS NOT FALSE THEN 'paused'

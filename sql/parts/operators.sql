@@ -1,5 +1,5 @@
 -- Takes: nothing.
--- The roles that were granted, each by its own name, everything that an operator is granted.
+-- The roles to which everything that an operator needs was granted directly, not through another role.
 SELECT role.rolname::text AS name, role.oid
 FROM pg_catalog.pg_roles AS role
 WHERE role.oid IN (
