@@ -210,7 +210,7 @@ Arguments
 
 If client_addr, state and xact_start are NULL for sessions of other roles, have a superuser GRANT
 pg_read_all_stats to the owner of Airflow''s tables.
-To end a transaction: SELECT pg_terminate_backend(pid); but first find out what it does.
+To end a transaction: SELECT pg_terminate_backend(pid); but first find out what that session does.
 
 Locks: those of bump, SKIP LOCKED, on rows that may be locked, for milliseconds. A bump at the same time
 may count one of them in "locked". It waits for no row lock, writes nothing, and keeps no lock.

@@ -64,7 +64,7 @@ BEGIN
             unverified := unverified OPERATOR(pg_catalog.+) batch.unverified_runs;
             IF batch.task_instances OPERATOR(pg_catalog.>) 0 THEN
                 RAISE NOTICE
-                    'dagbump.repair: % task instances moved; % of % runs finished',
+                    'dagbump.repair: % task instances moved; % of % runs done',
                     moved, next_run OPERATOR(pg_catalog.-) 1, pg_catalog.cardinality(ids);
             END IF;
         END LOOP;
@@ -96,7 +96,7 @@ Airflow''s scheduler. Afterwards SELECT * FROM dagbump.preview(); shows what is 
 You can cancel it at any moment and call it again: what is committed stays, and the next call does the
 rest. Several calls at once share the work. Each batch is recorded in dagbump.history.
 
-It runs with the rights of the caller, who needs EXECUTE on it, on dagbump.repairable and on
+It runs with the rights of the caller, which needs EXECUTE on it, on dagbump.repairable and on
 dagbump.repair_batch. A superuser should SET ROLE to the owner first.
 Locks: NO KEY UPDATE on the task instances of a batch and KEY SHARE on their dag_version rows, until the
 COMMIT. It waits for no row lock. statement_timeout applies to the whole CALL.

@@ -102,11 +102,11 @@ COMMENT ON FUNCTION dagbump.repair_batch(bigint[], integer) IS
 
 Goes through the runs in the given order, until batch_size task instances are moved. It moves only what
 dagbump.repair may move, whatever runs are named. Answers one row:
-  looked_at              how many of the runs are finished, from the first; go on with the next
+  looked_at              how many of the runs are done, from the first; go on with the next
   task_instances         how many were moved
-  moved_runs             the runs of these; the next batch may go on with the last of them
-  locked_task_instances  stale ones in finished runs that another transaction has locked
-  locked_runs            the runs of these
+  moved_runs             the runs that they are in; the next batch may go on with the last of them
+  locked_task_instances  how many stale ones another transaction has locked, in the runs that are done
+  locked_runs            the runs that they are in
   unverified_runs        how many runs are left to Airflow, because verify_integrity is due
 Locks and errors: as dagbump.bump; also 22023 if batch_size is NULL or less than 1, or if dag_run_ids
 contains NULL or is an array of arrays.';

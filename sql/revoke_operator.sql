@@ -95,6 +95,6 @@ statements that take them back. It also keeps what it has as a member of another
 a NOTICE names that. A second call changes nothing.
 DROP ROLE works only after this has been done in each database where the role is an operator.
 Errors: 22023 if role is NULL, PUBLIC or the owner; 42704 if there is no such role; 42501 if the caller
-may not revoke; 2BP01 if the role has granted its rights to others.';
+may not revoke; 2BP01 if the role has granted its rights to other roles.';
 
 REVOKE ALL ON FUNCTION dagbump.revoke_operator(text) FROM PUBLIC;

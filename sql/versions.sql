@@ -149,7 +149,8 @@ many versions.
                        airflow db clean may delete them after bump has moved these TIs.
   running_runs_behind  examined runs that have stale TIs: SELECT dagbump.help(''bump'');
 Other old versions are kept by finished TIs, until airflow db clean deletes these, and by TIs of runs
-that bump does not examine.
+that bump does not examine. In Airflow 3.0, airflow db clean deletes such a version and its TIs. In 3.1
+and 3.2, it fails if a TI refers to a version that it would delete.
 
 It reads all of task_instance once, even with dag_ids, because a TI may refer to a version of another
 DAG. It uses an index on dag_version_id if there is one (Airflow 3.3) and it suits. On a big database

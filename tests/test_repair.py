@@ -111,7 +111,7 @@ class TestBatches:
         assert fleet.versions_of(tis) == list(tis.values())
         assert batches(fleet) == [4, 4, 4, 4, 3]
         assert [notice.split(":")[1].split()[0] for notice in notices[:-1]] == ["4", "8", "12", "16", "19"]
-        assert "12 task instances moved; 3 of 5 runs finished" in notices[2]
+        assert "12 task instances moved; 3 of 5 runs done" in notices[2]
         assert "done: 19 task instances moved; 0 left, locked by another transaction; 0 runs" in notices[-1]
 
     def test_more_runs_than_a_batch_looks_at(self, fleet: Fleet, caller: Connection) -> None:
