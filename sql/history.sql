@@ -4,7 +4,7 @@
 -- and no row without a move. A loop in which nothing changed writes none.
 --
 -- It has no default, trigger, foreign key or constraint except its primary key. So it
--- cannot contain code of somebody else, and its rows outlive the runs and versions that
+-- cannot contain code of another role, and its rows outlive the runs and versions that
 -- they name. Rows are only added, and removed by dagbump.prune_history. If there is a
 -- publication FOR ALL TABLES, PostgreSQL refuses to remove rows from a table without a
 -- primary key. The key is a uuid, so that rows of two databases can be merged and no

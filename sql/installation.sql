@@ -1,7 +1,7 @@
 -- dagbump.installation: records what the functions were rendered for, and by which release. One row.
 --
 -- The command line and the Airflow plugin compare it with what they find. The table has no default and no
--- trigger, and its check is a bare column. So it cannot contain code of somebody else, and an upgrade can
+-- trigger, and its check is a bare column. So it cannot contain code of another role, and an upgrade can
 -- verify that.
 
 CREATE TABLE IF NOT EXISTS dagbump.installation (

@@ -1,7 +1,7 @@
 -- dagbump.repairable: lists the runs that a repair goes through, and how much there is to do in each.
 --
--- dagbump.repair and the command line call it once, at the start of a repair. It reads
--- only and locks nothing. It reads every TI of the running runs, at most twice.
+-- dagbump.repair and the command line call it once, at the start of a repair. It writes
+-- and locks nothing. It reads every TI of the running runs, at most twice.
 
 CREATE OR REPLACE FUNCTION dagbump.repairable(dag_ids text[] DEFAULT NULL) RETURNS TABLE (
     dag_run_id bigint,

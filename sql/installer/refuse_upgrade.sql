@@ -43,11 +43,11 @@ BEGIN
         RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow %; missing: %',
             airflow_schema, @airflow_releases_literal@, missing
             USING ERRCODE = 'DBU02',
-            HINT = 'Look for a newer dagbump that knows this Airflow. A script is for the tables that --airflow-shape names.';
+            HINT = 'Look for a newer dagbump that knows this Airflow. A script of --sql fits only the tables that --airflow-shape names.';
     ELSIF findings IS NOT NULL THEN
         RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow %; of another type: %',
             airflow_schema, @airflow_releases_literal@, findings
-            USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow, or who has changed the column.';
+            USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow, or find out who has changed the column.';
     END IF;
 
     @include:tables_not_plain@

@@ -23,7 +23,7 @@ SELECT
             WHERE stats.schemaname::text = airflow_schema AND stats.tablename::text = 'task_instance'
         )
             THEN pg_catalog.format(
-                'task_instance holds %s and has never been analyzed, or when it was empty. ANALYZE %I.task_instance;',
+                'task_instance holds %s and has never been analyzed, or only when it was empty. ANALYZE %I.task_instance;',
                 pg_catalog.pg_size_pretty(pg_catalog.pg_relation_size(tis)), airflow_schema
             )
     END
