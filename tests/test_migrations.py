@@ -221,7 +221,7 @@ class TestRefusals:
         with pytest.raises(subprocess.CalledProcessError) as failed:
             run_client("psql", airflow_database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
         assert f"are not as in Airflow {other.label}; missing: " in failed.value.stderr
-        assert "A script is for the tables that --airflow-shape names" in failed.value.stderr
+        assert "fits only the tables that --airflow-shape names" in failed.value.stderr
         assert dump_schema(airflow_database) == before
 
     def test_tables_that_are_not_plain(self, airflow_database: URL) -> None:
