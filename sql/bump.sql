@@ -1,24 +1,24 @@
 -- dagbump.bump: moves the stale task instances (TIs) of the examined runs to the latest version of their DAG.
 --
--- For the scheduler, once per loop and in its transaction; for a person or a
--- cron job, in the safe form (caller_verifies => false).
+-- The scheduler calls it once per loop, in its own transaction. A person or a cron
+-- job calls it in the safe form (caller_verifies => false).
 --
--- Locks, and waits for none: NO KEY UPDATE on the TIs it moves; KEY SHARE on
--- the latest dag_version row, the lock that the foreign-key check of the update
--- takes. What another transaction holds is skipped and counted.
--- Writes task_instance.dag_version_id and updated_at, and a row per run in which
--- it moved something into dagbump.history, nothing else; where no TI is stale it
--- writes nothing at all, not even a row lock.
+-- Locks: NO KEY UPDATE on the TIs that it moves, and KEY SHARE on the latest
+-- dag_version row, which the foreign-key check of the update locks in the same way.
+-- Both use SKIP LOCKED. A row that another transaction has locked is left and counted.
+-- Writes: task_instance.dag_version_id and updated_at, and one row of dagbump.history
+-- for each run in which it moved something. If there is nothing to move or to verify,
+-- it writes nothing and takes no row lock.
 --
--- Operands are cast to text because PostgreSQL has no operator of its own for
--- varchar: for an exact match it would also take one that somebody put into
--- Airflow's schema.
+-- varchar columns are cast to text because pg_catalog has no operators for varchar.
+-- Without the cast, an operator for varchar that somebody created in Airflow's schema
+-- would be an exact match, and PostgreSQL would call it.
 --
--- The trap that caller_verifies is about: Airflow runs verify_integrity for a
--- run only while the latest version is on none of its TIs and TI-history rows
--- (DagRun.check_version_id_exists_in_dr). The first bump of a run takes that
--- sign away; unless the caller verifies in the same transaction, the TIs of
--- newly added tasks are never created.
+-- Why caller_verifies exists: Airflow runs verify_integrity for a run only while the
+-- latest version is on none of its TIs and none of their past tries
+-- (DagRun.check_version_id_exists_in_dr). The first bump of a run puts it on a TI. If
+-- the caller does not run verify_integrity in the same transaction, the TIs of newly
+-- added tasks are never created.
 
 CREATE OR REPLACE FUNCTION dagbump.bump(
     dag_run_ids bigint[] DEFAULT NULL,
@@ -40,7 +40,7 @@ CREATE OR REPLACE FUNCTION dagbump.bump(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 @include:settings@
 AS $bump$
--- In a query that has an alias "run", run is that; elsewhere it is the run under way.
+-- Inside a query, `run` is its alias; outside, it is the loop's record.
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := TRUE;
@@ -66,7 +66,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the runs with something to do.';
     END IF;
 
-    -- 1. A limit: which runs it leaves.
+    -- 1. With max_runs: choose the runs.
     IF max_runs IS NOT NULL THEN
         limited := coalesce((
             @include:limited_runs@
@@ -74,8 +74,8 @@ BEGIN
         ids := limited;
     END IF;
 
-    -- 2. The steady loop, with the index: what this lets pass, the next step judges. Where all runs are to be answered, the
-    -- next step looks for itself: from one snapshot, so that no version is answered for a run that was judged by another.
+    -- 2. With the optional index: find the runs that may have something to do. Step 3 judges them. With report_all,
+    -- step 3 uses the index itself, because a run must be judged and answered from one snapshot.
     SELECT TRUE, CASE
         WHEN NOT report_all THEN (
             @include:candidates@
@@ -92,7 +92,7 @@ BEGIN
         ids := candidates;
     END IF;
 
-    -- 3. Which runs have something to do.
+    -- 3. Find the runs that have something to do.
     FOR run IN
         @include:due_runs@
     LOOP
@@ -105,8 +105,8 @@ BEGIN
         locked := 0;
         needs_verify := NOT run.verified;
 
-        -- 4. The safe form: the first bump of a run is Airflow's to make; and where Airflow takes another version for the
-        -- latest, each bump is.
+        -- 4. The safe form leaves a run to Airflow if it is unverified, or if Airflow takes another version for the
+        -- latest.
         IF NOT bump.caller_verifies THEN
             IF run.any_stale AND NOT needs_verify THEN
                 needs_verify := @include:other_is_latest@;
@@ -121,8 +121,8 @@ BEGIN
             CONTINUE;
         END IF;
 
-        -- 5. Look again: while other runs were moved, a newer version may have landed, or the run have been pinned, paused,
-        -- ended. The next call sees to it.
+        -- 5. Judge the run again. While other runs were moved, a newer version may have landed, or the run may have
+        -- been pinned, paused or ended. The next call deals with it.
         ids := ARRAY[run.dag_run_id];
         IF NOT EXISTS (
             SELECT FROM (
@@ -133,18 +133,18 @@ BEGIN
             CONTINUE;
         END IF;
 
-        -- 6. Count. A TI on a higher version, whoever has put it there, is not stale.
+        -- 6. Count the stale TIs. A TI on a higher version_number is not stale, whoever put it there.
         stale := 0;
         older := NULL;
         IF run.any_stale THEN
             @include:count_stale@
         END IF;
 
-        -- 7. Lock what is free, move it, record it.
+        -- 7. Lock the TIs that are free, move them, and record it.
         @include:move_stale@
 
-        -- An unverified run whose version is locked, and that has no TI to count as locked, is in no answer: nobody may take
-        -- its silence for "nothing is due".
+        -- An unverified run whose dag_version row is locked, and that has no stale TI, gets no row, because a row with
+        -- needs_verify = false would mean that nothing is due.
         IF bumped > 0 OR locked > 0 OR needs_verify OR (report_all AND run.verified) THEN
             RETURN NEXT;
         END IF;
@@ -155,58 +155,60 @@ $bump$;
 COMMENT ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) IS
 'Moves the stale task instances of the examined DAG runs to the latest version of their DAG.
 
-One call does a whole scheduler loop.
+One call does the work of a whole scheduler loop.
 
   SELECT * FROM dagbump.bump();                                    every examined run, the safe form
   SELECT * FROM dagbump.bump(dag_ids => ''{etl}'');                  the runs of one DAG
   SELECT * FROM dagbump.bump(''{17,18}'', caller_verifies => true);  two runs; you call verify_integrity
 
 Words
-  TI          task instance
+  TI          task instance; a past try is not one
   latest      the dag_version of the DAG with the highest version_number
-  unfinished  state is NULL or not one of success, failed, skipped, upstream_failed, removed
+  unfinished  state is NULL, or is none of success, failed, skipped, upstream_failed, removed
   stale       an unfinished TI whose dag_version_id IS DISTINCT FROM latest
   examined    a running run, not pinned to a bundle_version, run_after reached, its DAG neither
               paused nor stale, and the latest version has a serialized_dag row
-  unverified  an examined run with the latest version on none of its TIs and none of its TI-history
-              rows: Airflow''s own sign that verify_integrity has not run for this version
+  unverified  an examined run with the latest version on none of its TIs and none of their past
+              tries. Airflow then runs verify_integrity for it, otherwise not.
 
 Arguments
   dag_run_ids      dag_run.id; NULL: every examined run; an empty array: none
   dag_ids          NULL: every DAG; an empty array: none
-  max_runs         at most so many examined runs, in the scheduler''s order; NULL: no limit
-  caller_verifies  false (safe): an unverified run is left to Airflow, untouched, and answered with
-                   needs_verify. So is a run with stale TIs where Airflow takes another version for the
-                   latest: up to 3.2 it takes the newest created_at, and would move them back.
-                   true: it is bumped too, and the caller promises to run verify_integrity for it in
-                   this transaction. Breaking that promise means that the TIs of newly added tasks
-                   are never created.
-  report_all       true: answers every run that the call examined, also where there was nothing to do
+  max_runs         at most this many examined runs, in the scheduler''s order; NULL: no limit
+  caller_verifies  false (the safe form): an unverified run is left to Airflow, untouched, and answered
+                   with needs_verify. So is a run with stale TIs if Airflow takes another version for
+                   the latest. Up to 3.2 it takes the newest created_at, and would move the TIs back.
+                   true: such runs are bumped too. The caller promises to run verify_integrity, in this
+                   transaction, for each run that is answered with needs_verify. If it does not, the TIs
+                   of newly added tasks are never created.
+  report_all       true: answers every run that the call examined, even if there was nothing to do
   caller           who calls, in words; recorded in dagbump.history
 
-Answers one row per run for which bumped > 0, locked > 0 or needs_verify; none where nothing changed.
-With report_all one row per examined run. A run that is missing from that answer was not examined, or has
-to be left to a later call: a newer version of its DAG landed during this one, or it is unverified, and
-its dag_version row is locked while it has no stale TI.
-  bumped        TIs moved by this call
-  locked        stale TIs left for the next call because another transaction holds them, or the
+Answers one row per run with bumped > 0, locked > 0 or needs_verify. If nothing changed, no row.
+  bumped        TIs that this call moved
+  locked        stale TIs left for a later call, because another transaction has locked them or the
                 dag_version row
-  needs_verify  the run was unverified before this call; false where the dag_version row is held. In the
-                safe form also true where Airflow, up to 3.2, takes another version for the latest:
-                dagbump.check() names the DAG
-A run whose DAG gets a newer version while the call is under way is left to the next call. No TI moves
-to a lower version_number.
+  needs_verify  the run was unverified before this call. In the safe form it is also true if Airflow,
+                up to 3.2, takes another version for the latest: dagbump.check() names the DAG.
+                With caller_verifies it is false if the dag_version row is locked.
+With report_all: one row per examined run. A run is missing from that answer if it was not examined, or
+if it is left to a later call. The latter happens if a newer version of its DAG landed during this call;
+and with caller_verifies, if the run is unverified, has no stale TI, and its dag_version row is locked.
+No TI moves to a lower version_number.
 
-Locks: NO KEY UPDATE on the TIs moved, KEY SHARE on their dag_version, both SKIP LOCKED: it waits for no
-row lock. (One gap that PostgreSQL leaves is bounded to 1 ms: SELECT dagbump.help(''take_version''); )
-Nothing to move or to verify: no lock, and nothing written. Commits nothing. What it moves, it records
-in dagbump.history.
-Errors: 22023 for a negative max_runs, caller_verifies or report_all NULL, a NULL inside an array, an array
-of arrays; 25006 where there is something to move in a read-only transaction; 42501 where row-level
-security hides rows from the owner of Airflow''s tables (FORCE ROW LEVEL SECURITY);
-DBU05 where dagbump.history is missing or altered, which dagbump upgrade mends;
-55P03 where another transaction has locked the whole of dagbump.history, as VACUUM FULL and CREATE INDEX do:
-try again;
-40001 under REPEATABLE READ and SERIALIZABLE where a TI has changed since the snapshot: try again.';
+Locks: NO KEY UPDATE on the TIs that it moves and KEY SHARE on their dag_version row, both SKIP LOCKED.
+It waits for no row lock, except for at most 1 ms in one case: SELECT dagbump.help(''take_version'');
+If there is nothing to move or to verify, it takes no row lock and writes nothing. It commits nothing.
+What it moves, it records in dagbump.history.
+Errors
+  22023  max_runs is negative; caller_verifies or report_all is NULL; an array contains NULL or is an
+         array of arrays
+  25006  there is something to move in a read-only transaction
+  40001  under REPEATABLE READ or SERIALIZABLE, a TI has changed since the snapshot: try again
+  42501  row-level security hides rows from the owner of Airflow''s tables (FORCE ROW LEVEL SECURITY)
+  55P03  another transaction has locked the whole of dagbump.history, as VACUUM FULL and CREATE INDEX
+         do: try again
+  DBU02  Airflow''s tables have changed since the last upgrade of dagbump: run dagbump upgrade
+  DBU05  dagbump.history is missing or altered: run dagbump upgrade';
 
 REVOKE ALL ON FUNCTION dagbump.bump(bigint[], text[], integer, boolean, boolean, text) FROM PUBLIC;

@@ -1,7 +1,7 @@
--- dagbump.check: is everything as the functions need it, and if not, what is to be done?
+-- dagbump.check: checks everything that the functions rely on, and says what to do.
 --
--- For a DBA, first of all. Reads only: the catalogs, dagbump.installation, and up to Airflow 3.2 the versions of the DAGs that
--- have running runs. Locks nothing, and runs on a hot standby.
+-- A DBA's first call. It reads the catalogs, dagbump.installation and, up to Airflow 3.2, the versions
+-- of the DAGs that have running runs. It locks nothing and runs on a hot standby.
 
 CREATE OR REPLACE FUNCTION dagbump.check() RETURNS TABLE (
     item text,
@@ -52,33 +52,33 @@ END
 $check$;
 
 COMMENT ON FUNCTION dagbump.check() IS
-'Checks that everything is as dagbump needs it, and says what to do where it is not: a DBA''s first call.
+'Checks everything that dagbump relies on, and says what to do. A DBA''s first call.
 
   SELECT * FROM dagbump.check();
   SELECT item, detail FROM dagbump.check() WHERE NOT ok;
 
 Answers one row per item, in this order.
   item    server           PostgreSQL 13 to 18; whether it is a hot standby
-          installation     release and revision, when and by whom
-          functions        their bodies, settings and security are as the upgrade has made them
-          history          the table is there, and not altered: else nothing is moved
-          airflow tables   tables and columns are there, and as they were at the upgrade
-          column types     each column is of a type that the functions take
-          plain tables     no partitions, inheritance, views, rules, nor policies that hide rows
+          installation     release and revision, when they were installed and by whom
+          functions        their bodies, settings and security are as the upgrade made them
+          history          the table is there and not altered; otherwise nothing is moved
+          airflow tables   tables and columns are there, and are as they were at the upgrade
+          column types     each column has a type that the functions can use
+          plain tables     no partitions, inheritance, views, rules, or policies that hide rows
           keys             keys, indexes and the foreign key that the functions rely on
-          optional index   valid; or not there, which is fine, and what it would bring
-          triggers         what an update of task_instance sets off
+          optional index   it is valid; or it is not there, which is fine, and what it would bring
+          triggers         which triggers an update of task_instance fires
           owner            schema, tables and functions belong to the owner of task_instance
-          owner''s rights   the owner may read and write what the functions do as the owner
+          owner''s rights   the owner may read and write what the functions read and write
           grants           who may use dagbump; nothing is granted to PUBLIC
           version order    Airflow, up to 3.2, takes the same version for the latest as dagbump
           statistics       autovacuum is on, and task_instance has been analyzed
-  ok      whether there is nothing to do
-  detail  what was found; where it is not ok, what to do
+  ok      true: there is nothing to do
+  detail  what was found; if it is not ok, what to do
 
-Reads the catalogs and dagbump.installation, and up to Airflow 3.2 the versions of the DAGs that have running
-runs: no row lock, nothing written; runs on a hot standby.
-What it says is as good as its own body: `dagbump check`, on the command line, looks first whether that
-can be believed, and answers where dagbump is not installed, too.';
+Reads the catalogs, dagbump.installation and, up to Airflow 3.2, the versions of the DAGs that have
+running runs. It takes no row lock, writes nothing, and runs on a hot standby.
+Somebody may have replaced this function too. The command `dagbump check` first checks that, and it also
+works if dagbump is not installed.';
 
 REVOKE ALL ON FUNCTION dagbump.check() FROM PUBLIC;

@@ -1,6 +1,7 @@
--- dagbump.grant_operator: makes a role an operator, who may use dagbump and has no right on Airflow's tables.
+-- dagbump.grant_operator: makes a role an operator, which may use dagbump without any right on Airflow's tables.
 --
--- For the owner of Airflow's tables. SECURITY INVOKER: whoever is granted it by mistake cannot hand out anything.
+-- For the owner of Airflow's tables. It is SECURITY INVOKER, so a role that was given
+-- EXECUTE on it by mistake cannot grant anything.
 
 CREATE OR REPLACE FUNCTION dagbump.grant_operator(role text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER
@@ -34,20 +35,22 @@ END
 $grant_operator$;
 
 COMMENT ON FUNCTION dagbump.grant_operator(text) IS
-'Makes a role an operator: it may preview, bump, repair and check, without a right on Airflow''s tables.
+'Makes a role an operator: it may preview, bump, repair and check, but not touch Airflow''s tables.
 
   SELECT dagbump.grant_operator(''airflow_operator'');
 
 Argument
-  role   the name of a role, to the letter: capitals count, and it needs no quotes. A group will do:
-         members that inherit are operators too.
+  role   the exact name of a role, with its capitals and without quotes. It may be a group: members that
+         inherit are operators too.
 
-For the owner of Airflow''s tables, a member of it, or a superuser. A superuser does well to SET ROLE to
-the owner first: it runs as its caller.
-Grants USAGE on schema dagbump, EXECUTE on its functions and procedures, SELECT on its tables; but not on
-what is the owner''s: grant_operator, revoke_operator, prune_history, alembic_version, and what the
-functions call for themselves. Neither PUBLIC nor a grant option is given anything. Again: changes nothing.
-An upgrade that brings new functions gives them to the operators that there are.
-Errors: 22023 for NULL and for PUBLIC; 42704 for a role that there is not; 42501 for a caller who may not.';
+For the owner of Airflow''s tables, a member of it, or a superuser. It runs as its caller, so a superuser
+should SET ROLE to the owner first.
+It grants USAGE on schema dagbump, EXECUTE on its functions and procedures, and SELECT on its tables. It
+does not grant what is for the owner alone: grant_operator, revoke_operator, prune_history,
+alembic_version, and the functions that only other functions call. It gives nothing to PUBLIC and no
+grant option. A second call changes nothing. An upgrade that adds functions grants them to the existing
+operators.
+Errors: 22023 if role is NULL or PUBLIC; 42704 if there is no such role; 42501 if the caller may not
+grant.';
 
 REVOKE ALL ON FUNCTION dagbump.grant_operator(text) FROM PUBLIC;

@@ -1,4 +1,4 @@
--- dagbump.help: the manual, as lines that read well in psql: it is in the comments.
+-- dagbump.help: prints the manual. The manual is the COMMENTs of the functions.
 
 CREATE OR REPLACE FUNCTION dagbump.help(topic text DEFAULT NULL) RETURNS SETOF text
 LANGUAGE plpgsql STABLE SECURITY INVOKER
@@ -8,7 +8,8 @@ BEGIN
     RETURN QUERY
     SELECT line.text
     FROM (
-        -- The schema, then the first line of each function that is for users; or all of one.
+        -- With a topic: all about that function. Without: the schema, then the first line of each function that is not
+        -- internal.
         SELECT 0 AS place, ''::text AS name, pg_catalog.obj_description(namespace.oid, 'pg_namespace') AS comment
         FROM pg_catalog.pg_namespace AS namespace
         WHERE namespace.nspname::text = 'dagbump' AND topic IS NULL
@@ -22,7 +23,7 @@ BEGIN
                     || pg_catalog.split_part(pg_catalog.obj_description(proc.oid, 'pg_proc'), E'\n', 1)
                 ELSE CASE WHEN proc.prokind::text = 'p' THEN 'CALL ' ELSE '' END
                     || 'dagbump.' || proc.proname::text || E'(\n    '
-                    -- Of a procedure's, PostgreSQL says IN since 14.
+                    -- From PostgreSQL 14 on, the arguments of a procedure begin with IN.
                     || pg_catalog.regexp_replace(
                         pg_catalog.replace(pg_catalog.pg_get_function_arguments(proc.oid), ', ', E',\n    '),
                         '(^|\n +)IN ', E'\\1', 'g'
@@ -41,18 +42,18 @@ BEGIN
 
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no help on %', topic
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'SELECT dagbump.help(); lists what there is.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'SELECT dagbump.help(); lists the topics.';
     END IF;
 END
 $help$;
 
 COMMENT ON FUNCTION dagbump.help(text) IS
-'Prints the manual: what there is, or all about one function.
+'Prints the manual: a list of the functions, or all about one of them.
 
   SELECT dagbump.help();
   SELECT dagbump.help(''bump'');
 
-Answers lines of at most 105 characters, in order. Reads the catalogs only.
-Errors: 22023 for a topic that there is not.';
+Answers lines of at most 105 characters, in order. It reads only the catalogs.
+Errors: 22023 if there is no such topic.';
 
 REVOKE ALL ON FUNCTION dagbump.help(text) FROM PUBLIC;

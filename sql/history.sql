@@ -1,15 +1,14 @@
--- dagbump.history: what was moved, when, by whom, from where to where. A row per run and call that moved something.
+-- dagbump.history: records what was moved, when, by whom, and from which versions. One row per run and call.
 --
--- Written by the functions that move, in the statement that moves: there is no
--- move without its row, and no row without its move. A loop in which nothing
--- changed writes none.
+-- The statement that moves TIs also writes the row, so there is no move without a row
+-- and no row without a move. A loop in which nothing changed writes none.
 --
--- Plain: no default, trigger, foreign key or constraint but its key, so that there
--- is nothing in it that could run somebody else's code, and it outlives the runs
--- and versions that it tells of. Rows are only ever added, and removed by
--- dagbump.prune_history; where a publication FOR ALL TABLES exists, PostgreSQL
--- wants a key for that. A uuid, because rows of two databases can then be brought
--- together, and no sequence has to follow them.
+-- It has no default, trigger, foreign key or constraint except its primary key. So it
+-- cannot contain code of another role, and its rows outlive the runs and versions that
+-- they name. Rows are only added, and removed by dagbump.prune_history. If there is a
+-- publication FOR ALL TABLES, PostgreSQL refuses to remove rows from a table without a
+-- primary key. The key is a uuid, so that rows of two databases can be merged and no
+-- sequence has to be replicated.
 
 CREATE TABLE IF NOT EXISTS dagbump.history (
     bumped_at timestamptz,
@@ -26,8 +25,8 @@ CREATE TABLE IF NOT EXISTS dagbump.history (
     id uuid PRIMARY KEY
 );
 
--- Whatever was there before, and nothing that is recorded is lost. Locks the table only where there is something to mend:
--- whoever bumps would wait.
+-- Mend a table that is there already. Nothing that is recorded is lost. The table is locked only if there is something
+-- to mend, because a bump would wait for the lock.
 DO $mend_history$
 DECLARE
     altered record;
@@ -35,7 +34,7 @@ BEGIN
     IF EXISTS (
         @include:altered_history@
     ) THEN
-        -- What makes a column NOT NULL goes, but for the key; with it the identity that needs it.
+        -- Remove what makes a column NOT NULL, except on the key: another primary key, an identity, NOT NULL itself.
         FOR altered IN
             SELECT con.conname
             FROM pg_catalog.pg_constraint AS con
@@ -55,7 +54,8 @@ BEGIN
                 altered.attname
             );
         END LOOP;
-        -- A column of another type is given the right one; where a value in it does not fit, it stays, under another name.
+        -- Give a column of the wrong type the right one. If a value does not fit, the old column stays, under another
+        -- name.
         FOR altered IN
             SELECT found.attname, found.type, attribute.attnum
             FROM (
@@ -94,8 +94,8 @@ BEGIN
         SELECT FROM pg_catalog.pg_constraint AS con
         WHERE con.conrelid = 'dagbump.history'::regclass::oid AND @include:is_key_of_history@
     ) THEN
-        -- An id says nothing, so what there is of them can go. ADD COLUMN fills it without an UPDATE, which a publication
-        -- forbids.
+        -- The ids carry no information, so an old column can go. ADD COLUMN fills the new one without an UPDATE. A
+        -- publication would refuse an UPDATE without a key.
         ALTER TABLE dagbump.history DROP COLUMN IF EXISTS id;
         ALTER TABLE dagbump.history ADD COLUMN id uuid DEFAULT pg_catalog.gen_random_uuid();
         ALTER TABLE dagbump.history ALTER COLUMN id DROP DEFAULT, ADD PRIMARY KEY (id);
@@ -113,30 +113,32 @@ END
 $mend_history$;
 
 COMMENT ON TABLE dagbump.history IS
-'What dagbump has moved: a row per DAG run and call that moved something, none where nothing changed.
+'Records what dagbump has moved: one row per DAG run and call that moved something.
 
   SELECT * FROM dagbump.history ORDER BY bumped_at DESC LIMIT 20;
   SELECT dag_id, sum(bumped) FROM dagbump.history WHERE bumped_at > now() - interval ''1 day'' GROUP BY 1;
-  SELECT h.run_id, v.*                                             what came from where, as rows
+  SELECT h.run_id, v.*                                             from_versions, as rows
   FROM dagbump.history AS h, jsonb_to_recordset(h.from_versions)
       AS v (version_number integer, task_instances integer, dag_version_id uuid);
 
-Written in the transaction of whoever bumps: a bump that is rolled back has no row. Refers to nothing in
-Airflow''s tables, and outlives what it tells of. It grows: SELECT dagbump.help(''prune_history'');';
+The row is written in the transaction that moves: a bump that is rolled back leaves no row. A call that
+changes nothing writes none. The table does not refer to Airflow''s tables, so its rows outlive the runs
+and versions that they name. It grows: SELECT dagbump.help(''prune_history'');';
 COMMENT ON COLUMN dagbump.history.bumped_at IS
-'When, by the clock; the transaction may have been committed somewhat later.';
+'When it was moved, by the server''s clock. The transaction may have committed somewhat later.';
 COMMENT ON COLUMN dagbump.history.bumped_by IS 'The role that had connected (session_user).';
 COMMENT ON COLUMN dagbump.history.application_name IS 'The application_name of that session.';
-COMMENT ON COLUMN dagbump.history.caller IS 'Who called, in the words that the caller gave to dagbump.bump; null: nobody said.';
-COMMENT ON COLUMN dagbump.history.dag_run_id IS 'dag_run.id of the run, which may be gone by now.';
+COMMENT ON COLUMN dagbump.history.caller IS 'Who called, in the words of the caller of dagbump.bump; NULL: it gave none.';
+COMMENT ON COLUMN dagbump.history.dag_run_id IS 'dag_run.id of the run. The run may have been deleted since.';
 COMMENT ON COLUMN dagbump.history.dag_id IS 'The DAG.';
 COMMENT ON COLUMN dagbump.history.run_id IS 'dag_run.run_id.';
 COMMENT ON COLUMN dagbump.history.from_versions IS
-'The versions that the task instances were on, the lowest first, and how many were on each: a JSON array of
-{"dag_version_id": "0199…", "task_instances": 12, "version_number": 3}; both null: on none.';
-COMMENT ON COLUMN dagbump.history.dag_version_id IS 'The version that they are on since.';
-COMMENT ON COLUMN dagbump.history.version_number IS 'Its number.';
-COMMENT ON COLUMN dagbump.history.id IS 'The key.';
-COMMENT ON COLUMN dagbump.history.bumped IS 'How many task instances: the sum of those in from_versions.';
+'The versions that the task instances were on, the lowest first, and how many were on each.
+A JSON array of {"dag_version_id": "0199…", "task_instances": 12, "version_number": 3}. If they had no
+version, dag_version_id and version_number are null.';
+COMMENT ON COLUMN dagbump.history.dag_version_id IS 'The version that the task instances were moved to.';
+COMMENT ON COLUMN dagbump.history.version_number IS 'The version_number of that version.';
+COMMENT ON COLUMN dagbump.history.id IS 'The primary key.';
+COMMENT ON COLUMN dagbump.history.bumped IS 'How many task instances were moved: the sum of task_instances in from_versions.';
 
 REVOKE ALL ON TABLE dagbump.history FROM PUBLIC;

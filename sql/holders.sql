@@ -1,12 +1,13 @@
--- dagbump.holders: who holds the task instances (TIs) and dag_versions that dagbump.bump counts in "locked".
+-- dagbump.holders: shows which transactions have locked what dagbump.bump counts in "locked".
 --
--- For a person in front of a run that is not bumped. Looks for the same TIs as bump
--- does, and then, where a row's xmax may stand for a transaction in progress, tries
--- the lock that bump would take, because xmax does not say how a row is held: KEY
--- SHARE is in nobody's way.
+-- For a person who asks why a run is not bumped. It looks for the same stale task
+-- instances (TIs) as bump. The xmax of a row tells which transaction may have locked the
+-- row, but not how; KEY SHARE, for example, does not block bump. So if xmax may be a
+-- transaction in progress, holders tries the lock that bump would take.
 --
--- Locks, and waits for none: those of bump, SKIP LOCKED, on the rows that somebody
--- may hold; of one run at a time, and given back before the next. Writes nothing.
+-- Locks: those of bump, SKIP LOCKED, only on rows that may be locked, for one run at a
+-- time. They are released before the next run. It waits for no row lock and writes
+-- nothing.
 
 CREATE OR REPLACE FUNCTION dagbump.holders(
     dag_run_ids bigint[] DEFAULT NULL,
@@ -49,25 +50,25 @@ BEGIN
     @include:check_dag_run_ids@
     @include:check_dag_ids@
 
-    -- Here nobody can hold a row, and none can be locked to see.
+    -- On a hot standby no row can be locked.
     IF pg_catalog.pg_is_in_recovery() THEN
         RETURN;
     ELSIF pg_catalog.current_setting('transaction_read_only')::boolean THEN
         RAISE EXCEPTION 'holders cannot look in a read-only transaction'
             USING ERRCODE = 'read_only_sql_transaction',
-            HINT = 'It writes nothing, but tries locks, and gives them back; use a transaction that is READ WRITE.';
+            HINT = 'It writes nothing, but it tries row locks and releases them. Use a READ WRITE transaction.';
     END IF;
 
     FOR run IN
         @include:judged_runs@
     LOOP
-        -- 1. What bump would move, or have to leave.
+        -- 1. Count the stale TIs of the run.
         @include:count_stale@
         IF stale = 0 THEN
             CONTINUE;
         END IF;
 
-        -- 2. Which of it somebody may hold.
+        -- 2. Find which of these rows another transaction may have locked.
         SELECT pg_catalog.array_agg(doubt.ctid) INTO doubtful
         FROM (
             SELECT pg_catalog.unnest(doubt.ctids) AS ctid
@@ -83,7 +84,7 @@ BEGIN
         FROM @airflow_schema@.dag_version AS version
         WHERE version.id = run.dag_version_id;
 
-        -- 3. Try, and give back.
+        -- 3. Try the locks. The error at the end rolls back and so releases them.
         free := NULL;
         version_taken := TRUE;
         IF doubtful IS NOT NULL OR version_doubtful THEN
@@ -119,7 +120,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- 4. Who it is. What pg_stat_activity has shown before in this transaction, it would show again.
+    -- 4. Find the transactions. Without the clear, pg_stat_activity repeats what it has shown before in this
+    -- transaction.
     PERFORM pg_catalog.pg_stat_clear_snapshot();
     RETURN QUERY
     WITH thing AS MATERIALIZED (
@@ -182,38 +184,40 @@ END
 $holders$;
 
 COMMENT ON FUNCTION dagbump.holders(bigint[], text[]) IS
-'Shows who holds the task instances that dagbump.bump counts in "locked".
+'Shows which transactions have locked the task instances that dagbump.bump counts in "locked".
 
   SELECT * FROM dagbump.holders();
   SELECT DISTINCT pid, gid, application_name, state, xact_start FROM dagbump.holders(''{17}'');
 
-Answers one row per thing and transaction that holds it, the oldest transaction first; no row where bump
-would leave nothing for a lock. Looks at the runs that bump examines: SELECT dagbump.help(''bump'');
+Answers one row per locked row and transaction, the oldest transaction first. No row if bump would find
+nothing locked. It looks at the runs that bump examines: SELECT dagbump.help(''bump'');
   dag_run_id, dag_id, run_id   the run that has to wait
-  held              task_instance  one stale TI of it
-                    dag_version    the latest version of its DAG: all its stale TIs have to wait
+  held              task_instance  one of its stale TIs is locked
+                    dag_version    the latest version of its DAG is locked: all its stale TIs wait
   task_id, map_index   the TI; NULL for a dag_version
-  pid               the backend; NULL for a prepared transaction
+  pid               the backend; NULL for a prepared transaction, or if none was found
   usename, application_name, client_addr, state, xact_start
-                    as in pg_stat_activity. For a prepared transaction its owner, state ''prepared'' and
+                    as in pg_stat_activity. For a prepared transaction: its owner, state ''prepared'', and
                     the time of PREPARE TRANSACTION.
-  gid               of a prepared transaction; it ends with COMMIT PREPARED or ROLLBACK PREPARED
-  certain           false: it is one of the transactions shown for this thing. So it is where the holder
-                    has locked it in a savepoint that it has released since, which PostgreSQL does not
-                    list, and more than one transaction may be the one; pid is NULL where none is found.
+  gid               of a prepared transaction; COMMIT PREPARED or ROLLBACK PREPARED ends it
+  certain           true: this transaction has locked the row. false: one of the transactions shown for
+                    the row has locked it, or none was found. PostgreSQL does not list a savepoint that
+                    has been released, so if the row was locked in one, it may be any of several.
 
 Arguments
   dag_run_ids  dag_run.id; NULL: every examined run; an empty array: none
   dag_ids      NULL: every DAG; an empty array: none
 
-What sessions of other roles do, pg_stat_activity shows to those that may know: where client_addr, state
-and xact_start are NULL, have a superuser GRANT pg_read_all_stats to the owner of Airflow''s tables.
-To end a transaction: SELECT pg_terminate_backend(pid); but look first what it is.
+If client_addr, state and xact_start are NULL for sessions of other roles, have a superuser GRANT
+pg_read_all_stats to the owner of Airflow''s tables.
+To end a transaction: SELECT pg_terminate_backend(pid); but first find out what that session does.
 
-Locks: those of bump, SKIP LOCKED, on rows that somebody may hold, for milliseconds: a bump at the same
-time may count one of them in "locked". It waits for no row lock, and nothing is written or kept.
-On a hot standby: no row. Errors: 22023 for a NULL inside an array and for an array of arrays;
-25006 in a read-only transaction;
-40001 under REPEATABLE READ and SERIALIZABLE where a row has changed since the snapshot: try again.';
+Locks: those of bump, SKIP LOCKED, on rows that may be locked, for milliseconds. A bump at the same time
+may count one of them in "locked". It waits for no row lock, writes nothing, and keeps no lock.
+On a hot standby it answers no row.
+Errors
+  22023  an array contains NULL or is an array of arrays
+  25006  the transaction is read-only
+  40001  under REPEATABLE READ or SERIALIZABLE, a row has changed since the snapshot: try again';
 
 REVOKE ALL ON FUNCTION dagbump.holders(bigint[], text[]) FROM PUBLIC;

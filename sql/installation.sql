@@ -1,7 +1,8 @@
--- dagbump.installation: what the functions were rendered for, and by what. One row, written by each upgrade.
+-- dagbump.installation: records what the functions were rendered for, and by which release. One row.
 --
--- What the command line and the Airflow plugin compare with what they find. No default and no trigger, and a check that is a
--- bare column: so there is nothing in it that could run somebody else's code, and an upgrade can tell.
+-- The command line and the Airflow plugin compare it with what they find. The table has no default and no
+-- trigger, and its check is a bare column. So it cannot contain code of another role, and an upgrade can
+-- verify that.
 
 CREATE TABLE IF NOT EXISTS dagbump.installation (
     airflow_schema text NOT NULL,
@@ -15,7 +16,7 @@ CREATE TABLE IF NOT EXISTS dagbump.installation (
     one_row boolean PRIMARY KEY CHECK (one_row)
 );
 
--- Whatever was there before: every upgrade writes its row anew, so none has to be kept.
+-- Mend a table that is there already. Every upgrade writes its row anew, so no row has to be kept.
 DO $mend_installation$
 DECLARE
     other record;
@@ -36,20 +37,20 @@ END
 $mend_installation$;
 
 COMMENT ON TABLE dagbump.installation IS
-'One row: what dagbump''s functions in this database were rendered for, and by what. Each upgrade writes it anew.
-Whoever uses the command line or the Airflow plugin needs SELECT on it.';
+'One row: which tables dagbump''s functions were rendered for, and by which release. Each upgrade writes
+it. A role that uses the command line or the Airflow plugin needs SELECT on it.';
 COMMENT ON COLUMN dagbump.installation.airflow_schema IS 'The schema of Airflow''s tables.';
 COMMENT ON COLUMN dagbump.installation.airflow_shape IS 'The key of the shape that Airflow''s tables had at the upgrade.';
-COMMENT ON COLUMN dagbump.installation.revision IS 'The Alembic revision, the optional index aside.';
+COMMENT ON COLUMN dagbump.installation.revision IS 'The Alembic revision, without that of the optional index.';
 COMMENT ON COLUMN dagbump.installation.works_with_packages_from IS
-'The oldest revision whose package works with this one: a package that brings an older one has to be upgraded first.';
+'The oldest revision whose package works with this one. A package of an older revision has to be upgraded.';
 COMMENT ON COLUMN dagbump.installation.release IS 'The release of the package that ran the upgrade.';
 COMMENT ON COLUMN dagbump.installation.installed_at IS 'When the upgrade last wrote this row.';
 COMMENT ON COLUMN dagbump.installation.installed_by IS 'The role that ran it (session_user).';
 COMMENT ON COLUMN dagbump.installation.functions IS
-'A digest of each function as the upgrade has made it: what dagbump.check() compares with what it finds.';
+'A digest of each function as the upgrade made it. dagbump.check() compares it with what it finds.';
 
 COMMENT ON COLUMN dagbump.installation.one_row IS
-'Always true, and the key: so there can be no second row, and PostgreSQL can publish what happens to this one.';
+'Always true, and the primary key: so there can be no second row, and a publication can include the table.';
 
 REVOKE ALL ON TABLE dagbump.installation FROM PUBLIC;

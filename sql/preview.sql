@@ -1,9 +1,10 @@
--- dagbump.preview: what dagbump.bump would do, and what in running runs is not as it should be.
+-- dagbump.preview: what dagbump.bump would do, and what is wrong in running runs.
 --
--- For a person before the first bump. Reads only: locks nothing, runs on a hot
--- standby. Unlike bump it looks at every running run, examined or not, and at the
--- tasks that it should have: the sign by which Airflow and bump take a run for
--- verified can be there and the work not done.
+-- For a person before the first bump. Reads only: it locks nothing and runs on a hot
+-- standby. Unlike bump, it looks at every running run, examined or not, and it compares
+-- the tasks of the latest version with the TIs of the run. For Airflow and bump, a run
+-- is verified if the latest version is on one of its TIs or past tries, even if it
+-- lacks a task.
 
 CREATE OR REPLACE FUNCTION dagbump.preview(
     dag_run_ids bigint[] DEFAULT NULL,
@@ -45,7 +46,7 @@ BEGIN
     WITH judged AS MATERIALIZED (
         SELECT
             run.*,
-            -- A pinned run keeps to its own version, for as long as that is known.
+            -- A pinned run keeps its own version. The column can be NULL.
             CASE WHEN run.obstacle = 'pinned' THEN run.created_dag_version_id END AS pinned_version_id
         FROM (
             @include:judged_runs@
@@ -68,7 +69,8 @@ BEGIN
         @include:scope_of_runs@
     ),
 
-    -- Each run is in both. FULL, because PostgreSQL has no nested loop for it, which would compare each with each.
+    -- Every run is in both. It is a FULL JOIN because PostgreSQL has no nested loop for that. A nested loop would
+    -- compare every run with every run.
     joined AS MATERIALIZED (
         SELECT run.*, scope.missing_tasks, scope.vanished_tasks
         FROM judged AS run
@@ -107,7 +109,7 @@ BEGIN
                 coalesce(ti.state::text, 'no_status') AS state,
                 pg_catalog.count(*) FILTER (
                     WHERE @include:unfinished@
-                    -- Where the DAG has no version at all, nothing can be on the latest.
+                    -- IS NOT TRUE, because the version of the run can be NULL.
                     AND (ti.dag_version_id = run.dag_version_id) IS NOT TRUE
                     AND (ti.dag_version_id = run.pinned_version_id) IS NOT TRUE
                 ) AS stale,
@@ -121,7 +123,7 @@ BEGIN
     CROSS JOIN LATERAL (
         SELECT
             (tis.on_latest IS TRUE OR @include:in_past_tries@)
-            -- The safe form leaves it to Airflow as well where Airflow would move back what is moved.
+            -- The safe form also leaves the run to Airflow if Airflow would move the TIs back.
             AND (
                 preview.caller_verifies OR run.obstacle IS NOT NULL OR tis.stale = 0 OR NOT (@include:other_is_latest@)
             ) AS verified,
@@ -142,37 +144,38 @@ COMMENT ON FUNCTION dagbump.preview(bigint[], text[], integer, boolean) IS
 
   SELECT * FROM dagbump.preview();
 
-Reads only; runs on a hot standby. Takes the arguments of dagbump.bump, whose page explains the words:
+Reads only; runs on a hot standby. It takes the first four arguments of dagbump.bump, and uses its words:
 SELECT dagbump.help(''bump'');
 
-Answers one row per running run that holds stale TIs, lacks a task, or that bump would answer:
-  dag_version_id, version_number   the latest version of the DAG; NULL where it has none
-  stale           unfinished TIs that are not on it; in a pinned run, nor on the run''s own version
-  stale_by_state  the same by state, {"scheduled": 2, "no_status": 1}; no_status: state is NULL, as
-                  Airflow''s UI says
-  verdict         bump               bump moves them
-                  missing_tasks      the run lacks a task, and Airflow takes it for verified: nothing in
-                                     Airflow will create or restore the TI; bump moves what is stale
-                                     besides
-                  needs_verify       verify_integrity is due: the safe form leaves the run to Airflow; also
-                                     where Airflow, up to 3.2, takes another version for the latest, and
-                                     would move back what is moved: dagbump.check() names the DAG
+Answers one row per running run that has stale TIs, lacks a task, or would be answered by bump:
+  dag_version_id, version_number   the latest version of the DAG; NULL if it has none
+  stale           unfinished TIs that are not on the latest version. In a pinned run, a TI on the
+                  run''s own version is not stale.
+  stale_by_state  the same by state, {"scheduled": 2, "no_status": 1}; no_status: state is NULL, as in
+                  Airflow''s UI
+  verdict         bump               bump moves the stale TIs
+                  missing_tasks      the run lacks a task, and Airflow takes the run for verified, so it
+                                     will not create or restore the TI. bump moves the stale TIs.
+                  needs_verify       verify_integrity is due, and the safe form leaves the run to
+                                     Airflow. The same if Airflow, up to 3.2, takes another version for
+                                     the latest and would move the TIs back: dagbump.check() names the
+                                     DAG.
                   pinned             dag_run.bundle_version is set: the run keeps its version
-                  versionless        so it is, and TIs of it have no version at all: from Airflow 3.1
-                                     on nothing will ever start them
-                  paused, stale_dag  the DAG is paused, or no longer in any DAG file
-                  not_due            run_after lies in the future
+                  versionless        pinned, and some TIs have no version: from Airflow 3.1 on, Airflow
+                                     never starts these
+                  paused, stale_dag  the DAG is paused, or is in no DAG file any more
+                  not_due            run_after is in the future
                   no_version         the DAG has no dag_version
                   no_serialized_dag  the latest version has no serialized_dag row
-                  The first that applies: versionless, pinned, paused, stale_dag, not_due, no_version,
-                  no_serialized_dag; then needs_verify, missing_tasks, bump.
+                  If several apply, the first of: versionless, pinned, paused, stale_dag, not_due,
+                  no_version, no_serialized_dag, needs_verify, missing_tasks, bump.
   versionless     unfinished TIs whose dag_version_id is NULL
-  missing_tasks   tasks of the latest version, in a pinned run of its own, that have no TI in the run but
-                  removed ones, although Airflow would make or restore one:
-                  SELECT dagbump.help(''verify_scope''); NULL where they cannot be read
-  vanished_tasks  tasks of unfinished TIs that that version no longer has; NULL as above
-Where verify_integrity is still due, it will create what is missing.
-max_runs limits the examined runs (bump, missing_tasks, needs_verify); the others are shown in any case.
+  missing_tasks   tasks of the latest version that have no TI in the run, or only removed ones, although
+                  verify_integrity would create or restore one: SELECT dagbump.help(''verify_scope'');
+                  In a pinned run, tasks of its own version. NULL if the tasks cannot be read.
+  vanished_tasks  tasks of unfinished TIs that this version does not have; NULL as above
+If verify_integrity is due, it will create what is missing.
+max_runs limits only the runs with the verdict bump, missing_tasks or needs_verify.
 Errors: 22023 as in dagbump.bump. Locks: none.';
 
 REVOKE ALL ON FUNCTION dagbump.preview(bigint[], text[], integer, boolean) FROM PUBLIC;

@@ -1,9 +1,9 @@
 -- dagbump.prune_history: removes old rows of dagbump.history.
 --
--- For the owner, by hand or by pg_cron. SECURITY INVOKER: it lends nobody the
--- right to remove what was recorded, and whoever may DELETE there needs no more.
+-- For the owner, by hand or by pg_cron. It is SECURITY INVOKER, so it lends nobody the
+-- right to remove records. A role that may DELETE there needs no more than that.
 --
--- Locks: the rows that it removes, SKIP LOCKED; none but another prune holds any.
+-- Locks: the rows that it removes, SKIP LOCKED. Only another prune locks such rows.
 
 CREATE OR REPLACE FUNCTION dagbump.prune_history(keep interval) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER
@@ -23,7 +23,7 @@ BEGIN
     EXCEPTION
         WHEN datetime_field_overflow THEN
             RAISE EXCEPTION 'keep goes back further than a timestamp can: %', keep
-                USING ERRCODE = 'invalid_parameter_value', HINT = 'Nothing that is recorded is as old.';
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'No record is that old.';
     END;
 
     DELETE FROM dagbump.history AS history
@@ -39,15 +39,16 @@ END
 $prune_history$;
 
 COMMENT ON FUNCTION dagbump.prune_history(interval) IS
-'Removes the rows of dagbump.history that are older than that, and answers how many.
+'Removes the rows of dagbump.history that are older than keep, and answers how many it removed.
 
   SELECT dagbump.prune_history(''90 days'');
 
 Every night, with pg_cron:
   SELECT cron.schedule(''dagbump history'', ''17 3 * * *'', $$SELECT dagbump.prune_history(''90 days'')$$);
 
-For the role that owns dagbump: it runs with the rights of whoever calls it, who must be allowed to
-DELETE there. Nothing prunes by itself. ''0'' removes everything that was recorded before now.
-Errors: 22023 where keep is NULL or negative, or goes back further than a timestamp can. Waits for no row lock.';
+For the role that owns dagbump. It runs with the rights of the caller, which must be allowed to DELETE
+there. Rows are never removed without such a call. ''0'' removes everything that was recorded before now.
+Errors: 22023 if keep is NULL or negative, or reaches back further than a timestamp can.
+It waits for no row lock.';
 
 REVOKE ALL ON FUNCTION dagbump.prune_history(interval) FROM PUBLIC;

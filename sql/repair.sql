@@ -1,11 +1,11 @@
--- dagbump.repair: what a DBA runs on a live system: everything that may be moved is moved, in small transactions.
+-- dagbump.repair: moves every stale TI that may be moved, in small transactions. For a DBA on a live system.
 --
--- PostgreSQL lets no procedure COMMIT that is SECURITY DEFINER or carries a SET. So
--- this one runs as the caller and on the caller's search_path: it touches no table,
--- every name in it is qualified, operators and types too, and the work is done by
--- functions that are SECURITY DEFINER.
+-- PostgreSQL does not let a procedure COMMIT if it is SECURITY DEFINER or has a SET
+-- clause. So this one runs as the caller, with the caller's search_path. That is safe
+-- because it touches no table and qualifies every name, operators and types included.
+-- The functions that it calls are SECURITY DEFINER and do the work.
 --
--- Locks: what repair_batch locks, no longer than a batch.
+-- Locks: those of repair_batch, until the end of each batch.
 
 CREATE OR REPLACE PROCEDURE dagbump.repair(
     dag_ids pg_catalog.text[] DEFAULT NULL,
@@ -14,7 +14,7 @@ CREATE OR REPLACE PROCEDURE dagbump.repair(
 LANGUAGE plpgsql SECURITY INVOKER
 AS $repair$
 DECLARE
-    -- A batch looks at so many runs at most, however little there is to do in them.
+    -- A batch looks at this many runs at most, even if they have nothing to do.
     runs_at_once CONSTANT integer := 100;
     ids bigint[];
     held bigint[];
@@ -25,8 +25,9 @@ DECLARE
     moved_in_pass bigint;
     locked bigint;
 BEGIN
-    -- Inside a transaction block every COMMIT fails, which is better said now. (The one in this block always does; but
-    -- inside a transaction block with this text, in a server that speaks English.)
+    -- Inside a transaction block every COMMIT would fail, so refuse before any work is done. A COMMIT in a block with
+    -- EXCEPTION fails everywhere, but with this text only inside a transaction block (if the server's messages are
+    -- English).
     BEGIN
         COMMIT;
     EXCEPTION
@@ -34,15 +35,16 @@ BEGIN
             IF SQLERRM OPERATOR(pg_catalog.=) 'invalid transaction termination' THEN
                 RAISE EXCEPTION 'dagbump.repair commits after each batch, which PostgreSQL does not allow here'
                     USING ERRCODE = 'invalid_transaction_termination',
-                    HINT = 'CALL it outside of a transaction block (BEGIN, or a driver that is not in autocommit), '
-                    'and by itself; or use the command line: dagbump repair.';
+                    HINT = 'CALL it outside of a transaction block (no BEGIN; autocommit in a driver), and send no other '
+                    'statement with it; or use the command line: dagbump repair.';
             END IF;
     END;
 
-    PERFORM FROM dagbump.repair_batch('{}', batch_size); -- it refuses a batch_size that means nothing
+    PERFORM FROM dagbump.repair_batch('{}', batch_size); -- raises an error for a wrong batch_size
     SELECT pg_catalog.array_agg(run.dag_run_id) INTO ids FROM dagbump.repairable(dag_ids) AS run;
 
-    -- A pass over the runs, then one over those in which others held something; until a pass moves nothing.
+    -- The first pass goes over all runs, each further pass over the runs that had locked TIs. It ends when a pass has
+    -- moved nothing or found no locked TI.
     LOOP
         moved_in_pass := 0::bigint;
         locked := 0::bigint;
@@ -62,7 +64,7 @@ BEGIN
             unverified := unverified OPERATOR(pg_catalog.+) batch.unverified_runs;
             IF batch.task_instances OPERATOR(pg_catalog.>) 0 THEN
                 RAISE NOTICE
-                    'dagbump.repair: % task instances moved; % of % runs done with',
+                    'dagbump.repair: % task instances moved; % of % runs done',
                     moved, next_run OPERATOR(pg_catalog.-) 1, pg_catalog.cardinality(ids);
             END IF;
         END LOOP;
@@ -71,8 +73,8 @@ BEGIN
     END LOOP;
 
     RAISE NOTICE
-        'dagbump.repair: done: % task instances moved; % left that other transactions hold; % runs left to Airflow, '
-        'whose verify_integrity is due',
+        'dagbump.repair: done: % task instances moved; % left, locked by another transaction; % runs left to '
+        'Airflow because verify_integrity is due',
         moved, locked, unverified;
 END
 $repair$;
@@ -83,22 +85,22 @@ COMMENT ON PROCEDURE dagbump.repair IS
   CALL dagbump.repair();
   CALL dagbump.repair(dag_ids => ''{etl}'', batch_size => 500);
 
-Does what dagbump.bump does in its safe form, at most batch_size task instances at a time, in one run or
-in several, with a COMMIT and a NOTICE after each batch. And in pinned runs the task instances on no
-version at all, which nothing would ever start, get the version that their run was created with
-(dag_run.created_dag_version_id), where that is still there.
-It ends when nothing is left but what other transactions hold. Runs whose verify_integrity is due are left
-to Airflow, which gets to them within a loop. SELECT * FROM dagbump.preview(); then says what is left, and
-why.
+It does what dagbump.bump does in its safe form, with at most batch_size task instances per batch. A
+batch can cover several runs. After each batch there is a COMMIT, and a NOTICE if it moved something.
+In pinned runs, task instances without a version get the version that their run was created with
+(dag_run.created_dag_version_id), if that still exists. From Airflow 3.1 on, Airflow never starts a task
+instance without a version.
+It ends when only locked task instances are left. Runs whose verify_integrity is due are left to
+Airflow''s scheduler. Afterwards SELECT * FROM dagbump.preview(); shows what is left, and why.
 
-Cancel it at any moment, and call it again: what is committed stays, and it goes on with the rest. Several
-at once share the work. Each batch is recorded in dagbump.history.
+You can cancel it at any moment and call it again: what is committed stays, and the next call does the
+rest. Several calls at once share the work. Each batch is recorded in dagbump.history.
 
-Runs with the rights of whoever calls it, who needs EXECUTE on it, on dagbump.repairable and on
-dagbump.repair_batch. (A superuser does well to SET ROLE to the owner first.)
-Locks: NO KEY UPDATE on the task instances of a batch, KEY SHARE on their dag_version, until its COMMIT;
-waits for no row lock. statement_timeout counts for the whole CALL.
-Errors: 2D000 inside a transaction block, where no procedure can COMMIT; 22023 for a batch_size that is
-NULL or less than 1, for a NULL inside dag_ids and for an array of arrays; those of dagbump.bump.';
+It runs with the rights of the caller, which needs EXECUTE on it, on dagbump.repairable and on
+dagbump.repair_batch. A superuser should SET ROLE to the owner first.
+Locks: NO KEY UPDATE on the task instances of a batch and KEY SHARE on their dag_version rows, until the
+COMMIT. It waits for no row lock. statement_timeout applies to the whole CALL.
+Errors: 2D000 inside a transaction block, because a procedure cannot COMMIT there; 22023 if batch_size is
+NULL or less than 1, or if dag_ids contains NULL or is an array of arrays; and those of dagbump.bump.';
 
 REVOKE ALL ON PROCEDURE dagbump.repair(text[], integer) FROM PUBLIC;

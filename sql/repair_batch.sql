@@ -1,10 +1,9 @@
--- dagbump.repair_batch: one batch of a repair, for the caller to commit.
+-- dagbump.repair_batch: moves one batch of a repair. The caller commits it.
 --
--- For dagbump.repair and the command line, which call it in a loop. Whatever runs
--- it is given, each is judged here, as it is now: so whoever may call this can
--- move nothing but what a repair moves.
+-- dagbump.repair and the command line call it in a loop. It judges every run that it
+-- is given, as the run is now. So a caller can move nothing but what a repair moves.
 --
--- Locks, and waits for none: as dagbump.bump, on at most batch_size TIs.
+-- Locks: as dagbump.bump, on at most batch_size TIs. It waits for no row lock.
 
 CREATE OR REPLACE FUNCTION dagbump.repair_batch(dag_run_ids bigint[], batch_size integer) RETURNS TABLE (
     looked_at integer,
@@ -44,7 +43,7 @@ BEGIN
     @include:check_dag_run_ids@
     IF batch_size IS NULL OR batch_size < 1 THEN
         RAISE EXCEPTION 'batch_size must be 1 or more, and is %', coalesce(batch_size::text, 'NULL')
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'At most so many task instances are moved between two COMMITs.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'At most this many task instances are moved between two COMMITs.';
     END IF;
     looked_at := 0;
     task_instances := 0;
@@ -60,7 +59,7 @@ BEGIN
         locked := 0;
         room := batch_size - task_instances;
 
-        -- One, or none.
+        -- At most one row, because ids has one element.
         FOR run IN
             @include:repairable_runs@
         LOOP
@@ -70,7 +69,7 @@ BEGIN
             END IF;
 
             IF run.pinned THEN
-                -- Only those on no version: older names none.
+                -- Only TIs without a version may be moved, so older is empty.
                 older := '{}';
                 SELECT pg_catalog.count(*)::integer INTO stale
                 @include:movable@;
@@ -85,7 +84,7 @@ BEGIN
             moved_runs := pg_catalog.array_append(moved_runs, id);
         END IF;
         IF bumped = room AND bumped < stale THEN
-            EXIT; -- the batch is full, and the run goes on in the next
+            EXIT; -- the batch is full; the next one goes on with this run
         END IF;
         looked_at := looked_at + 1;
         IF locked > 0 THEN
@@ -99,17 +98,17 @@ END
 $repair_batch$;
 
 COMMENT ON FUNCTION dagbump.repair_batch(bigint[], integer) IS
-'Internal: one batch of dagbump.repair, for the caller to commit.
+'Internal: moves one batch of dagbump.repair. The caller commits it.
 
-Goes through the runs in the order given, until batch_size task instances are moved. Moves what
-dagbump.repair would, whatever runs are named. Answers one row:
-  looked_at              the first so many runs are done with; go on with the next
-  task_instances         moved
-  moved_runs             the runs that these are in; the last of them may go on in the next batch
-  locked_task_instances  stale ones, in runs that are done with, that another transaction holds
-  locked_runs            the runs that these are in
-  unverified_runs        left to Airflow, whose verify_integrity is due
-Locks and errors: as dagbump.bump; 22023 for a batch_size that is NULL or less than 1, for a NULL
-inside dag_run_ids and for an array of arrays.';
+Goes through the runs in the given order, until batch_size task instances are moved. It moves only what
+dagbump.repair may move, whatever runs are named. Answers one row:
+  looked_at              how many of the runs are done, from the first; go on with the next
+  task_instances         how many were moved
+  moved_runs             the runs that they are in; the next batch may go on with the last of them
+  locked_task_instances  how many stale ones another transaction has locked, in the runs that are done
+  locked_runs            the runs that they are in
+  unverified_runs        how many runs are left to Airflow, because verify_integrity is due
+Locks and errors: as dagbump.bump; also 22023 if batch_size is NULL or less than 1, or if dag_run_ids
+contains NULL or is an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.repair_batch(bigint[], integer) FROM PUBLIC;

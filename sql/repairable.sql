@@ -1,7 +1,7 @@
--- dagbump.repairable: the runs that a repair has to go through, and how much there is to do.
+-- dagbump.repairable: lists the runs that a repair goes through, and how much there is to do in each.
 --
--- For dagbump.repair and the command line, once at the start of a repair. Reads
--- only: locks nothing. Looks at every TI of the running runs, twice at most.
+-- dagbump.repair and the command line call it once, at the start of a repair. It writes
+-- and locks nothing. It reads every TI of the running runs, at most twice.
 
 CREATE OR REPLACE FUNCTION dagbump.repairable(dag_ids text[] DEFAULT NULL) RETURNS TABLE (
     dag_run_id bigint,
@@ -41,11 +41,11 @@ $repairable$;
 COMMENT ON FUNCTION dagbump.repairable(text[]) IS
 'Internal: the DAG runs that a repair goes through, and how many task instances it has to move.
 
-For dagbump.repair and the command line. Answers one row per examined run that holds stale task
-instances or is unverified, and per pinned run with versionless ones whose own version is still there,
-by dag_run_id:
-  task_instances  those that are to be moved
+For dagbump.repair and the command line. Answers one row per examined run that has stale task instances
+or is unverified, and one per pinned run that has versionless ones and whose own version still exists,
+ordered by dag_run_id:
+  task_instances  how many have to be moved
   needs_verify    verify_integrity is due: a repair leaves the run to Airflow
-Locks: none. Errors: 22023 for a NULL inside dag_ids and for an array of arrays.';
+Locks: none. Errors: 22023 if dag_ids contains NULL or is an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.repairable(text[]) FROM PUBLIC;

@@ -1,4 +1,4 @@
--- dagbump.revoke_operator: takes from a role what it was granted in schema dagbump, by dagbump.grant_operator or by hand.
+-- dagbump.revoke_operator: takes back what a role was granted in schema dagbump, by grant_operator or by hand.
 --
 -- For the owner of Airflow's tables. SECURITY INVOKER, as grant_operator.
 
@@ -18,14 +18,14 @@ BEGIN
     IF role = pg_catalog.pg_get_userbyid(owner)::text THEN
         RAISE EXCEPTION 'dagbump belongs to %, whose rights are not taken away', role
             USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'What works as the owner, dagbump.bump for one, would end with an error.';
+            HINT = 'dagbump.bump and the other functions run as the owner, and would fail without its rights.';
     END IF;
 
     EXECUTE pg_catalog.format('REVOKE ALL ON ALL ROUTINES IN SCHEMA dagbump FROM %I', role);
     EXECUTE pg_catalog.format('REVOKE ALL ON ALL TABLES IN SCHEMA dagbump FROM %I', role);
     EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA dagbump FROM %I', role);
 
-    -- PostgreSQL lets only the role that granted something take it back.
+    -- Only the role that granted something can take it back.
     SELECT
         pg_catalog.string_agg(
             pg_catalog.format('%s on %s from %s', acl.privilege_type, object.name, pg_catalog.pg_get_userbyid(acl.grantor)),
@@ -52,7 +52,7 @@ BEGIN
     CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
     WHERE pg_catalog.pg_get_userbyid(acl.grantee)::text = revoke_operator.role AND acl.grantee <> 0::oid;
     IF grants IS NOT NULL THEN
-        RAISE WARNING 'the role % still has what others granted: %', role, grants
+        RAISE WARNING 'the role % still has rights that other roles granted: %', role, grants
             USING HINT = 'As a superuser, or a member of these roles: ' || statements;
     END IF;
 
@@ -75,25 +75,26 @@ BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_roles AS found WHERE found.rolname::text = revoke_operator.role AND found.rolsuper) THEN
         RAISE NOTICE 'the role % is a superuser, and may do everything', role;
     ELSIF sources IS NOT NULL THEN
-        RAISE NOTICE 'the role % still has what these have, of which it is a member: %', role, sources;
+        RAISE NOTICE 'the role % still has the rights of these, as a member: %', role, sources;
     END IF;
 END
 $revoke_operator$;
 
 COMMENT ON FUNCTION dagbump.revoke_operator(text) IS
-'Takes from a role all that it was granted in schema dagbump.
+'Takes from a role everything that it was granted in schema dagbump.
 
   SELECT dagbump.revoke_operator(''airflow_operator'');
 
 Argument
-  role   the name of a role, to the letter: capitals count, and it needs no quotes
+  role   the exact name of a role, with its capitals and without quotes
 
-For the owner of Airflow''s tables, a member of it, or a superuser. Takes back what dagbump.grant_operator
-gave, and what was granted by hand in that schema. What another role has granted it, a role keeps: a WARNING
-says what it is, from whom, and how that is taken back. What it has as a member of another role, or as a
-superuser, it keeps too: a NOTICE says from which. Again: changes nothing.
-A role can be dropped only after this, in each database where it is an operator.
-Errors: 22023 for NULL, PUBLIC and the owner; 42704 for a role that there is not; 42501 for a caller who
-may not; 2BP01 where the role has granted it on.';
+For the owner of Airflow''s tables, a member of it, or a superuser. It takes back what
+dagbump.grant_operator granted, and what the owner granted by hand in that schema.
+The role keeps what another role granted to it: a WARNING lists these rights, who granted them, and the
+statements that take them back. It also keeps what it has as a member of another role or as a superuser:
+a NOTICE names that. A second call changes nothing.
+DROP ROLE works only after this has been done in each database where the role is an operator.
+Errors: 22023 if role is NULL, PUBLIC or the owner; 42704 if there is no such role; 42501 if the caller
+may not revoke; 2BP01 if the role has granted its rights to other roles.';
 
 REVOKE ALL ON FUNCTION dagbump.revoke_operator(text) FROM PUBLIC;

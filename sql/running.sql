@@ -1,7 +1,7 @@
--- dagbump.running: how many DAG runs are running, and how many task instances (TIs) are unfinished in them.
+-- dagbump.running: counts the running DAG runs and the unfinished task instances (TIs) in them.
 --
--- For the page in Airflow's UI, whose first sentence is about all of them, also those of which preview has nothing to
--- tell. Reads only: locks nothing, runs on a hot standby.
+-- For the page in Airflow's UI, which begins with these totals. They include runs that preview does not
+-- show. Reads only: it locks nothing and runs on a hot standby.
 
 CREATE OR REPLACE FUNCTION dagbump.running(
     dag_ids text[] DEFAULT NULL
@@ -38,10 +38,10 @@ END
 $running$;
 
 COMMENT ON FUNCTION dagbump.running(text[]) IS
-'Internal: how many DAG runs are running, and how many of their task instances are unfinished.
+'Internal: counts the running DAG runs and their unfinished task instances.
 
-For the page in Airflow''s UI. dag_ids: NULL: every DAG; an empty array: none. Answers one row. Looks at every
-TI of the running runs. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside
-dag_ids and for an array of arrays.';
+For the page in Airflow''s UI. dag_ids: NULL: every DAG; an empty array: none. Answers one row. It reads
+every TI of the running runs. Reads only; runs on a hot standby. Locks: none.
+Errors: 22023 if dag_ids contains NULL or is an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.running(text[]) FROM PUBLIC;

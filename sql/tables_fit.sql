@@ -1,14 +1,14 @@
--- dagbump.tables_fit: fails where Airflow's tables are not those that the functions were rendered for.
+-- dagbump.tables_fit: raises an error if Airflow's tables are not those that the functions were rendered for.
 --
--- For the other functions, which begin with it. A migration of Airflow under an
--- installed dagbump changes what a query means (Airflow 3.4 keeps past tries in
--- task_instance), and not all of them would fail by themselves.
+-- The other functions call it first. A migration of Airflow can change the meaning of a
+-- query in an installed function (Airflow 3.4 keeps past tries in task_instance), and
+-- not every such query would fail.
 --
--- IMMUTABLE, which it is not: so the planner calls it, and once per plan; the call
--- that is planned costs nothing. The plan depends on task_instance, which is named by
--- a constant: where a migration has changed that table, it is made anew.
+-- It is declared IMMUTABLE, although it is not, so that the planner calls it, once per
+-- plan. Executing the plan then costs nothing. The call names task_instance in a
+-- constant, so PostgreSQL makes the plan anew after that table has changed.
 --
--- Reads the catalogs; locks nothing.
+-- It reads the catalogs and locks nothing.
 
 CREATE OR REPLACE FUNCTION dagbump.tables_fit(task_instance regclass) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE SECURITY INVOKER
@@ -28,18 +28,18 @@ BEGIN
     IF missing IS NOT NULL THEN
         RAISE EXCEPTION 'Airflow''s tables have changed since dagbump was installed for those of Airflow %; missing: %',
             @airflow_releases_literal@, missing
-            USING ERRCODE = 'DBU02', HINT = 'Run: dagbump upgrade, which looks at them, and mends this or says what to do.';
+            USING ERRCODE = 'DBU02', HINT = 'Run: dagbump upgrade. It installs the functions for these tables, or says what to do.';
     END IF;
     RETURN TRUE;
 END
 $tables_fit$;
 
 COMMENT ON FUNCTION dagbump.tables_fit(regclass) IS
-'Internal: fails where Airflow''s tables are not those that the functions were rendered for.
+'Internal: raises an error if Airflow''s tables are not those that the functions were rendered for.
 
-For the functions that read them, which begin with it. task_instance: that table, as a constant, so that the
-plan of the call depends on it. Answers true. Declared IMMUTABLE, so that it is called when a plan is made
-and not again: it costs a steady bump nothing.
-Reads the catalogs. Errors: DBU02 where a column is missing.';
+The functions that read these tables call it first, with the table task_instance as a constant, so that
+the plan of the call depends on that table. It answers true. It is declared IMMUTABLE, so that it is
+called when a plan is made and not again: it costs a steady bump nothing.
+It reads the catalogs. Errors: DBU02 if a column is missing.';
 
 REVOKE ALL ON FUNCTION dagbump.tables_fit(regclass) FROM PUBLIC;

@@ -1,17 +1,17 @@
--- dagbump.take_version: takes the lock on a dag_version row that the foreign-key check of a bump takes, or says that it
--- is not to be had.
+-- dagbump.take_version: locks a dag_version row as the foreign-key check of a bump does, or answers false.
 --
--- For dagbump.bump and the plugin. Apart from bump because only a function can bound a wait for
--- itself alone, and give back what it has locked. Its plans are made under the
--- settings of bump, which calls it.
+-- dagbump.bump calls it, and so does the plugin. It is a separate function, because
+-- lock_timeout can be set for one function, and its exception block releases the locks.
+-- Its plans are made under the settings of bump, which calls it.
 --
--- Locks: NO KEY UPDATE on one TI of the run, where one is free, which says that there
--- is something to move; then KEY SHARE on the row; both SKIP LOCKED. Where the row is
--- not to be had, the TI is free again. SKIP LOCKED waits for nothing, but for one
--- thing: of a row that a transaction has updated (its key left as it was) and then
--- locked FOR UPDATE or deleted, PostgreSQL locks the version that everybody sees,
--- and then follows the chain of updates to the newest, where it waits. So the wait
--- is bounded, and counts as held.
+-- Locks: NO KEY UPDATE on one stale TI of the run, unless to_verify is true. If all are
+-- locked, it ends there. Then KEY SHARE on the dag_version row. Both are SKIP LOCKED. If
+-- the row cannot be locked, the lock on the TI is released.
+--
+-- SKIP LOCKED waits in one case. A transaction has updated the row without changing its
+-- key, and then has locked it FOR UPDATE or deleted it. PostgreSQL then locks the version
+-- of the row that others can see, follows the chain of updates to the newest version, and
+-- waits there. lock_timeout limits that wait to 1 ms. After it, the row counts as locked.
 
 CREATE OR REPLACE FUNCTION dagbump.take_version(
     dag_version_id uuid,
@@ -55,10 +55,11 @@ $take_version$;
 COMMENT ON FUNCTION dagbump.take_version(uuid, text, text, uuid[], boolean) IS
 'Internal: takes the lock on a dag_version row that the bump of a run needs.
 
-For dagbump.bump, and for the Airflow plugin before it creates missing task instances. Answers NULL, and locks nothing, where no stale task instance of the run is free
-and the run is not to be verified. Else takes KEY SHARE on the row, SKIP LOCKED, and answers true; false
-where another transaction holds the row, or it is not there.
-Waits 1 ms at most, and only for a transaction that has updated that row before it locked it FOR UPDATE
-or deleted it: there SKIP LOCKED waits.';
+dagbump.bump calls it, and so does the Airflow plugin before it creates missing task instances. With
+to_verify = false it first locks one stale task instance of the run. If none can be locked, it answers
+NULL and locks nothing. Then it takes KEY SHARE on the row, SKIP LOCKED, and answers true. It answers
+false if another transaction has locked the row, or if there is no such row.
+It waits at most 1 ms, in one case: a transaction has updated that row and then has locked it FOR UPDATE
+or deleted it. SKIP LOCKED waits there.';
 
 REVOKE ALL ON FUNCTION dagbump.take_version(uuid, text, text, uuid[], boolean) FROM PUBLIC;

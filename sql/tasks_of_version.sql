@@ -1,19 +1,19 @@
--- dagbump.tasks_of_version: which tasks a dag_version has, as Airflow serialized them.
+-- dagbump.tasks_of_version: lists the tasks of a dag_version, as Airflow serialized them.
 --
--- For dagbump.verify_scope and dagbump.preview. Apart from them because only a
--- function can keep the error of one broken serialized DAG from the others. Its
+-- dagbump.verify_scope and dagbump.preview call it. It is a separate function, because
+-- its exception block keeps one broken serialized DAG from failing the whole query. Its
 -- plan is made under the settings of its callers.
 --
--- What is read is what SerializedDAG.from_dict reads, up to Airflow 3.4:
+-- It reads what SerializedDAG.from_dict reads, up to Airflow 3.4:
 --
 --     {"__version": 3,                                    2 in Airflow 3.0
---      "dag": {"start_date": 1704067200.0, "end_date": …,           seconds since 1970; of tasks that have none
---              "task_group": {… "is_mapped": true …},               at any depth; "loop": {"gate_task_id": …} in a loop
+--      "dag": {"start_date": 1704067200.0, "end_date": …,  seconds since 1970, for tasks without a date of their own
+--              "task_group": {… "is_mapped": true …},      at any depth; "loop": {"gate_task_id": …} in a loop
 --              "tasks": [{"__type": "operator",
 --                         "__var": {"task_id": "…", "start_date": …, "end_date": …, "_is_mapped": true}}]}}
 --
--- data is of type json up to Airflow 3.1, where a text may hold what jsonb
--- cannot; and JSON's null where Airflow compresses its DAGs.
+-- The column data is of type json up to Airflow 3.1, and json allows text that jsonb does
+-- not. It is JSON null if Airflow compresses its DAGs.
 
 CREATE OR REPLACE FUNCTION dagbump.tasks_of_version(
     dag_version_id uuid,
@@ -34,7 +34,7 @@ DECLARE
     tasks bigint;
     has_dynamic_group boolean;
 BEGIN
-    -- Into a variable first: json is parsed, and made jsonb, only once.
+    -- A variable, so that json is parsed and turned into jsonb only once.
     SELECT serialized.data::jsonb INTO data
     FROM @airflow_schema@.serialized_dag AS serialized
     WHERE serialized.dag_version_id = tasks_of_version.dag_version_id;
@@ -62,7 +62,8 @@ BEGIN
         );
         has_mapped := has_mapped OR has_dynamic_group;
 
-        -- Not one of them may be of a shape that was not foreseen. In a loop, which tasks have TIs depends on how far it is.
+        -- If any task has an unknown shape, or the DAG has a loop, task_ids is NULL. Which tasks of a loop have TIs
+        -- depends on its progress.
         task_ids := coalesce(task_ids, '{}');
         IF pg_catalog.cardinality(task_ids) <> tasks OR pg_catalog.array_position(task_ids, NULL) IS NOT NULL
             OR (has_dynamic_group AND pg_catalog.jsonb_path_exists(dag, '$.task_group.**.loop.gate_task_id'::jsonpath)) THEN
@@ -76,12 +77,12 @@ END
 $tasks_of_version$;
 
 COMMENT ON FUNCTION dagbump.tasks_of_version(uuid) IS
-'Internal: the tasks of a dag_version, from its serialized_dag row.
+'Internal: lists the tasks of a dag_version, from its serialized_dag row.
 
-For dagbump.verify_scope and dagbump.preview. Answers three arrays of the same length, one element for each
-task: its task_id, and its start_date and end_date, which are those of the DAG where it has none; and
-whether the DAG has a mapped task, or a mapped task group.
-task_ids is NULL where that cannot be told: there is no such row, Airflow has compressed it, or it is not of
-the format that is known. Such a row never raises an error.';
+dagbump.verify_scope and dagbump.preview call it. It answers three arrays of the same length, with one
+element for each task: its task_id, its start_date and its end_date. A task without a date of its own has
+that of the DAG. It also answers whether the DAG has a mapped task or a mapped task group.
+task_ids is NULL if the tasks cannot be read: there is no such row, Airflow has compressed it, or the
+format is not known. Such a row raises no error.';
 
 REVOKE ALL ON FUNCTION dagbump.tasks_of_version(uuid) FROM PUBLIC;

@@ -1,11 +1,11 @@
--- dagbump.transactions_behind: the transactions in progress that a row's xmax may stand for.
+-- dagbump.transactions_behind: lists the transactions in progress that the xmax of a row may stand for.
 --
--- For dagbump.holders. xmax is the number of a transaction, or that of a multixact,
--- a list of transactions; which of the two, a bit says that SQL does not see. So a
--- number is read both ways, and what is not in progress drops out. What is left of
--- both, holders judges by the locks on the table.
+-- dagbump.holders calls it. xmax is the id of a transaction, or of a multixact, which is
+-- a list of transactions. SQL cannot see the bit that tells which. So the number is read
+-- both ways, and transactions that are not in progress are left out. If both readings
+-- leave some, holders decides by the locks on the table.
 --
--- Reads pg_xact and pg_multixact; locks nothing, waits for nothing.
+-- It reads pg_xact and pg_multixact. It locks nothing and waits for nothing.
 
 CREATE OR REPLACE FUNCTION dagbump.transactions_behind(number bigint) RETURNS TABLE (
     transaction xid,
@@ -16,10 +16,10 @@ SET search_path = @airflow_schema@, pg_temp
 AS $transactions_behind$
 #variable_conflict use_column
 DECLARE
-    -- In the caller's snapshot: near enough to say in which round of 2^32 numbers one is.
+    -- From the caller's snapshot: recent enough to extend a 32-bit xid to 64 bits.
     next_transaction CONSTANT bigint := pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint;
 BEGIN
-    -- Both raise for a number that is none: one not given out yet, or forgotten long ago.
+    -- Both functions raise an error for an unknown id: not assigned yet, or too old.
     BEGIN
         RETURN QUERY
         SELECT alone.transaction, NULL::text
@@ -42,12 +42,12 @@ END
 $transactions_behind$;
 
 COMMENT ON FUNCTION dagbump.transactions_behind(bigint) IS
-'Internal: the transactions in progress that the xmax of a row may stand for.
+'Internal: lists the transactions in progress that the xmax of a row may stand for.
 
-For dagbump.holders alone. Answers one row for each:
-  transaction  its number, which may be that of a subtransaction
-  mode         as pg_get_multixact_members says it, where xmax is read as the number of a multixact;
-               NULL where it is read as that of a transaction
+Only dagbump.holders calls it. Answers one row for each transaction:
+  transaction  its xid; it may be that of a subtransaction
+  mode         if xmax is read as a multixact: the mode, as pg_get_multixact_members names it;
+               if xmax is read as an xid: NULL
 Locks: none.';
 
 REVOKE ALL ON FUNCTION dagbump.transactions_behind(bigint) FROM PUBLIC;

@@ -1,9 +1,10 @@
--- dagbump.verify_scope: what Airflow's verify_integrity would find in some runs, read from the database alone.
+-- dagbump.verify_scope: shows what Airflow's verify_integrity would find in some runs, without running it.
 --
--- Airflow decides by a sign whether a run is to be verified: the latest version
--- is on none of its task instances (TIs) and past tries. The sign can be there
--- and the work not done, so that new tasks never run; and it can be missing
--- where there is nothing to do. This is the truth behind it. Reads only.
+-- Airflow verifies a run only while the latest version is on none of its task instances
+-- (TIs) and none of their past tries. That version can be on a TI although the run was
+-- not verified: its new tasks then never run. It can also be on none although there is
+-- nothing to do. This function compares the tasks of the version with the TIs of the
+-- run. Reads only.
 
 CREATE OR REPLACE FUNCTION dagbump.verify_scope(dag_run_ids bigint[]) RETURNS TABLE (
     dag_run_id bigint,
@@ -55,29 +56,31 @@ COMMENT ON FUNCTION dagbump.verify_scope(bigint[]) IS
   SELECT * FROM dagbump.verify_scope(''{17,18}'');      dag_run.id; NULL: every running run
 
 Airflow verifies a run for a new version only while that version is on none of its task instances (TIs)
-and past tries. That sign can be there and the work not done: after a task was cleared "on the latest
-version", a TI was deleted, verify_integrity failed, or a version was rewritten in place. The new tasks
-then never run in that run. Here is the truth: the tasks of the latest version, as Airflow serialized
-them, beside the TIs of the run. SELECT dagbump.help(''bump''); explains the other words.
+and none of their past tries. The version can be on a TI although the run was not verified: after a task
+was cleared "on the latest version", a TI was deleted, verify_integrity failed, or a version was
+rewritten in place. The new tasks then never run in that run. This function compares the tasks of the
+latest version, as Airflow serialized them, with the TIs of the run.
+SELECT dagbump.help(''bump''); explains the other words.
 
 Answers one row for each of these runs that is running:
-  missing_tasks   tasks of the latest version that have no TI in the run but removed ones: nothing of them
-                  will run before verify_integrity makes or restores a TI. A task that has none at all
-                  is left out where verify_integrity would make none, because its start_date or end_date,
-                  or its DAG''s, rules out the logical date of the run, unless that is a backfill''s or has
-                  none
-  restored_tasks  all tasks of removed TIs that the latest version has (again), those in missing_tasks
-                  too: verify_integrity restores the TIs. Of a mapped task it restores those whose index
-                  fits; one beside TIs that are not removed is most often an index too many, and stays
-  vanished_tasks  tasks of unfinished TIs that the latest version no longer has
-  has_mapped      the latest version has a mapped task or a mapped task group: verify_integrity also
-                  compares the indexes of their TIs with what they are mapped over, which is not done here. From
-                  Airflow 3.4 on also where a TI of the run has such an index
-All are NULL where the tasks of the latest version cannot be read: it has no serialized_dag row, Airflow
-compresses its serialized DAGs, or they are in a format that this release of dagbump does not know, or
-have a loop (Airflow 3.4), in which it depends on how far it is which tasks have TIs.
+  missing_tasks   tasks of the latest version that have no TI in the run, or only removed ones. None of
+                  their TIs will run before verify_integrity creates or restores them. A task without any
+                  TI is left out if verify_integrity would not create one, because the run''s logical date
+                  is outside the start_date and end_date of the task or the DAG. These dates do not count
+                  for a backfill, or for a run without a logical date.
+  restored_tasks  tasks of removed TIs that the latest version has, including those in missing_tasks:
+                  verify_integrity restores these TIs. For a mapped task it restores those whose index
+                  fits. A removed TI beside others that are not removed usually has a surplus
+                  index, and stays removed.
+  vanished_tasks  tasks of unfinished TIs that the latest version does not have
+  has_mapped      the latest version has a mapped task or a mapped task group, or, from Airflow 3.4 on, a
+                  TI of the run has a map index. verify_integrity then also compares the indexes of the
+                  TIs with what they are mapped over. This function does not.
+All are NULL if the tasks of the latest version cannot be read: it has no serialized_dag row; Airflow
+compresses its serialized DAGs; this release of dagbump does not know the format; or the DAG has a loop
+(Airflow 3.4), because which of its tasks have TIs then depends on the progress of the loop.
 
-Reads each version once, however many runs share it. Locks: none; runs on a hot standby.
-Errors: 22023 for a NULL inside the array and for an array of arrays.';
+It reads each version once, even if many runs share it. Locks: none; runs on a hot standby.
+Errors: 22023 if the array contains NULL or is an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.verify_scope(bigint[]) FROM PUBLIC;

@@ -1,12 +1,12 @@
--- dagbump.versions: how many versions each DAG has, and what keeps the old ones.
+-- dagbump.versions: shows how many versions each DAG has, and what keeps the old ones.
 --
--- For a person who wants to know which DAG makes a version with every parse, and
--- what airflow db clean will be able to delete. Reads only: locks nothing, runs on
--- a hot standby.
+-- For a person who wants to know which DAG gets a version with every parse, and what
+-- airflow db clean will be able to delete. Reads only: it locks nothing and runs on a
+-- hot standby.
 --
--- Reads task_instance once, counting by version, and the unfinished TIs of the
--- examined runs by their index. Never looks a version up: up to Airflow 3.2,
--- task_instance has no index on dag_version_id.
+-- It reads task_instance once and counts by version. It reads the unfinished TIs of
+-- examined runs by run. It never looks TIs up by version, because task_instance has no
+-- index on dag_version_id up to Airflow 3.2.
 
 CREATE OR REPLACE FUNCTION dagbump.versions(
     dag_ids text[] DEFAULT NULL
@@ -21,11 +21,11 @@ CREATE OR REPLACE FUNCTION dagbump.versions(
     running_runs_behind integer
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
--- Planned for each call, so that without dag_ids there is no condition on them, with any method that suits the size.
+-- Planned for each call, so that the plan has no condition on dag_ids if it is NULL, and the join methods fit the size.
 SET search_path = @airflow_schema@, pg_temp
 SET row_security = off
 SET plan_cache_mode = force_custom_plan
--- What is to be looked up by run is LATERAL, and still is; nothing else may be compared each with each.
+-- A LATERAL look-up per run is a nested loop anyway. Without this setting, other joins could compare all rows with all.
 SET enable_nestloop = off
 SET jit = off
 AS $versions$
@@ -37,7 +37,7 @@ BEGIN
     @include:require_tables@
     @include:check_dag_ids@
 
-    -- A TI may refer to a version of another DAG, so the filter chooses the rows of the answer only.
+    -- A TI may refer to a version of another DAG, so the filter applies only to the rows of the answer.
     DECLARE
         asked CONSTANT text[] := dag_ids;
         dag_ids CONSTANT text[] := NULL;
@@ -48,7 +48,7 @@ BEGIN
     ),
 
     held_by_run AS MATERIALIZED (
-        -- By run, so that each is looked up by its index.
+        -- LATERAL, so that each run is looked up by its index.
         SELECT run.dag_id, run.dag_run_id, tis.dag_version_id, tis.stale
         FROM run
         CROSS JOIN LATERAL (
@@ -136,24 +136,25 @@ COMMENT ON FUNCTION dagbump.versions(text[]) IS
 
 dag_ids: NULL: every DAG; an empty array: none.
 
-Answers one row per DAG that has a version, first those with running runs behind, then those with many
-versions:
+Answers one row per DAG that has a version. DAGs with running runs behind come first, then those with
+many versions.
   versions             rows of dag_version
-  versions_last_day    those created in the last 24 hours. A DAG that makes one with every parse has
-                       something in its file that changes with every parse, a now() for one.
-  version_number, created_at   of the latest
+  versions_last_day    versions created in the last 24 hours. If a DAG gets one with every parse,
+                       something in its file changes with every parse, for example now().
+  version_number, created_at   of the latest version
   unreferenced         versions before the latest that no TI refers to: airflow db clean may delete them.
-                       dag_run.created_dag_version_id keeps none. Past tries keep none up to Airflow 3.3; from
-                       3.4 on they are rows of task_instance, and keep theirs.
-  stale_only           versions before the latest that no TI refers to but stale ones of examined runs:
-                       once bump has moved those, airflow db clean may delete them
-  running_runs_behind  examined runs that hold stale TIs: SELECT dagbump.help(''bump'');
-What keeps the others: finished TIs, until they are cleaned themselves, and those of runs that bump does
-not examine.
+                       dag_run.created_dag_version_id does not keep a version. Past tries do not keep
+                       one up to Airflow 3.3. From 3.4 on they are rows of task_instance and do.
+  stale_only           versions before the latest that only stale TIs of examined runs refer to.
+                       airflow db clean may delete them after bump has moved these TIs.
+  running_runs_behind  examined runs that have stale TIs: SELECT dagbump.help(''bump'');
+Other old versions are kept by finished TIs, until airflow db clean deletes these, and by TIs of runs
+that bump does not examine. In Airflow 3.0, airflow db clean deletes such a version and its TIs. In 3.1
+and 3.2, it fails if a TI refers to a version that it would delete.
 
-Reads all of task_instance once, by its index on dag_version_id where there is one and it suits (Airflow
-3.3), also where dag_ids names some: a TI may refer to a version of another DAG. On a big database that takes seconds: not for a
-loop. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside the array
-and for an array of arrays.';
+It reads all of task_instance once, even with dag_ids, because a TI may refer to a version of another
+DAG. It uses an index on dag_version_id if there is one (Airflow 3.3) and it suits. On a big database
+this takes seconds, so do not call it in a loop. Reads only; runs on a hot standby.
+Locks: none. Errors: 22023 if the array contains NULL or is an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.versions(text[]) FROM PUBLIC;

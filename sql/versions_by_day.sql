@@ -1,7 +1,7 @@
--- dagbump.versions_by_day: how many versions each DAG has got, day by day.
+-- dagbump.versions_by_day: counts the versions that each DAG got, day by day.
 --
--- For the page in Airflow's UI, where a DAG that makes a version with every parse is seen at a glance. Reads dag_version
--- alone: locks nothing, runs on a hot standby.
+-- For the page in Airflow's UI, where it shows which DAG gets a version with every parse. It reads only
+-- dag_version. It locks nothing and runs on a hot standby.
 
 CREATE OR REPLACE FUNCTION dagbump.versions_by_day(
     dag_ids text[] DEFAULT NULL,
@@ -12,7 +12,7 @@ CREATE OR REPLACE FUNCTION dagbump.versions_by_day(
     by_day integer[]
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
--- Planned for each call, so that without dag_ids there is no condition on them, with any method that suits the size.
+-- Planned for each call, so that the plan has no condition on dag_ids if it is NULL, and the join methods fit the size.
 SET search_path = @airflow_schema@, pg_temp
 SET row_security = off
 SET plan_cache_mode = force_custom_plan
@@ -33,7 +33,7 @@ BEGIN
         FROM (
             SELECT
                 version.dag_id::text AS dag_id,
-                -- The server's clock may have been put back: what is of tomorrow counts as of today.
+                -- The server's clock may have been set back: a version of tomorrow counts as one of today.
                 greatest(
                     0, pg_catalog.floor(pg_catalog.date_part('epoch', pg_catalog.now() - version.created_at) / 86400::double precision)
                 )::integer AS days
@@ -77,15 +77,15 @@ END
 $versions_by_day$;
 
 COMMENT ON FUNCTION dagbump.versions_by_day(text[], integer) IS
-'Internal: how many versions each DAG has got in the last days, each of 24 hours, the last up to now.
+'Internal: counts the versions that each DAG got on each of the last days.
 
-For the page in Airflow''s UI.
+For the page in Airflow''s UI. A day is 24 hours, and the last one ends now.
   dag_ids  NULL: every DAG; an empty array: none
-  days     how many, 1 to 366
-Answers one row per DAG that has a version, first those with most versions in these days:
-  versions  rows of dag_version, of whatever age
-  by_day    those of each day, the oldest first
-Reads dag_version alone; runs on a hot standby. Locks: none. Errors: 22023 for a NULL inside dag_ids, for an
-array of arrays, and for other days.';
+  days     how many days, 1 to 366
+Answers one row per DAG that has a version. DAGs with the most versions in these days come first.
+  versions  all its rows of dag_version
+  by_day    how many of them were created on each day, the oldest day first
+It reads only dag_version; runs on a hot standby. Locks: none.
+Errors: 22023 if dag_ids contains NULL or is an array of arrays, or if days is out of range.';
 
 REVOKE ALL ON FUNCTION dagbump.versions_by_day(text[], integer) FROM PUBLIC;

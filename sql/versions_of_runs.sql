@@ -1,6 +1,6 @@
--- dagbump.versions_of_runs: which versions the unfinished task instances (TIs) of running DAG runs are on.
+-- dagbump.versions_of_runs: counts the unfinished task instances (TIs) of running DAG runs by version.
 --
--- For the page in Airflow's UI. Reads only: locks nothing, runs on a hot standby.
+-- For the page in Airflow's UI. Reads only: it locks nothing and runs on a hot standby.
 
 CREATE OR REPLACE FUNCTION dagbump.versions_of_runs(
     dag_run_ids bigint[]
@@ -38,21 +38,21 @@ BEGIN
         SELECT version.version_number
         FROM @airflow_schema@.dag_version AS version
         WHERE version.id = tis.dag_version_id
-        OFFSET 0 -- by version: not joined, which could go through all of them for each run
+        OFFSET 0 -- keeps the planner from turning this look-up into a join
     ) AS version ON TRUE
-    -- A TI may be on a version of another DAG, of the same number.
+    -- A TI may be on a version of another DAG with the same version_number.
     ORDER BY run.dag_run_id, version.version_number NULLS FIRST, tis.dag_version_id;
 END
 $versions_of_runs$;
 
 COMMENT ON FUNCTION dagbump.versions_of_runs(bigint[]) IS
-'Internal: which versions the unfinished task instances of running DAG runs are on.
+'Internal: counts the unfinished task instances of running DAG runs by version.
 
-For the page in Airflow''s UI. dag_run_ids: dag_run.id; NULL and an empty array: none. Answers one row per run and
-version:
-  version_number  NULL: on no version
+For the page in Airflow''s UI. dag_run_ids: dag_run.id; NULL and an empty array: none. Answers one row per
+run and version:
+  version_number  NULL: no version
   task_instances  how many unfinished ones
-Looks at every TI of these runs. Reads only; runs on a hot standby. Locks: none. Errors: 22023 for a NULL
-inside dag_run_ids and for an array of arrays.';
+It reads every TI of these runs. Reads only; runs on a hot standby. Locks: none.
+Errors: 22023 if dag_run_ids contains NULL or is an array of arrays.';
 
 REVOKE ALL ON FUNCTION dagbump.versions_of_runs(bigint[]) FROM PUBLIC;

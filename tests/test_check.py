@@ -188,7 +188,7 @@ DAMAGES = {
         "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
         "CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON task_instance DEFERRABLE FOR EACH ROW EXECUTE FUNCTION late()",
         "triggers",
-        "late calls late. What is DEFERRABLE",
+        "late calls late. A DEFERRABLE trigger may",
     ),
     "another owner of a function": (
         "ALTER FUNCTION dagbump.help OWNER TO pg_monitor",

@@ -223,19 +223,19 @@ class TestRefusals:
         with pytest.raises(subprocess.CalledProcessError) as failed:
             run_client("psql", airflow_database, "--no-psqlrc", "--set=ON_ERROR_STOP=1", stdin=script)
         assert f"are not as in Airflow {other.label}; missing: " in failed.value.stderr
-        assert "A script is for the tables that --airflow-shape names" in failed.value.stderr
+        assert "fits only the tables that --airflow-shape names" in failed.value.stderr
         assert dump_schema(airflow_database) == before
 
     def test_tables_that_are_not_plain(self, airflow_database: URL) -> None:
         """A row's address, by which bump writes, is unique in one physical table only."""
         do(airflow_database, "CREATE TABLE archive () INHERITS (task_instance)")
-        assert "no plain tables, but partitioned, inherited or views: task_instance" in self.refused(airflow_database)
+        assert "not plain tables, but partitioned, inherited or views: task_instance" in self.refused(airflow_database)
         do(
             airflow_database,
             "DROP TABLE archive; ALTER TABLE dag_version RENAME TO versions; "
             "CREATE VIEW dag_version AS SELECT * FROM versions",
         )
-        assert "no plain tables, but partitioned, inherited or views: dag_version" in self.refused(airflow_database)
+        assert "not plain tables, but partitioned, inherited or views: dag_version" in self.refused(airflow_database)
 
     def test_a_newer_dagbump(self, database: URL) -> None:
         with psycopg.connect(libpq(database)) as connection:

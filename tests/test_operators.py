@@ -184,7 +184,7 @@ class TestGranting:
         assert "bump" in may(connection, member)
         revoke(connection, member)
         assert notices == [
-            "the role dagbump_test_member still has what these have, of which it is a member: dagbump_test_group"
+            "the role dagbump_test_member still has the rights of these, as a member: dagbump_test_group"
         ]
 
     def test_what_another_role_has_granted_is_told_and_how_it_is_taken_back(
@@ -211,7 +211,7 @@ class TestGranting:
         assert may(connection, role) == {"bump", "history", "schema"}
         ((message, hint),) = told
         assert message == (
-            "the role dagbump_test_role_of_other still has what others granted: "
+            "the role dagbump_test_role_of_other still has rights that other roles granted: "
             "EXECUTE on bump from dagbump_test_other, SELECT on history from dagbump_test_other, "
             "USAGE on schema dagbump from dagbump_test_other"
         )

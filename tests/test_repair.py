@@ -113,8 +113,8 @@ class TestBatches:
         assert fleet.versions_of(tis) == list(tis.values())
         assert batches(fleet) == [4, 4, 4, 4, 3]
         assert [notice.split(":")[1].split()[0] for notice in notices[:-1]] == ["4", "8", "12", "16", "19"]
-        assert "12 task instances moved; 3 of 5 runs done with" in notices[2]
-        assert "done: 19 task instances moved; 0 left that other transactions hold; 0 runs" in notices[-1]
+        assert "12 task instances moved; 3 of 5 runs done" in notices[2]
+        assert "done: 19 task instances moved; 0 left, locked by another transaction; 0 runs" in notices[-1]
 
     def test_more_runs_than_a_batch_looks_at(self, fleet: Fleet, caller: Connection) -> None:
         run = stale_run(fleet)
@@ -177,7 +177,7 @@ class TestWhatIsMoved:
 
         notices = call(caller)
         caller.execute("SELECT dagbump.repair_batch(%s, 1000)", (runs,))
-        assert "1 task instances moved; 0 left that other transactions hold; 3 runs left to Airflow" in notices[-1]
+        assert "1 task instances moved; 0 left, locked by another transaction; 3 runs left to Airflow" in notices[-1]
         assert fleet.versions_of(tis) == [old] * 3
 
     @pytest.mark.usefixtures("either_way")
@@ -258,7 +258,7 @@ class TestOthers:
 
         notices = call(caller, "CALL dagbump.repair(batch_size => 2)")
         assert fleet.versions_of(tis).count(new) == 4
-        assert "4 task instances moved; 1 left that other transactions hold" in notices[-1]
+        assert "4 task instances moved; 1 left, locked by another transaction" in notices[-1]
 
         other.rollback()
         assert "1 task instances moved; 0 left" in call(caller)[-1]
@@ -268,7 +268,7 @@ class TestOthers:
         held, _ = verified_run(fleet, 3, "held")
         new, tis = verified_run(fleet, 3, "free")
         connect().execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (held,))
-        assert "3 task instances moved; 3 left that other transactions hold" in call(caller)[-1]
+        assert "3 task instances moved; 3 left, locked by another transaction" in call(caller)[-1]
         assert fleet.versions_of(tis) == [new] * 3
 
     def test_what_was_held_and_is_free_before_the_end_is_moved_by_another_pass(
@@ -289,7 +289,7 @@ class TestOthers:
         new, tis = verified_run(fleet, 10)
         with gated_repair(fleet, libpq(database), batch_size=4, moved=0) as notices:
             others = call(caller, "CALL dagbump.repair(batch_size => 4)")
-        assert "6 task instances moved; 4 left that other transactions hold" in others[-1]
+        assert "6 task instances moved; 4 left, locked by another transaction" in others[-1]
         assert "4 task instances moved; 0 left" in notices[-1]
         assert fleet.versions_of(tis) == [new] * 10
         assert sum(batches(fleet)) == 10

@@ -115,7 +115,7 @@ class TestEachOrder:
 
         assert item.ok is not left_to_airflow(order)
         if not item.ok:
-            assert "two for: d. " in item.detail
+            assert "differ for: d. " in item.detail
             assert "docs/stuck-runs.md" in item.detail
 
 

@@ -1,5 +1,6 @@
--- Apart from the CREATE, which has to be sent alone.
+-- A separate file, because the CREATE must be the only statement in its message to the server.
 
 COMMENT ON INDEX @airflow_schema@.dagbump_ti_unfinished IS
-'dagbump''s, optional: the unfinished task instances by run and version. With it, dagbump.bump finds out by two index
-probes per run that nothing is stale. Remove it with: dagbump downgrade index@base';
+'Optional, created by dagbump: the unfinished task instances by run and version. With it, dagbump.bump
+needs only two index probes per run to see that nothing is stale.
+To remove it: dagbump downgrade index@base';

@@ -1,5 +1,5 @@
--- Goes on as the owner of Airflow's tables, and makes the schema for her where it is missing: all that follows is hers,
--- whoever runs the upgrade, and none of it can do more than she can.
+-- Creates the schema for the owner of Airflow's tables if it is missing, and goes on as that role. So everything
+-- that follows belongs to the owner, whichever role runs the upgrade, and can do no more than the owner may do.
 
 DO $become_owner$
 DECLARE

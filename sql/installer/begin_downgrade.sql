@@ -1,10 +1,10 @@
--- Refuses a schema dagbump that is not ours, and goes on as its owner. Airflow's tables may be gone: that is no obstacle.
+-- Refuses a schema dagbump that is not ours, and goes on as its owner. Airflow's tables may be missing.
 --
--- Runs first in every downgrade, online and in the script of --sql alike, and reads catalogs only. Errors:
---   DBU03  a schema dagbump that is somebody else's, or holds what is
+-- It runs first in every downgrade, online and in the script of --sql, and reads only catalogs. Errors:
+--   DBU03  schema dagbump belongs to another role, or holds something that dagbump did not create
 --   DBU04  dagbump serves another Airflow in this database
---   25006  a read-only transaction
---   42501  a role that may not act as its owner
+--   25006  the transaction is read-only
+--   42501  the role may not act as the owner of the schema
 
 DO $begin_downgrade$
 DECLARE
@@ -12,7 +12,7 @@ DECLARE
     owner CONSTANT oid := coalesce(@include:owner_of_airflow@, schema_owner);
     airflow_schema CONSTANT text := @airflow_schema_literal@;
     served CONSTANT text := @include:served_schema@;
-    -- From PostgreSQL 16 on, membership alone does not let one SET ROLE.
+    -- From PostgreSQL 16 on, SET ROLE needs more than membership.
     may_become CONSTANT text := CASE
         WHEN pg_catalog.current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER'
     END;

@@ -1,4 +1,4 @@
--- Drops the named functions and procedures of schema dagbump, whatever their arguments are.
+-- Drops the named functions and procedures of schema dagbump, with any arguments.
 
 DO $drop_functions$
 DECLARE

@@ -1,5 +1,5 @@
--- Drops a function whose answer has other columns by now, which CREATE OR REPLACE refuses, and remembers, until the end of
--- the transaction, who was granted it: restore_grants.sql gives it back.
+-- Drops a function whose answer gets other columns, because CREATE OR REPLACE refuses that. It remembers the grants
+-- until the end of the transaction. restore_grants.sql gives them back.
 
 DO $drop_keeping_grants$
 DECLARE

@@ -1,2 +1,2 @@
--- What in schema dagbump is not provably ours. For the command line and the plugin, before they call anything there.
+-- Lists what in schema dagbump may not be ours. The command line and the plugin run it before they call anything there.
 @include:foreign_objects@

@@ -1,5 +1,6 @@
--- Whatever is named as the optional index, in any schema; whether it is that, by its definition, whether it is valid, and whether Airflow's
--- tables are still those that it was made for.
+-- Everything with the name of the optional index, in any schema: whether its definition is that of the optional index,
+-- whether it is valid, whether Airflow's tables still have the shape that it was built for, and whether the current
+-- role may act as its owner.
 SELECT
     namespace.nspname::text AS schema,
     @include:defines_optional_index@ AS ours,

@@ -1,5 +1,6 @@
--- The schema of the Airflow that dagbump serves in this database, and whether schema dagbump belongs to the owner of the
--- Airflow tables in schema @airflow_schema@ (NULL where there are none); and who asks. No row: there is no schema dagbump.
+-- The schema of the Airflow that dagbump serves in this database; whether schema dagbump belongs to the owner of the
+-- Airflow tables in schema @airflow_schema@ (NULL if there are none); its owner; and the current role. No row if there
+-- is no schema dagbump.
 SELECT
     @include:served_schema@ AS served,
     namespace.nspowner = @include:owner_of_airflow@ AS by_owner,

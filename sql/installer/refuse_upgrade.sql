@@ -1,12 +1,12 @@
--- Refuses a database that dagbump cannot serve, before anything in schema dagbump is read and anything is created.
+-- Refuses a database that dagbump cannot serve, before it reads anything in schema dagbump or creates anything.
 --
--- Runs first in every upgrade, online and in the script of --sql alike, and reads catalogs only. Errors:
+-- It runs first in every upgrade, online and in the script of --sql, and reads only catalogs. Errors:
 --   DBU01  no Airflow tables in schema @airflow_schema@
---   DBU02  Airflow tables that dagbump does not know (Airflow 2, a column is missing, partitions, inheritance)
---   DBU03  a schema dagbump that is somebody else's, or holds what is
+--   DBU02  Airflow tables that dagbump does not know (Airflow 2, a missing column, partitions, inheritance)
+--   DBU03  schema dagbump belongs to another role, or holds something that dagbump did not create
 --   DBU04  dagbump serves another Airflow in this database
---   25006  a read-only transaction
---   42501  a role that does not own Airflow's tables, or may not create a schema; an owner who may not read them all
+--   25006  the transaction is read-only
+--   42501  the role does not own Airflow's tables, or may not create a schema; or the owner may not read all the tables
 
 DO $refuse_upgrade$
 DECLARE
@@ -14,7 +14,7 @@ DECLARE
     airflow_schema CONSTANT text := @airflow_schema_literal@;
     owner CONSTANT oid := @include:owner_of_airflow@;
     served CONSTANT text := @include:served_schema@;
-    -- From PostgreSQL 16 on, membership alone does not let one SET ROLE.
+    -- From PostgreSQL 16 on, SET ROLE needs more than membership.
     may_become CONSTANT text := CASE
         WHEN pg_catalog.current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER'
     END;
@@ -43,16 +43,16 @@ BEGIN
         RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow %; missing: %',
             airflow_schema, @airflow_releases_literal@, missing
             USING ERRCODE = 'DBU02',
-            HINT = 'Look for a newer dagbump that knows this Airflow. A script is for the tables that --airflow-shape names.';
+            HINT = 'Look for a newer dagbump that knows this Airflow. A script of --sql fits only the tables that --airflow-shape names.';
     ELSIF findings IS NOT NULL THEN
         RAISE EXCEPTION 'the Airflow tables in schema "%" are not as in Airflow %; of another type: %',
             airflow_schema, @airflow_releases_literal@, findings
-            USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow, or who has changed the column.';
+            USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow, or find out who has changed the column.';
     END IF;
 
     @include:tables_not_plain@
     IF findings IS NOT NULL THEN
-        RAISE EXCEPTION 'in schema "%" these are no plain tables, but partitioned, inherited or views: %', airflow_schema, findings
+        RAISE EXCEPTION 'in schema "%" these are not plain tables, but partitioned, inherited or views: %', airflow_schema, findings
             USING ERRCODE = 'DBU02', HINT = 'dagbump serves the tables that airflow db migrate makes.';
     END IF;
 

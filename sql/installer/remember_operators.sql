@@ -1,4 +1,4 @@
--- Remembers, until the end of the transaction, who is an operator: restore_grants.sql gives them what the upgrade brings.
+-- Remembers the operators until the end of the transaction. restore_grants.sql grants them what the upgrade adds.
 
 DO $remember_operators$
 BEGIN

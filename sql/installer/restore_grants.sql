@@ -1,5 +1,5 @@
--- Gives back what drop_keeping_grants.sql has taken, if it has, in this transaction; but not for a function that the
--- revision reached does not have. Then gives the operators, remembered by remember_operators.sql, what is new.
+-- Gives back the grants that drop_keeping_grants.sql remembered in this transaction, except for a function that the
+-- target revision does not have. Then it grants what is new to the operators that remember_operators.sql remembered.
 
 DO $restore_grants$
 DECLARE

@@ -1,8 +1,9 @@
 -- Takes: run (dag_id, run_id), latest (id).
--- True where all unfinished TIs of that run are on its latest version, and there is one; so the run is verified, too. Reads
--- two TIs by the optional index, however many there are: those with the lowest and the highest version (NULL counts as the
--- highest). Where both are on the latest, so are all between them. The order is one that only this index has: Airflow 3.3
--- and later have another one, on dag_version_id alone, which would lead through the TIs of all runs.
+-- True if the run has a latest version and all its unfinished TIs are on it. The run is then verified, too.
+-- It reads two TIs by the optional index, however many there are: those with the lowest and the highest version
+-- (NULL counts as the highest). If both are on the latest version, so are all between them. Only the optional
+-- index has this order. Airflow 3.3 and later also have an index on dag_version_id alone, but with that one the
+-- query would read the TIs of all runs.
 (
     SELECT ti.dag_version_id = latest.id
     FROM ONLY @airflow_schema@.task_instance AS ti

@@ -1,6 +1,7 @@
 -- Takes: nothing.
--- The columns of dagbump.history that are not as it is written: missing, of another type, or with a NOT NULL, which none
--- but the key has. (By the name in the catalog: format_type quotes it, where quote_all_identifiers is on.)
+-- The columns of dagbump.history that are not as history.sql creates them: missing, of another type, or NOT NULL
+-- (only the key may be that). Types are compared by their name in the catalog, because format_type quotes
+-- it if quote_all_identifiers is on.
 SELECT wanted.attname, wanted.type
 FROM (
     VALUES

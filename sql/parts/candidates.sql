@@ -1,6 +1,6 @@
 -- Takes: ids, dag_ids.
--- For the steady loop, where the optional index is there: the ids of the runs that may have
--- something to do. Judges neither DAG nor run: that is for the query that follows.
+-- For the steady loop with the optional index: the ids of the runs that may have something to do. It does not
+-- check whether a run is examined. The next query does.
 SELECT pg_catalog.array_agg(run.id::bigint)
 FROM (
     @include:running_runs@

@@ -1,5 +1,5 @@
 -- Takes: dag_run_ids, dag_ids, max_runs, caller_verifies.
--- Refuses those that mean nothing, by name.
+-- Raises an error that names the argument if its value has no meaning.
 IF max_runs < 0 THEN
     RAISE EXCEPTION 'max_runs must not be negative, and is %', max_runs
         USING ERRCODE = 'invalid_parameter_value', HINT = 'NULL means no limit.';

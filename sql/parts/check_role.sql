@@ -1,11 +1,11 @@
 -- Takes: role, owner (oid), function_name.
--- Refuses a role that is none, and a caller who cannot hand out what belongs to the owner.
+-- Raises an error if there is no such role, or if the caller cannot grant what belongs to the owner.
 IF role IS NULL THEN
     RAISE EXCEPTION 'role must not be NULL'
         USING ERRCODE = 'invalid_parameter_value',
         HINT = pg_catalog.format('Name the role: SELECT dagbump.%s(''airflow_operator'');', function_name);
 END IF;
--- GRANT takes even a quoted "public" for PUBLIC. (A role may be named "PUBLIC".)
+-- GRANT takes "public" for PUBLIC even if it is quoted. A role may be named "PUBLIC".
 IF NOT EXISTS (
     SELECT FROM pg_catalog.pg_roles AS found WHERE found.rolname::text = role AND found.rolname::text <> 'public'
 ) THEN
@@ -15,9 +15,9 @@ IF NOT EXISTS (
     END IF;
     RAISE EXCEPTION 'there is no role %', pg_catalog.quote_literal(role)
         USING ERRCODE = 'undefined_object',
-        HINT = 'The name is taken to the letter, with its capitals and without quotes; CREATE ROLE makes one.';
+        HINT = 'Give the exact name, with its capitals and without quotes. CREATE ROLE creates a role.';
 END IF;
--- A GRANT by somebody else may end with no more than a warning.
+-- Without this check, a GRANT by another role could end with a warning only.
 IF NOT pg_catalog.pg_has_role(owner, 'USAGE') THEN
     RAISE EXCEPTION 'the role % cannot hand out what belongs to %', CURRENT_USER, pg_catalog.pg_get_userbyid(owner)
         USING ERRCODE = 'insufficient_privilege',

@@ -18,6 +18,6 @@ ok := recorded_functions IS NOT NULL AND findings IS NULL;
 detail := CASE
     WHEN recorded_functions IS NULL THEN 'There is no record of how they should be. Run `dagbump upgrade`.'
     WHEN findings IS NULL THEN 'as shipped'
-    ELSE findings || '. `dagbump upgrade` makes anew what is missing or changed; what is not of this release, look at and drop.'
+    ELSE findings || '. `dagbump upgrade` restores what is missing or changed. Look at what is not of this release, and drop it.'
 END;
 RETURN NEXT;

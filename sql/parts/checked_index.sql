@@ -4,8 +4,8 @@ SELECT
     found.ours AND found.fits AND (found.valid OR found.building),
     CASE
         WHEN NOT found.ours THEN pg_catalog.format(
-            'Something in schema %I is named dagbump_ti_unfinished and is not the optional index. Look what it is, and drop '
-            'or rename it.', airflow_schema
+            'Something in schema %I is named dagbump_ti_unfinished and is not the optional index. Find out what it is, and '
+            'drop or rename it.', airflow_schema
         )
         WHEN NOT found.fits THEN 'Airflow''s tables have changed since it was built: it also holds past tries. '
             'Run `dagbump upgrade`, which builds it anew.'
@@ -23,7 +23,8 @@ FROM (
         @include:defines_optional_index@ AS ours,
         @include:fits_these_tables@ AS fits,
         index.indisvalid AND NOT index.indcheckxmin AS valid,
-        -- Of others' builds PostgreSQL shows no more than the process; that holds a lock for all to see.
+        -- PostgreSQL shows only the pid of a build by another role. So look for the table lock of that process, which
+        -- everybody can see.
         NOT index.indisvalid AND EXISTS (
             SELECT FROM pg_catalog.pg_stat_progress_create_index AS build
             JOIN pg_catalog.pg_locks AS lock ON lock.pid = build.pid

@@ -1,7 +1,7 @@
 -- Takes: item, ok, detail, recorded_shape, recorded_functions.
 item := 'installation';
 detail := NULL;
--- Looked at only where it is there: a restore may have left it out.
+-- The table can be missing, because a restore may have left it out.
 IF pg_catalog.to_regclass('dagbump.installation') IS NOT NULL THEN
     SELECT
         installed.airflow_shape,

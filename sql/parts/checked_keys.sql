@@ -51,6 +51,6 @@ FROM (
 ) AS lacking;
 ok := findings IS NULL;
 detail := coalesce(
-    'Airflow''s own migrations make them; what is missing here comes back with: ' || findings, 'all that the functions rely on'
+    'Airflow''s own migrations create them. To create what is missing here: ' || findings, 'all that the functions rely on'
 );
 RETURN NEXT;

@@ -12,8 +12,8 @@ detail := CASE
         pg_catalog.pg_get_userbyid(airflow_owner), pg_catalog.pg_get_userbyid(owner)
     )
     WHEN findings IS NOT NULL THEN findings || pg_catalog.format(
-        '. What is dagbump''s, give back: ALTER ROUTINE … OWNER TO %1$I; ALTER TABLE … OWNER TO %1$I; what is not, drop or '
-        'rename.', pg_catalog.pg_get_userbyid(owner)
+        '. Give back what is dagbump''s: ALTER ROUTINE … OWNER TO %1$I; ALTER TABLE … OWNER TO %1$I; drop or rename the '
+        'rest.', pg_catalog.pg_get_userbyid(owner)
     )
     ELSE pg_catalog.format(
         'all in schema dagbump belongs to %s, as Airflow''s tables do', pg_catalog.pg_get_userbyid(owner)
@@ -23,7 +23,7 @@ RETURN NEXT;
 
 item := 'owner''s rights';
 @include:rights_missing@
--- The owner may take rights away from himself, and REASSIGN or a restore may.
+-- The owner can REVOKE its own rights, and REASSIGN OWNED or a restore can remove them.
 SELECT pg_catalog.string_agg(statement.text, ' ' ORDER BY statement.text) INTO missing
 FROM (
     SELECT pg_catalog.format('GRANT USAGE ON SCHEMA dagbump TO %I;', pg_catalog.pg_get_userbyid(owner)) AS text

@@ -17,13 +17,13 @@ SELECT
             )
     END,
     CASE
-        -- A hundred pages: a smaller table is read as fast without them.
+        -- 100 pages. A smaller table is read just as fast without statistics.
         WHEN pg_catalog.pg_relation_size(tis) >= 819200 AND NOT EXISTS (
             SELECT FROM pg_catalog.pg_stats AS stats
             WHERE stats.schemaname::text = airflow_schema AND stats.tablename::text = 'task_instance'
         )
             THEN pg_catalog.format(
-                'task_instance holds %s and has never been analyzed, or when it was empty. ANALYZE %I.task_instance;',
+                'task_instance holds %s and has never been analyzed, or only when it was empty. ANALYZE %I.task_instance;',
                 pg_catalog.pg_size_pretty(pg_catalog.pg_relation_size(tis)), airflow_schema
             )
     END

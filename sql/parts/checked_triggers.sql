@@ -19,9 +19,9 @@ AND (
 );
 ok := coalesce(ok, TRUE);
 detail := CASE
-    WHEN findings IS NULL THEN 'a bump sets off none'
-    WHEN ok THEN 'a bump sets off these, row by row, as the owner: ' || findings
-    ELSE 'A bump sets off: ' || findings || '. What is DEFERRABLE may run at the COMMIT, with the rights of whoever commits. '
+    WHEN findings IS NULL THEN 'a bump fires none'
+    WHEN ok THEN 'a bump fires these, row by row, as the owner: ' || findings
+    ELSE 'A bump fires: ' || findings || '. A DEFERRABLE trigger may run at the COMMIT, with the rights of the role that commits. '
         'Make it NOT DEFERRABLE, or let only the owner bump.'
 END;
 RETURN NEXT;

@@ -21,15 +21,15 @@ BEGIN
     ok := findings IS NULL;
     detail := CASE
         WHEN ok THEN 'in the DAGs of running runs, Airflow takes the same version for the latest as dagbump'
-        ELSE 'Up to Airflow 3.2 the latest version of a DAG is the one with the newest created_at, for dagbump it is the one with '
-            'the highest version_number, and these are two for: ' || findings || '. So the safe form of bump, and `dagbump run` '
-            'with it, leave stale runs of these DAGs alone, because a scheduler without the plugin would move back what they '
-            'move. Set the clocks of all DAG processors right, then put the versions in order: docs/stuck-runs.md has the '
-            'statement. Or upgrade Airflow to 3.3.'
+        ELSE 'Up to 3.2, Airflow takes the newest created_at for the latest version of a DAG; dagbump takes the highest '
+            'version_number. These differ for: ' || findings || '. So the safe form of bump and `dagbump run` leave stale runs '
+            'of these DAGs alone, because a scheduler without the plugin would move back what they move. Set the clocks of all '
+            'DAG processors right, then put the versions in order: docs/stuck-runs.md has the statement. Or upgrade Airflow to '
+            '3.3.'
     END;
 EXCEPTION
     WHEN undefined_table OR undefined_column OR undefined_function OR insufficient_privilege THEN
         ok := TRUE;
-        detail := 'cannot be looked at before what is said above is mended';
+        detail := 'cannot be checked before the items above are mended';
 END;
 RETURN NEXT;

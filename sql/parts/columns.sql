@@ -1,6 +1,7 @@
 -- Takes: required, airflow_schema.
--- Each column that is required: its table, and its type there; NULL where there is no such column.
---   fits       the type is of the kind that is required; true where there is no such column
+-- One row per required column: its name as table.column, its type, and the required kind. The type is NULL if there
+-- is no such column.
+--   fits       true if the type is of the required kind, or if there is no such column
 SELECT
     wanted.relation || '.' || wanted.attribute AS called,
     pg_catalog.format_type(found.atttypid, found.atttypmod) AS type,

@@ -1,6 +1,6 @@
 -- Takes: run, stale, older.
--- Counts the stale TIs of that run, and collects the versions they are on; none that is higher
--- than the latest of the run.
+-- Counts the stale TIs of the run and collects the versions that they are on. A TI on a version that is
+-- higher than the latest of the run is left out.
 SELECT
     coalesce(pg_catalog.sum(held.tis), 0)::integer,
     coalesce(pg_catalog.array_agg(held.dag_version_id) FILTER (WHERE held.dag_version_id IS NOT NULL), '{}')

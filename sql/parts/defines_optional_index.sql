@@ -1,5 +1,5 @@
 -- Takes: index (of pg_index), tis (of pg_class: its table).
--- True for the optional index, by its definition, valid or not.
+-- True if this is the optional index by its definition, valid or not.
 coalesce(
     tis.relname::text = 'task_instance' AND index.indpred IS NOT NULL AND (
         SELECT pg_catalog.string_agg(attribute.attname::text, ', ' ORDER BY key.place)

@@ -1,13 +1,13 @@
 -- Takes: ids, dag_ids, limited, examined_only, by_index, report_all.
--- The examined runs that hold stale TIs or are unverified, or with report_all all of them, in the
--- order of the limit where there is one. Looks at every TI of the runs, once; with by_index at two
--- TIs of each run that has nothing to do.
+-- The examined runs that have stale TIs or are unverified; with report_all, all examined runs. The order
+-- is that of limited, if it is not NULL. Reads every TI of the runs, once. With by_index, it reads only
+-- two TIs of a run that has nothing to do.
 SELECT run.*, verdict.verified, verdict.any_stale
 FROM (
     @include:judged_runs@
 ) AS run
 CROSS JOIN LATERAL (
-    -- Bit 1 says that a TI is on the latest version, bit 2 that one is stale.
+    -- Bit 1: a TI is on the latest version. Bit 2: a TI is stale.
     SELECT
         CASE
             WHEN by_index AND @include:all_on_latest@ THEN 1
@@ -28,7 +28,7 @@ CROSS JOIN LATERAL (
             )
         END AS bits
     FROM (VALUES (run.dag_version_id)) AS latest (id)
-    OFFSET 0 -- asked once for each run, although it is used twice
+    OFFSET 0 -- keeps the planner from evaluating bits twice per run
 ) AS tis
 CROSS JOIN LATERAL (
     SELECT

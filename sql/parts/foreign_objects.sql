@@ -1,15 +1,16 @@
 -- Takes: nothing.
--- One row for each thing in schema dagbump that may not be ours. Reads the catalogs only; calls nothing in that schema.
+-- One row for each thing in schema dagbump that dagbump may not have created. It reads only the catalogs and calls
+-- nothing in that schema.
 --
--- The owner of the schema has to own everything in it.
+-- The owner of the schema must own everything in it.
 --
--- A table has to be plain. These are refused, because code in them would run as whoever reads or writes the table:
--- triggers, rules, policies, defaults, checks (except on a bare column), index expressions, types that are not in
--- pg_catalog, parents and children.
+-- A table must be plain. Refused are: triggers, rules, policies, defaults, checks (except on a bare column), index
+-- expressions, types that are not in pg_catalog, parents and children. Code in them would run as the role that
+-- reads or writes the table.
 --
--- A function that is called from outside has to run as its owner. No argument may have an expression as its default,
--- because that would run as the caller. Two run as the caller: the procedure repair, because PostgreSQL lets no
--- procedure commit that runs as its owner; and prune_history, so that it lends nobody the owner's rights.
+-- A function that users call must run as its owner. The default of an argument must not be an expression, because
+-- that would run as the caller. Two functions run as the caller: the procedure repair, because PostgreSQL does not
+-- let a SECURITY DEFINER procedure commit; and prune_history, which must not lend the owner's rights to anybody.
 
 WITH relation AS (
     SELECT class.*, pg_catalog.format('dagbump.%I', class.relname) AS called, namespace.nspowner
@@ -56,7 +57,7 @@ UNION ALL
 SELECT relation.called || ' has a check'
 FROM relation
 JOIN pg_catalog.pg_constraint AS con ON con.conrelid = relation.oid AND con.contype::text = 'c'
--- One that is a column and nothing else calls nothing. (It is quoted, where quote_all_identifiers is on.)
+-- A check that is a bare column calls nothing. Its name is quoted if quote_all_identifiers is on.
 WHERE pg_catalog.replace(pg_catalog.pg_get_expr(con.conbin, con.conrelid), '"', '') <> 'one_row'
 UNION ALL
 SELECT relation.called || ' has an index on an expression'
@@ -64,7 +65,7 @@ FROM relation
 JOIN pg_catalog.pg_index AS index ON index.indrelid = relation.oid
 WHERE index.indexprs IS NOT NULL OR index.indpred IS NOT NULL
 UNION ALL
-SELECT relation.called || ' has a column of a type of somebody''s own'
+SELECT relation.called || ' has a column whose type is not in pg_catalog'
 FROM relation
 JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = relation.oid AND attribute.attnum > 0
 JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
@@ -79,10 +80,10 @@ FROM function
 WHERE pg_catalog.pg_get_expr(function.proargdefaults, 0::oid)
     !~ '^(NULL::["a-z ]+([[][]])?|true|false|[0-9]+)(, (NULL::["a-z ]+([[][]])?|true|false|[0-9]+))*$'
 UNION ALL
-SELECT function.called || ' has an argument, or a column of its answer, of a type of somebody''s own'
+SELECT function.called || ' has an argument, or a column of its answer, whose type is not in pg_catalog'
 FROM function
 CROSS JOIN LATERAL pg_catalog.unnest(
-    -- Not by ||, for which somebody's operator may be an exact match.
+    -- array_append instead of ||, because an operator || of another role may be an exact match.
     pg_catalog.array_append(coalesce(function.proallargtypes, function.proargtypes::oid[]), function.prorettype)
 ) AS used (oid)
 JOIN pg_catalog.pg_type AS type ON type.oid = used.oid

@@ -1,5 +1,6 @@
 -- Takes: nothing.
--- A digest of each function and procedure in schema dagbump: of its body, and of what decides as whom and how it runs.
+-- One digest for each function and procedure in schema dagbump. It covers the body, and everything that decides as
+-- which role and with which settings the function runs.
 SELECT
     pg_catalog.format(
         '%s(%s)',
@@ -25,7 +26,7 @@ SELECT
                     proc.prorettype,
                     pg_catalog.array_to_string(proc.proargnames, ','),
                     pg_catalog.array_to_string(proc.proconfig, ','),
-                    -- Types in it are quoted, where quote_all_identifiers is on.
+                    -- Types in it are quoted if quote_all_identifiers is on.
                     pg_catalog.replace(pg_catalog.pg_get_expr(proc.proargdefaults, 0::oid), '"', ''),
                     proc.prosrc
                 ),

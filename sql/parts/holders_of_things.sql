@@ -1,10 +1,10 @@
 -- Takes: thing (held, relation, number: the xmax).
--- The transactions that hold them, for each kind and xmax; of the caller's own, nothing.
+-- The transactions that have locked these rows, for each kind of row and xmax. The caller's own transaction
+-- is left out.
 --
--- Whoever has locked a row holds a lock on its table, until its transaction ends. That tells which
--- reading of an xmax is the right one, and is all there is to find the transaction of a savepoint
--- that was released: its number is in no list, but has been given out after that of its
--- transaction.
+-- A transaction that has locked a row has a lock on the table of the row until it ends. That table lock tells
+-- whether an xmax is a transaction or a multixact. It also leads to the transaction of a released savepoint.
+-- A released savepoint is in no list; we only know that its xid is higher than its transaction's.
 WITH lock AS MATERIALIZED (
     SELECT lock.*
     FROM pg_catalog.pg_locks AS lock
@@ -22,8 +22,8 @@ transaction AS MATERIALIZED (
     GROUP BY lock.virtualtransaction, lock.pid
 ),
 
--- In the way of NO KEY UPDATE on a TI, or of KEY SHARE on a dag_version. An update that leaves a version's key alone is
--- so where a stronger lock of the same transaction on the new row follows it.
+-- Modes that conflict with NO KEY UPDATE on a TI, or with KEY SHARE on a dag_version. An update that does not change
+-- the key of a version conflicts too, if the same transaction then takes a stronger lock on the new row.
 reading AS MATERIALIZED (
     SELECT marked.held, marked.relation, marked.number, behind.transaction, behind.mode
     FROM (
@@ -83,7 +83,7 @@ SELECT
     prepared.gid,
     suspect.certain
 FROM (
-    -- In one row, where it holds a thing by several of its savepoints.
+    -- One row per transaction, even if it has locked a row in several of its savepoints.
     SELECT
         suspect.held,
         suspect.number,

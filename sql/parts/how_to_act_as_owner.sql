@@ -1,5 +1,6 @@
 -- Takes: owner.
--- What is advised to a role that may not act as the owner of Airflow's tables. Nobody is advised to become a superuser.
+-- The advice for a role that may not act as the owner of Airflow's tables. It never advises a role to become a
+-- superuser.
 pg_catalog.format('Connect as %I', pg_catalog.pg_get_userbyid(owner)) || CASE
     WHEN EXISTS (SELECT FROM pg_catalog.pg_roles AS role WHERE role.oid = owner AND role.rolsuper) THEN '.'
     ELSE pg_catalog.format(

@@ -1,7 +1,6 @@
 -- Takes: alone (transaction), next_transaction.
--- True while that transaction, or the one that it is a part of, is in progress. Of the numbers of
--- 64 bits that its own of 32 can be the end of, it has the one nearest to the next; the first three
--- are no transactions.
+-- True while that transaction, or the one that it is a subtransaction of, is in progress. A 32-bit xid is
+-- extended to the 64-bit xid nearest to next_transaction. Xids 0 to 2 are reserved.
 CASE
     WHEN @include:whole_number@ < 3 THEN FALSE
     ELSE pg_catalog.pg_xact_status((@include:whole_number@)::text::xid8) = 'in progress'

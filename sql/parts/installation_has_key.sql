@@ -1,5 +1,5 @@
 -- Takes: nothing.
--- True where dagbump.installation has the key and the check that hold it to one row.
+-- True if dagbump.installation has the primary key and the check that limit it to one row.
 (
     2 = (
         SELECT pg_catalog.count(*)::integer

@@ -1,10 +1,10 @@
 -- Takes: ids, dag_ids, examined_only.
--- The running DAG runs, one row each: the latest version of the DAG, and what, if anything, keeps
--- the run from being examined. The one place that says what "examined" means (limited_runs, which
--- stops at a limit, is held to it by a test).
+-- The running DAG runs, one row each, with the latest version of the DAG and the reason why a run is not examined.
+-- The definition of "examined" is here. limited_runs repeats it, because it has to stop at a limit; a test compares
+-- the two.
 --
---   obstacle   NULL for an examined run, else why it is not one: pinned, paused, stale_dag, not_due, no_version,
---              no_serialized_dag; with examined_only, the others are left out
+--   obstacle   NULL for an examined run, otherwise the reason: pinned, paused, stale_dag, not_due, no_version,
+--              no_serialized_dag. With examined_only, these runs are left out.
 SELECT
     run.id::bigint AS dag_run_id,
     run.dag_id::text AS dag_id,
@@ -25,9 +25,9 @@ FROM (
     SELECT
         running.*,
         CASE
-            -- Airflow tests bundle_version for truth: '' is as good as NULL.
+            -- Airflow tests the truth value of bundle_version, so '' counts as NULL.
             WHEN running.bundle_version::text <> '' THEN 'pinned'
-            -- Both are nullable up to Airflow 3.1, which examines only runs where they are false.
+            -- Both columns are nullable up to Airflow 3.1. Airflow examines a run only if they are false.
             WHEN dag.dag_id IS NOT NULL AND dag.is_paused IS NOT FALSE THEN 'paused'
             WHEN dag.dag_id IS NOT NULL AND dag.is_stale IS NOT FALSE THEN 'stale_dag'
             WHEN running.run_after > pg_catalog.now() THEN 'not_due'
@@ -39,7 +39,7 @@ FROM (
         SELECT dag.dag_id, dag.is_paused, dag.is_stale
         FROM @airflow_schema@.dag AS dag
         WHERE dag.dag_id::text = running.dag_id::text
-        OFFSET 0 -- by run: not joined, which could go through all DAGs for each run
+        OFFSET 0 -- keeps the planner from turning this look-up per run into a join
     ) AS dag ON TRUE
     WHERE dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids)
 ) AS run
@@ -47,9 +47,9 @@ LEFT JOIN LATERAL (
     @include:latest_version@
 ) AS latest ON TRUE
 LEFT JOIN LATERAL (
-    SELECT serialized.dag_version_id -- which is unique
+    SELECT serialized.dag_version_id -- it is unique
     FROM @airflow_schema@.serialized_dag AS serialized
     WHERE serialized.dag_version_id = latest.id
-    OFFSET 0 -- so here
+    OFFSET 0 -- as above
 ) AS serialized ON TRUE
 WHERE NOT examined_only OR (run.obstacle IS NULL AND serialized.dag_version_id IS NOT NULL)

@@ -1,10 +1,10 @@
 -- Takes: ids, dag_ids, max_runs.
--- The ids of the first max_runs examined runs, in the order in which Airflow's scheduler takes
--- them (DagRun.get_running_dag_runs_to_examine): sort_ordinal in a backfill, up to Airflow 3.3,
+-- The ids of the first max_runs examined runs, in the order of Airflow's scheduler
+-- (DagRun.get_running_dag_runs_to_examine): sort_ordinal of the backfill (up to Airflow 3.3),
 -- last_scheduling_decision, run_after.
 --
--- Sorted before anything is looked up for a run, so that the look-ups end with the limit. A run
--- can be in several backfills of its DAG, and is in none where its backfill_id is NULL.
+-- The runs are sorted first and looked up afterwards, so that the look-ups end with the limit. A run can
+-- be in several backfills of its DAG. If its backfill_id is NULL, it is in none.
 SELECT pg_catalog.array_agg(examined.id::bigint)
 FROM (
     SELECT run.id

@@ -1,3 +1,3 @@
 -- Takes: ti, run (dag_id, run_id, both text).
--- True for the TIs of that run, past tries left aside: they are in a table of their own.
+-- True for the TIs of that run. Past tries are in another table.
 @include:of_run@

@@ -1,7 +1,6 @@
 -- Takes: run (the run under way), older.
--- From the stale TIs of that run, those that may be moved: on no version, or on one that was seen
--- not to be higher than the latest. So a TI that somebody moves further while this goes on stays
--- there.
+-- The stale TIs of the run that may be moved: they have no version, or one of those in older, which are not
+-- higher than the latest. So a TI that somebody moves to a higher version in the meantime stays there.
 FROM ONLY @airflow_schema@.task_instance AS ti
 WHERE @include:of_run@
 AND @include:unfinished@

@@ -1,9 +1,9 @@
 -- Takes: run, stale, older, room (at most so many TIs; NULL: no limit), needs_verify, versions_taken, versions_held,
 -- history_is_whole, caller, free, left_behind, bumped, locked.
--- Moves the stale TIs of that run, which have been counted, to its version, and records it.
+-- Moves the stale TIs of that run, which have been counted, to its version, and records that.
 
--- Take the lock that the foreign-key check would wait for, here or in verify_integrity; but not where nothing can
--- be moved. Not to be had: the run waits for a later call, whole.
+-- Lock the dag_version row, because the foreign-key check would wait for it, here or in verify_integrity. Do so
+-- only if something can be moved. If it cannot be locked, the whole run is left to a later call.
 IF stale > 0 OR needs_verify THEN
     @include:take_version@
     needs_verify := needs_verify AND run.dag_version_id = ANY (versions_taken);
@@ -12,8 +12,8 @@ END IF;
 IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
     @include:require_history@
 
-    -- Lock what is free. A TI that has changed since it was counted is judged anew, as it is now: one that has
-    -- finished, or is on a version that was not seen, stays where it is.
+    -- Lock the TIs that are free. PostgreSQL rechecks a TI that has changed since it was counted. It stays where it is
+    -- if it has finished, or is on a version that was not counted.
     SELECT pg_catalog.array_agg(ti.ctid), pg_catalog.array_agg(ti.dag_version_id) INTO free, left_behind
     FROM (
         SELECT ti.ctid, ti.dag_version_id
@@ -22,12 +22,11 @@ IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS ti;
 
-    -- Move, and record what has moved. Locked rows stay where they are, so their address is good; in one physical
-    -- table it is unique.
+    -- Move them and record it. A locked row keeps its ctid, and a ctid is unique in one physical table.
     WITH moved AS (
         UPDATE ONLY @airflow_schema@.task_instance AS ti
         SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
-        -- Of two arrays it is syntax, which means that of pg_catalog.
+        -- unnest with several arrays is grammar, not a function call, so it needs no schema.
         FROM unnest(free, left_behind) AS locked (tid, dag_version_id)
         WHERE ti.ctid = locked.tid
         RETURNING locked.dag_version_id
@@ -78,7 +77,7 @@ IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
     bumped := coalesce(bumped, 0);
 END IF;
 
--- What is stale still, another transaction holds; or there was no room.
+-- The TIs that are still stale are locked by another transaction, or there was no room for them.
 IF bumped < stale AND (room IS NULL OR bumped < room) THEN
     SELECT pg_catalog.count(*)::integer INTO locked
     @include:movable@;

@@ -1,5 +1,5 @@
 -- Takes: nothing.
--- What an operator is granted; what a later revision brings is among it by itself.
+-- Everything that an operator is granted. What a later revision adds is included automatically.
 SELECT object.*
 FROM (
     @include:objects_of_schema@

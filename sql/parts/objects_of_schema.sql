@@ -1,7 +1,7 @@
 -- Takes: nothing.
 -- The schema dagbump, its tables and its routines, from the catalogs.
 --   name        without schema and arguments
---   privilege   what is granted on it to who may use it
+--   privilege   the privilege that a role needs to use it
 SELECT
     namespace.oid,
     'SCHEMA' AS object_type,

@@ -1,5 +1,5 @@
 -- Takes: nothing.
--- The roles that have all that an operator is granted, given to themselves by name.
+-- The roles to which everything that an operator needs was granted directly, not through another role.
 SELECT role.rolname::text AS name, role.oid
 FROM pg_catalog.pg_roles AS role
 WHERE role.oid IN (

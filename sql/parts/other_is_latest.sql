@@ -1,8 +1,8 @@
 -- Takes: run (dag_id, dag_version_id: its latest version).
--- True where Airflow takes another version of the DAG for the latest. Up to 3.2 it takes the one with the newest
--- created_at, and of two with the same one either. A scheduler without the plugin then moves back what is moved to ours.
--- Airflow 3.3 and later take the highest version_number, as we do, and have the column retry_reason.
--- Reads all versions of the DAG: ask last, and only of a run that has something to move.
+-- True if Airflow takes another version of the DAG for the latest. Up to 3.2 it takes the newest created_at; if two
+-- versions have the same one, it may take either. A scheduler without the plugin then moves back what bump has moved.
+-- Airflow 3.3 and later take the highest version_number, as we do. They are recognized by the column retry_reason.
+-- It reads all versions of the DAG, so test it last, and only for a run that has something to move.
 NOT EXISTS (
     SELECT FROM pg_catalog.pg_attribute AS attribute
     WHERE attribute.attrelid = @task_instance_literal@::regclass::oid

@@ -1,5 +1,5 @@
 -- Takes: nothing.
--- The owner of Airflow's task_instance, an oid; NULL where that table is not there.
+-- The oid of the owner of Airflow's task_instance; NULL if there is no such table.
 (
     SELECT class.relowner
     FROM pg_catalog.pg_class AS class

@@ -1,3 +1,3 @@
 -- Takes: nothing.
--- The owner of schema dagbump, an oid.
+-- The oid of the owner of schema dagbump.
 (SELECT namespace.nspowner FROM pg_catalog.pg_namespace AS namespace WHERE namespace.nspname::text = 'dagbump')

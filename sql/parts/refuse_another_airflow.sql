@@ -4,6 +4,6 @@ IF served <> airflow_schema
     RAISE EXCEPTION 'dagbump is installed in this database for the Airflow in schema "%", not for that in "%"',
         served, airflow_schema
         USING ERRCODE = 'DBU04',
-        HINT = 'One database has one dagbump, for one Airflow; name its schema with --airflow-schema. To change over: '
-        'dagbump downgrade, and then dagbump upgrade, with the schema of each.';
+        HINT = 'One database can have one dagbump, for one Airflow. Name its schema with --airflow-schema. To serve the other one: '
+        'dagbump downgrade with the schema of the first, then dagbump upgrade with that of the other.';
 END IF;

@@ -1,5 +1,5 @@
 -- Takes: findings, owner.
--- Refuses a schema dagbump that is not that role's, and what is in it that is not ours.
+-- Raises an error if schema dagbump does not belong to that role, or holds something that dagbump did not create.
 IF EXISTS (
     SELECT FROM pg_catalog.pg_namespace AS namespace
     WHERE namespace.nspname::text = 'dagbump' AND namespace.nspowner <> owner
@@ -12,8 +12,8 @@ IF EXISTS (
             WHERE namespace.nspname::text = 'dagbump'
         )
         USING ERRCODE = 'DBU03',
-        HINT = 'Nothing in it was read. Look who made it and why; if it is a dagbump that changed hands, give it back with '
-        'ALTER SCHEMA, ALTER TABLE and ALTER ROUTINE, each with OWNER TO; else rename or drop it.';
+        HINT = 'Nothing in it was read. Find out who created it, and why. If it is a dagbump whose owner was changed, change it '
+        'back with ALTER SCHEMA, ALTER TABLE and ALTER ROUTINE, each with OWNER TO. Otherwise rename or drop it.';
 END IF;
 
 SELECT pg_catalog.string_agg(foreign_object.finding, '; ') INTO findings
@@ -21,6 +21,6 @@ FROM (
     @include:foreign_objects@
 ) AS foreign_object;
 IF findings IS NOT NULL THEN
-    RAISE EXCEPTION 'in schema dagbump is what dagbump has not put there: %', findings
-        USING ERRCODE = 'DBU03', HINT = 'Nothing in it was read. Look who made it and why, and drop or rename it.';
+    RAISE EXCEPTION 'schema dagbump holds what dagbump has not created: %', findings
+        USING ERRCODE = 'DBU03', HINT = 'Nothing in it was read. Find out who created it, and why; then drop or rename it.';
 END IF;

@@ -1,7 +1,7 @@
 -- Takes: ids, dag_ids, limited, examined_only (true), by_index, report_all (false).
--- The running runs that hold TIs that somebody but a scheduler may move, and the version these go to: the examined runs
--- that are due, those left to Airflow included (verified is false), and the pinned runs with versionless TIs, whose own
--- version is still there.
+-- The running runs with TIs that may be moved outside a scheduler, and the version that these go to. They are
+-- the examined runs that are due (with verified = false for those left to Airflow), and the pinned runs that have
+-- versionless TIs and whose own version still exists.
 SELECT
     run.dag_run_id,
     run.dag_id,
@@ -40,5 +40,5 @@ WHERE EXISTS (
     WHERE @include:of_run@
     AND @include:unfinished@
     AND ti.dag_version_id IS NULL
-    OFFSET 0 -- by run: not hashed, which would read the whole table
+    OFFSET 0 -- keeps the planner from hashing the whole table
 )

@@ -1,6 +1,6 @@
 -- Takes: history_is_whole.
--- Refuses to move what cannot be recorded. Looked at once per call, and only by one that moves something.
--- A lock on the whole table (VACUUM FULL, CREATE INDEX) is an error: a scheduler must not wait for one.
+-- Raises an error if the move cannot be recorded. It checks once per call, and only if something is to be moved.
+-- A lock on the whole table (VACUUM FULL, CREATE INDEX) is an error too, because a scheduler must not wait for it.
 IF NOT history_is_whole THEN
     IF EXISTS (
         @include:altered_history@

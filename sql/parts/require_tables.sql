@@ -1,5 +1,5 @@
 -- Takes: nothing.
--- Fails where a migration of Airflow has changed its tables under the function. The planner makes TRUE of it.
+-- Raises an error if a migration has changed Airflow's tables since the upgrade. The planner replaces the call by TRUE.
 IF NOT dagbump.tables_fit(@task_instance_literal@::regclass) THEN
     RETURN;
 END IF;

@@ -1,6 +1,6 @@
 -- Takes: nothing.
--- What the functions read and write: the columns of Airflow's tables, and the kind of each; unchanged from Airflow 3.0
--- to 3.3. Which types are of a kind: parts/columns.sql.
+-- The columns of Airflow's tables that the functions read and write, with the kind of each. They are the same from
+-- Airflow 3.0 to 3.3. parts/columns.sql says which types are of a kind.
 '{
     "backfill": {"id": "integer", "dag_id": "text"},
     "backfill_dag_run": {"backfill_id": "integer", "dag_run_id": "integer", "sort_ordinal": "integer"},

@@ -1,6 +1,6 @@
 -- Takes: findings, required, airflow_schema, owner.
--- What that role lacks to read Airflow's tables, to write task_instance and to lock dag_version, as statements that give it;
--- NULL: nothing. (To lock a row takes UPDATE, of any column.)
+-- The rights that the owner lacks to read Airflow's tables, to write task_instance and to lock dag_version, as GRANT
+-- statements; NULL if it lacks none. (A row lock needs UPDATE on any column.)
 SELECT
     pg_catalog.string_agg(
         pg_catalog.format('GRANT %s TO %I;', lacking.what, pg_catalog.pg_get_userbyid(owner)), ' ' ORDER BY lacking.what

@@ -1,5 +1,5 @@
 -- Takes: ids (bigint[]; NULL: all).
--- The running DAG runs among them.
+-- The running DAG runs with one of these ids.
 SELECT
     run.id,
     run.dag_id,
@@ -14,7 +14,7 @@ SELECT
 FROM @airflow_schema@.dag_run AS run
 WHERE ids IS NULL AND run.state::text = 'running'
 UNION ALL
--- Of these two the executor runs one: a list of ids costs a look-up each, not a pass over all running runs.
+-- Only one of the two branches is executed. With ids, the cost is one look-up per id, not a scan of all running runs.
 SELECT
     run.id,
     run.dag_id,

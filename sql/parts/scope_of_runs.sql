@@ -1,15 +1,16 @@
 -- Takes: scoped (dag_run_id, dag_id, run_id, run_type, logical_date, dag_version_id; MATERIALIZED).
--- One row for each of these runs: what verify_integrity would find in it, were the DAG of that
--- version.
+-- One row for each of these runs: what verify_integrity would find in it if its DAG were of that version.
 --
--- Each version is unpacked once. Tasks and TIs meet in a GROUP BY, not in a join, in which wrong
--- statistics could have each compared with each. The bits of a task of a run: 1 the version has
--- it, 2 it is due in this run, 4 it has a TI that is not removed, 8 a removed one, 16 an unfinished
--- one. Those of a run: 32 the version can be read, 64 it, or a TI, has something mapped.
+-- Each version is unpacked once. Tasks and TIs are matched by a GROUP BY. In a join, wrong statistics could make the
+-- planner compare every task with every TI.
 --
--- A task without a TI is missing where it is due, because verify_integrity creates no other; one
--- whose TIs are all removed, in any case, because dates do not keep it from restoring them. A
--- removed TI beside one that is not is taken for a map index that is one too many.
+-- Bits of a task in a run: 1 the version has it, 2 it is due in this run, 4 it has a TI that is not removed, 8 it has a
+-- removed TI, 16 it has an unfinished TI. Bits of a run: 32 the version can be read, 64 the version or a TI of the run
+-- is mapped.
+--
+-- A task without a TI is missing only if it is due, because verify_integrity creates no other. A task whose TIs are
+-- all removed is always missing, because verify_integrity restores them whatever the dates are. A removed TI beside
+-- one that is not removed is taken for one with a surplus map index.
 WITH versions AS MATERIALIZED (
     SELECT runs.dag_run_ids, runs.logical_dates, version.task_ids, version.start_dates, version.end_dates, version.has_mapped
     FROM (
@@ -30,7 +31,7 @@ pieces AS (
         task.task_id COLLATE pg_catalog."C" AS task_id,
         CASE WHEN task.start_date > run.logical_date OR task.end_date < run.logical_date THEN 1 ELSE 3 END AS bits
     FROM versions AS version
-    -- Of several arrays, unnest is syntax, and means that of pg_catalog: so it is the one name that is not qualified.
+    -- unnest with several arrays is grammar, not a function call, so it needs no schema.
     CROSS JOIN LATERAL unnest(version.task_ids, version.start_dates, version.end_dates) AS task (task_id, start_date, end_date)
     CROSS JOIN LATERAL unnest(version.dag_run_ids, version.logical_dates) AS run (dag_run_id, logical_date)
     UNION ALL
@@ -42,7 +43,7 @@ pieces AS (
             @include:what_is_there@ AS bits
         FROM ONLY @airflow_schema@.task_instance AS ti
         WHERE @include:live_of_run@
-        OFFSET 0 -- by run: not joined, which could go through all TIs for each run
+        OFFSET 0 -- keeps the planner from turning this look-up per run into a join
     ) AS ti
     UNION ALL
     SELECT
@@ -57,7 +58,7 @@ found AS (
     SELECT piece.dag_run_id, piece.task_id, pg_catalog.bit_or(piece.bits) AS bits
     FROM pieces AS piece
     GROUP BY piece.dag_run_id, piece.task_id
-    -- Of most tasks there is nothing to tell: the version has it, and it has a TI that was not removed.
+    -- Most tasks need no row: the version has the task, and it has a TI that is not removed.
     HAVING (pg_catalog.bit_or(piece.bits) & 77) <> 5
 )
 

@@ -1,7 +1,7 @@
 -- Takes: nothing.
--- The schema that the installed bump works on: its search_path, which it cannot lie about, says so.
--- NULL where there is no bump, or that schema has been renamed or dropped. (Quoted or not: that
--- depends on quote_all_identifiers, at the time of the upgrade.)
+-- The schema of the Airflow that the installed bump works on, from its search_path, which is what it really uses.
+-- NULL if there is no bump, or if that schema was renamed or dropped. The setting is quoted if
+-- quote_all_identifiers was on during the upgrade.
 (
     SELECT namespace.nspname::text
     FROM pg_catalog.pg_proc AS proc

@@ -1,7 +1,7 @@
 -- Takes: nothing.
--- Names mean Airflow's tables, whatever the caller's path; a policy that would hide rows of them is
--- an error; and the plan is made once per connection, for any argument, of index look-ups only, so
--- that it is the same with fresh, stale and no statistics.
+-- search_path: names mean Airflow's tables, whatever the caller's search_path is. row_security: a policy that
+-- would hide rows raises an error. The others: one plan per connection for all arguments, of index look-ups only,
+-- so that the plan is the same with fresh, stale and no statistics.
 SET search_path = @airflow_schema@, pg_temp
 SET row_security = off
 SET plan_cache_mode = force_generic_plan

@@ -1,6 +1,6 @@
 -- Takes: findings, required, airflow_schema.
--- Which of Airflow's tables are no plain ones, as text; NULL: none. (A row's address, by which bump writes, is unique in one
--- physical table only.)
+-- The names of Airflow's tables that are not plain tables; NULL if all are. bump writes by ctid, which is unique only
+-- in one physical table.
 SELECT pg_catalog.string_agg(class.relname::text, ', ' ORDER BY class.relname::text) INTO findings
 FROM pg_catalog.jsonb_object_keys(required) AS wanted (relation)
 JOIN pg_catalog.pg_class AS class

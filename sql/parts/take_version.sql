@@ -1,5 +1,5 @@
 -- Takes: run, older, needs_verify, versions_taken, versions_held.
--- Puts the version of the run into one of the two, or, where nothing can be moved, into neither.
+-- Adds the version of the run to one of the two arrays. If nothing can be moved, to neither.
 IF NOT run.dag_version_id = ANY (versions_taken) AND NOT run.dag_version_id = ANY (versions_held) THEN
     @include:refuse_read_only@
     CASE dagbump.take_version(run.dag_version_id, run.dag_id, run.run_id, older, needs_verify)

@@ -1,5 +1,5 @@
 -- Takes: nothing.
--- parts/unfinished.sql, as an index says it: in full, because no search path can be pinned for it.
+-- parts/unfinished.sql, as the predicate of an index. Every name is qualified, because an index has no search_path.
 coalesce(state::pg_catalog.text, '') OPERATOR(pg_catalog.<>) ALL (
     ARRAY['success', 'failed', 'skipped', 'upstream_failed', 'removed']::pg_catalog.text[]
 )

@@ -186,8 +186,8 @@ def find_ours(connection: sa.engine.Connection, airflow_schema: str | None) -> s
     findings = connection.scalars(sql_files.as_it_is(text)).all()
     if findings:
         raise NotInstalled(
-            f"in schema {SCHEMA} is what dagbump has not put there: {'; '.join(findings)}. Nothing in it was called. "
-            "Look who made it and why; give back, drop or rename it."
+            f"schema {SCHEMA} holds what dagbump has not created: {'; '.join(findings)}. Nothing in it was called. "
+            "Find out who created it, and why; then give it back, drop or rename it."
         )
     return found
 

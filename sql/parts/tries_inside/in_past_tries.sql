@@ -1,4 +1,4 @@
 -- Takes: nothing.
--- True where a past try of a TI of the run was on that version. Past tries are rows of task_instance, and have been
--- looked at with the others.
+-- True if a past try of a TI of the run was on that version. FALSE, because past tries are rows of task_instance here,
+-- and the caller has read them with the others.
 FALSE

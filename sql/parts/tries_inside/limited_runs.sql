@@ -1,9 +1,9 @@
 -- Takes: ids, dag_ids, max_runs.
--- The ids of the first max_runs examined runs, in the order in which Airflow's scheduler takes
--- them (DagRun.get_running_dag_runs_to_examine): last_scheduling_decision, run_after; a run of a
--- backfill as any other.
+-- The ids of the first max_runs examined runs, in the order of Airflow's scheduler
+-- (DagRun.get_running_dag_runs_to_examine): last_scheduling_decision, run_after. A run of a backfill has no
+-- special place.
 --
--- Sorted before anything is looked up for a run, so that the look-ups end with the limit.
+-- The runs are sorted first and looked up afterwards, so that the look-ups end with the limit.
 SELECT pg_catalog.array_agg(examined.id::bigint)
 FROM (
     SELECT run.id

@@ -1,3 +1,4 @@
 -- Takes: nothing.
--- True where Airflow takes another version of the DAG for the latest: it takes the highest version_number, as we do.
+-- True if Airflow takes another version of the DAG for the latest. FALSE, because Airflow takes the highest
+-- version_number, as we do.
 FALSE

@@ -1,6 +1,6 @@
 -- Takes: nothing.
--- What the functions read and write: the columns of Airflow's tables, and the kind of each. Which types are of a kind:
--- parts/columns.sql.
+-- The columns of Airflow's tables that the functions read and write, with the kind of each. parts/columns.sql says
+-- which types are of a kind.
 '{
     "dag": {"dag_id": "text", "is_paused": "boolean", "is_stale": "boolean"},
     "dag_run": {

@@ -1,4 +1,4 @@
 -- Takes: ti.
--- True for an unfinished TI: a past try is none, whatever state it was left in. To the letter the predicate of the
--- optional index, and NULL means no status.
+-- True for an unfinished TI. A past try is not one, whatever its state is. NULL means no status. The text must be the
+-- predicate of the optional index, because the planner uses the index only if the predicate follows from the condition.
 ti.working_set IS TRUE AND coalesce(ti.state::text, '') NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')

@@ -1,5 +1,6 @@
 -- Takes: nothing.
--- parts/tries_inside/unfinished.sql, as an index says it: in full, because no search path can be pinned for it.
+-- parts/tries_inside/unfinished.sql, as the predicate of an index. Every name is qualified, because an index has no
+-- search_path.
 working_set IS TRUE AND coalesce(state::pg_catalog.text, '') OPERATOR(pg_catalog.<>) ALL (
     ARRAY['success', 'failed', 'skipped', 'upstream_failed', 'removed']::pg_catalog.text[]
 )
