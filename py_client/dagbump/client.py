@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
-from dagbump.call import Call, HistoryQuery
 from dagbump.errors import translated
 from dagbump.identity_map import expire_bumped
 from dagbump.results import (
@@ -36,6 +35,7 @@ from dagbump.results import (
     VersionsByDay,
     from_rows,
 )
+from dagbump.sql_call import Call, HistoryQuery
 
 if TYPE_CHECKING:
     import psycopg
