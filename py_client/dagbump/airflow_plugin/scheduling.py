@@ -255,7 +255,7 @@ class Scheduling:
                 loop.mendable.add(run)
 
     def _is_fit(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> bool:
-        """Return whether Airflow's _schedule_dag_run would verify a run; it skips one without a DAG or past its timeout."""
+        """Return whether Airflow would verify a run; it skips a run that has no DAG or is past its timeout."""
         try:
             dag = self._dag_of(runner, loop, run)
         except DBAPIError:
