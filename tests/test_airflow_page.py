@@ -516,7 +516,7 @@ def test_what_cannot_be_asked_is_said(web: Web, enter: Enter) -> None:
     somebody = enter("admin")
     for path in ("/?page=0", "/?page=x", "/history?until=yesterday", f"/?dag={'x' * 251}"):
         page = open_page(somebody, web, path).page
-        expect(page.locator("#answer")).to_have_text("This is not something that one can ask here.")
+        expect(page.locator("#answer")).to_have_text("The page does not understand this request.")
     expect(open_page(somebody, web, "/nowhere").page.locator("#answer")).to_have_text("Not Found")
 
 
