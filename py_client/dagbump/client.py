@@ -177,8 +177,8 @@ def versions(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -
 def check(connection: SyncConnection) -> tuple[CheckItem, ...]:
     """Check that everything is as dagbump needs it; each item that is not ok says what to do.
 
-    This only reads. The command ``dagbump check`` first checks that the installed functions are really dagbump's, and
-    it also answers in the cases where this function raises.
+    This only reads. The command ``dagbump check`` does more: it first checks that the installed functions are really
+    dagbump's, and it also gives a result where this function raises.
 
     Raises:
         TypeError: ``connection`` is not a connection.

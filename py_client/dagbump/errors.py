@@ -35,7 +35,7 @@ class NotInstalled(DagbumpError):  # noqa: N818  (the name is part of the public
 
 
 class VersionMismatch(DagbumpError):  # noqa: N818
-    """The database holds another revision of dagbump than this client works with."""
+    """The database has a revision of dagbump that does not work with this client."""
 
     exit_code = ExitCode.NOT_INSTALLED_OR_NOT_SUPPORTED
 
@@ -63,8 +63,8 @@ class InvalidUrl(DagbumpError, ValueError):  # noqa: N818
 
 
 _LOOK_AGAIN = (
-    "Airflow's tables are not as they were when dagbump was installed: run `dagbump upgrade`, which looks at them, "
-    "and mends this or says what to do."
+    "Airflow's tables have changed since dagbump was installed: run `dagbump upgrade`, which repairs this or says what "
+    "to do."
 )
 
 
@@ -83,7 +83,7 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     ),
     "42883": (
         VersionMismatch,
-        "this database holds another revision of dagbump than this client works with: "
+        "this database has a revision of dagbump that does not work with this client: "
         "install the same release of the package everywhere, then run `dagbump upgrade`.",
     ),
     "42P01": (UnsupportedAirflow, _LOOK_AGAIN),

@@ -256,7 +256,7 @@ class RepairBatch:
 
 @dataclass(frozen=True)
 class Running:
-    """The row of ``dagbump.running``: what there is to keep on the latest version.
+    """The row of ``dagbump.running``: how much there is to keep on the latest version.
 
     Attributes:
         dag_runs: the number of running DAG runs.

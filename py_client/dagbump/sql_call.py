@@ -1,4 +1,4 @@
-"""One call of a SQL function: its arguments, checked, and its statement."""
+"""One call of a SQL function: the check of its arguments, and its statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The differences between Airflow's releases, and the check of the release; no other module of the plugin has any."""
+"""All differences between Airflow's releases that the plugin has to know, and the check of the release."""
 
 from __future__ import annotations
 

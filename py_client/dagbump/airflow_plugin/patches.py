@@ -1,4 +1,4 @@
-"""Replaces four functions of Airflow; each replacement asks the current loop, and calls Airflow's own if it cannot say.
+"""Replaces four functions of Airflow; a replacement asks the current loop, and else calls Airflow's own function.
 
 Only `_schedule_all` knows the form of the scheduler's loop in Airflow 3.0 to 3.4: a list of runs, a guard, and one
 commit at the end. A release with another loop needs another such function in a module of its own, and its parameters in
@@ -64,7 +64,7 @@ def _seconds(name: str) -> float:
 
 
 def _require_installed() -> None:
-    """Check schema and revision, and call the functions for no run to check the right to call them."""
+    """Check the installation, and the right to call the functions, with calls for an empty list of runs."""
     from airflow import settings
     from airflow.models.base import Base
 

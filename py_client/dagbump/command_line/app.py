@@ -44,7 +44,7 @@ def before_every_command(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the release and exit.")
     ] = False,
 ) -> None:
-    """Print an escape for a character that the terminal's encoding does not have, because an error would end it all."""
+    """Print an escape for a character that the terminal's encoding lacks, so that printing does not fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "surrogateescape"}:
             stream.reconfigure(errors="backslashreplace")

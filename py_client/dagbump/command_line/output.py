@@ -103,7 +103,7 @@ def sentence(result: BumpResult) -> str:
 
 
 def visible(text: str) -> str:
-    """Escape control characters, because a run_id or a role's name may hold any that its author chose."""
+    """Escape control characters, because a run_id or the name of a role may contain them."""
     return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -37,7 +37,8 @@ else:
     client = Postponed("dagbump.client")
     state = Postponed("dagbump.installation.state")
 
-# The largest number of runs in one batch, as in the procedure dagbump.repair. Most runs may have little to do.
+# The largest number of runs in a batch, as in the procedure dagbump.repair. It keeps a batch short even if the runs
+# have few task instances to move.
 _RUNS_AT_ONCE = 100
 _SECONDS_BETWEEN_LINES = 5.0
 

@@ -81,7 +81,7 @@ def create_routes() -> FastAPI:
 def show_runs(
     request: Request, viewer: AnyViewer, dag: Search = "", verdict: Search = "", page: PageNumber = 1
 ) -> Response:
-    """Show whether all runs are well, and the runs that are not."""
+    """Show whether all task instances are on the latest version, and the runs with problems."""
     readable = viewer.readable(airflow_tables.dag_ids_of_running_runs())
     with transaction() as connection:
         tab = runs_tab(connection, readable, Filter(dag.strip(), verdict, page))

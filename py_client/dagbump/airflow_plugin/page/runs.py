@@ -1,4 +1,4 @@
-"""The tab of the runs: a sentence about all runs, and a table of the runs that are not well, with reason and advice."""
+"""The tab of the runs: a sentence about all runs, and a table of the runs with problems, with reason and advice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Answer:
     """The summary of all runs.
 
     Attributes:
-        sentence: says whether all runs are well.
+        sentence: says whether all task instances are on the latest version.
         tone: ``good``, ``waiting`` or ``wrong``.
         details: more sentences, each about one kind of runs.
     """

@@ -14,7 +14,7 @@ from dagbump.results import DagVersions, VersionsByDay
 
 PER_PAGE = 25
 DAYS = 14
-# So many versions on a day are not edits of the DAG. Something in its file differs at every parse.
+# A DAG with this many versions on one day was not edited so often. Something in its file differs at every parse.
 INFLATED = 24
 
 BAR_WIDTH, PLOT_HEIGHT = 8, 28
