@@ -98,13 +98,13 @@ def _from_airflow(source: str) -> DatabaseUrl:
             return _not_empty(DatabaseUrl(conf.get("database", "sql_alchemy_conn"), source))
     except ImportError:
         raise InvalidUrl(
-            f"{source} is for Airflow to follow, which is not installed here: run this where it is, or give --url."
+            f"only Airflow can read {source}, and Airflow is not installed here: run this where it is, or give --url."
         ) from None
     except InvalidUrl:
         raise
     except Exception:  # noqa: BLE001  (Airflow's message quotes the command's output, which may hold the password)
         raise InvalidUrl(
-            f"Airflow could not follow {source}; `airflow config get-value database sql_alchemy_conn` shows why."
+            f"Airflow could not read {source}; `airflow config get-value database sql_alchemy_conn` shows why."
         ) from None
 
 

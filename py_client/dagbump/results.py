@@ -121,7 +121,7 @@ class Holder:
         state: as in ``pg_stat_activity``; ``prepared`` for a prepared transaction.
         xact_start: when the transaction began or, for a prepared transaction, was prepared.
         gid: the identifier of a prepared transaction.
-        certain: False if several transactions are shown for this row and only one of them has locked it.
+        certain: False if several transactions are shown for this row, and one of them is the holder.
     """
 
     dag_run_id: int

@@ -70,7 +70,7 @@ VERDICTS: Mapping[str, Verdict] = {
         "The scheduler has not looked at the latest version for this run yet.",
         "The scheduler does that in its next loop: it creates new tasks, removes deleted ones, and moves the others.",
         "The scheduler does that in its next loop: it creates new tasks, removes deleted ones, and moves the others. "
-        "If it does not, see that it runs, and what `dagbump check` says of the version order.",
+        "If it does not, check that the scheduler runs, and what `dagbump check` says about the version order.",
         may_be_locked=True,
     ),
     "no_serialized_dag": Verdict(
@@ -107,7 +107,7 @@ VERDICTS: Mapping[str, Verdict] = {
         "Pinned",
         "idle",
         "The run keeps the version of its DAG bundle that it began with.",
-        "Nothing has to be done. To have it on the latest version, clear it with the latest bundle version.",
+        "Nothing has to be done. To move it to the latest version, clear it with the latest bundle version.",
     ),
 }
 

@@ -97,8 +97,9 @@ def bump(
 ) -> None:
     """Move stale task instances to the latest version of their DAG, once.
 
-    This is the safe form. It leaves runs for which Airflow's verify_integrity is due to the scheduler, which handles
-    them in its next loop. It waits for no row lock. It leaves locked task instances to a later call.
+    Without --caller-verifies this is the safe form: a run for which Airflow's verify_integrity is due is left to the
+    scheduler, which handles it in its next loop. The command waits for no row lock. Locked task instances are left to a
+    later call.
     """
     if caller_verifies:
         _warn_about_caller_verifies(yes=yes)
