@@ -45,7 +45,7 @@ def objects(revision: str | None = None) -> dict[str, Path]:
     """Return the file of each object of the main branch, by the object's name.
 
     Args:
-        revision: for a released revision, return its released files; for the newest revision or None, the files in
+        revision: a released revision gives its released files. Any other revision, or None, gives the files in
             ``sql/``.
     """
     released = sorted(path for path in RELEASED.glob("[0-9]*") if path.is_dir())
