@@ -57,7 +57,7 @@ def _add(command: Callable[..., None], summary: str, *examples: str) -> None:
 
 _add(
     install.upgrade,
-    "Install dagbump in Airflow's database, or repair the installation.",
+    "Install dagbump in the database, or repair the installation.",
     "dagbump upgrade",
     "dagbump upgrade --with-index     with the optional index",
     "dagbump upgrade --sql > up.sql   to review the script first",
@@ -71,7 +71,7 @@ _add(
 )
 _add(
     check.check,
-    "Check that everything is as dagbump needs it, and say what to do if not.",
+    "Check that all is as dagbump needs it; if not, say what to do.",
     "dagbump check",
     "dagbump check --json | jq '.[] | select(.ok | not)'",
 )
@@ -123,6 +123,6 @@ _add(
 )
 _add(
     demo.demo,
-    "Show all of this on an embedded PostgreSQL, with nothing to install.",
+    "Show dagbump on an embedded PostgreSQL; nothing to install.",
     "dagbump demo",
 )
