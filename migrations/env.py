@@ -1,9 +1,9 @@
-"""Alembic's environment: keeps everything, the version table included, in schema ``dagbump``.
+"""The Alembic environment, which keeps all objects, including its version table, in schema ``dagbump``.
 
-Airflow's own ``alembic_version`` is neither read nor written. An upgrade is one transaction under an advisory
-lock, so that any number may be started at once, and one that is refused or cut off has written nothing. It refuses
-what dagbump cannot serve, becomes the owner of Airflow's tables, lets the revisions do what only they can, and then
-makes every object what the revision reached says, whatever was there before.
+Airflow's own ``alembic_version`` is neither read nor written. An upgrade is one transaction under an advisory lock. So
+any number of upgrades may start at once, and one that is refused or interrupted has written nothing. An upgrade checks
+the database, becomes the owner of Airflow's tables, and runs the revisions. Then it creates or replaces every object as
+it is in the revision reached, whatever was there before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ script = ScriptDirectory.from_config(config)
 
 
 def head_is_the_main_branchs() -> None:
-    """Let ``head`` mean that of the main branch: ``alembic upgrade head`` leaves the optional index alone."""
+    """Make ``head`` mean the head of the main branch, so that ``alembic upgrade head`` does not build the index."""
     revisions = context.script.revision_map
     head_of = revisions.get_current_head
     revisions.get_current_head = lambda branch_label=None: head_of(branch_label or MAIN_BRANCH)  # type: ignore[method-assign]
@@ -44,7 +44,7 @@ def given_airflow_schema() -> str | None:
 
 
 def given_airflow_shape() -> shapes.Shape:
-    """Return the shape of Airflow's tables that a script is for."""
+    """Return the shape of Airflow's tables for a script."""
     key: str = arguments.get("airflow_shape", config.attributes.get("airflow_shape")) or shapes.FIRST.key
     try:
         return shapes.of_key(key)
@@ -58,7 +58,7 @@ def of_main_branch(revision: str | None) -> bool:
 
 
 def refuse_newer(heads: tuple[str, ...]) -> None:
-    """Raise where the database holds a revision that these migrations do not bring."""
+    """Raise if the database has a revision that these migrations do not have."""
     for revision in heads:
         try:
             script.get_revision(revision)
@@ -70,10 +70,11 @@ def refuse_newer(heads: tuple[str, ...]) -> None:
 
 
 def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
-    """Delete the record of an index that somebody has dropped, or whose removal was cut off, or that is of no use.
+    """Delete the record of an index that is missing, invalid or outdated.
 
-    Where a migration of Airflow is the cause, whoever runs the upgrade is told to build it again: because it is there
-    for other tables, whatever is recorded, or because it was recorded and went with them.
+    Set the attribute ``index_is_lost`` if a migration of Airflow is the cause, so that the caller builds the index
+    again. That is so if the index is there but outdated, recorded or not, or if it was recorded and was dropped with
+    Airflow's old tables.
     """
     heads = context.get_context().get_current_heads()
     recorded = [head for head in heads if INDEX_BRANCH in script.get_revision(head).branch_labels]
@@ -81,7 +82,7 @@ def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
     found = state.optional_index(connection, options["airflow_schema"])
     config.attributes["index_is_lost"] = found is state.OptionalIndex.OUTDATED
     if recorded and found is not state.OptionalIndex.VALID:
-        log.warning("The index %s was recorded, and is not there, or not valid; index@head builds it again.", INDEX)
+        log.warning("The index %s was recorded, but is missing or not valid; index@head builds it again.", INDEX)
         delete = sa.text(f"DELETE FROM {SCHEMA}.alembic_version WHERE version_num = :revision")  # noqa: S608  (a constant)
         connection.execute(delete, {"revision": recorded[0]})
         before = connection.scalar(sa.text("SELECT airflow_shape FROM dagbump.installation"))
@@ -89,7 +90,7 @@ def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
 
 
 def install_objects(revision: str) -> None:
-    """Make every object what this revision says, and record it."""
+    """Create or replace every object as it is in this revision, and record the revision."""
     in_migration.run_objects(revision)
     walk = script.iterate_revisions(revision, "base")
     breaking = [step.revision for step in walk if getattr(step.module, "breaks_older_packages", False)]
@@ -106,16 +107,16 @@ def first_revision() -> str:
 
 
 def remove_index(connection: sa.engine.Connection) -> None:
-    """Drop the index that no record leads to any more."""
+    """Drop an index that is not recorded."""
     if concurrent_index.is_left(connection):
         concurrent_index.drop()
 
 
 def remove_everything() -> None:
-    """Leave no trace after a downgrade to base; refuses where somebody has put something of theirs in the schema."""
+    """Remove everything at a downgrade to base; PostgreSQL refuses if the schema has other objects."""
     in_migration.run_objects(None)
-    # A subscription to these tables hears of rows, not of DROP TABLE. There, the row of another upgrade would meet this
-    # one, and the subscription would stop.
+    # Logical replication sends TRUNCATE but not DROP TABLE. Without the TRUNCATE, the subscriber would keep the row.
+    # The row of a later upgrade would conflict with it, and the subscription would stop.
     context.execute(
         f"DO $$ BEGIN IF pg_catalog.to_regclass('{SCHEMA}.installation') IS NOT NULL THEN "
         f"TRUNCATE {SCHEMA}.installation; END IF; END $$"
@@ -130,7 +131,7 @@ def migrate(connection: sa.engine.Connection) -> None:
     airflow_shape = state.airflow_shape(connection, airflow_schema)
     config.attributes["connection"] = connection
     config.attributes["backend_pid"] = connection.scalar(sa.text("SELECT pg_catalog.pg_backend_pid()"))
-    connection.rollback()  # the search began a transaction; the one that follows is Alembic's
+    connection.rollback()  # end the transaction of these queries, because Alembic begins its own
     context.configure(
         connection=connection,
         version_table_schema=SCHEMA,
@@ -187,7 +188,7 @@ def run_offline() -> None:
         airflow_shape=given_airflow_shape(),
     )
     going_down = context.get_context().opts["fn"].__name__ == "downgrade"
-    # What is refused inside the transaction has to keep what cannot stand in one from being run.
+    # If a check fails, psql must stop, so that it does not run CREATE INDEX CONCURRENTLY outside the transaction.
     context.static_output("\\set ON_ERROR_STOP on")
     with context.begin_transaction():
         in_migration.begin()

@@ -347,12 +347,12 @@ def test_what_others_hold_is_named_and_left(web: Web, served: Served, enter: Ent
         other.execute("SELECT 1 FROM task_instance WHERE dag_id = 'etl.orders' AND state = 'scheduled' FOR UPDATE")
         somebody = open_page(enter("admin"), web)
         row = row_of(somebody.page, "2026-11-25T04")
-        expect(row.locator(".holder")).to_contain_text("1 task instance held by pid")
+        expect(row.locator(".holder")).to_contain_text("1 task instance locked by pid")
         expect(row.locator(".holder")).to_contain_text("somebody's notebook")
         button(somebody).click()
         somebody.page.get_by_role("button", name="Move them").click()
         expect(somebody.page.get_by_role("dialog").locator("h2")).to_have_text(
-            "Moved 6 task instances of 5 runs. 3 task instances left, because other transactions hold them."
+            "Moved 6 task instances of 5 runs. 3 task instances left, because another transaction has locked them."
         )
 
 
@@ -516,7 +516,7 @@ def test_what_cannot_be_asked_is_said(web: Web, enter: Enter) -> None:
     somebody = enter("admin")
     for path in ("/?page=0", "/?page=x", "/history?until=yesterday", f"/?dag={'x' * 251}"):
         page = open_page(somebody, web, path).page
-        expect(page.locator("#answer")).to_have_text("This is not something that one can ask here.")
+        expect(page.locator("#answer")).to_have_text("The page does not understand this request.")
     expect(open_page(somebody, web, "/nowhere").page.locator("#answer")).to_have_text("Not Found")
 
 

@@ -33,9 +33,7 @@ ONE_RUN_ENDS_THE_LOOP = RELEASE < (3, 2)
 
 IS_ON = f"INFO: dagbump {dagbump.__version__} is on: one dagbump.bump per scheduler loop"
 STAYS_OFF = "WARNING: dagbump stays off: "
-UNKNOWN = (
-    "it does not know this release of Airflow yet: {}, where the scheduler is written otherwise ({}). Nothing is lost"
-)
+UNKNOWN = "it does not know this release of Airflow yet: {}, whose scheduler is different ({}). Nothing is lost"
 
 REPLACED = {
     "_schedule_all_dag_runs": "SchedulerJobRunner",
@@ -161,7 +159,7 @@ class TestTurnedOn:
                     "{0}", "SchedulerJobRunner._schedule_all_dag_runs is made by airflow.jobs.scheduler_job_runner"
                 ),
             ),
-            ("database", "it works on PostgreSQL alone."),
+            ("database", "it works only on PostgreSQL."),
             ("module gone", "import of airflow.jobs.job halted"),
             ("configuration fails", "no such file. The scheduler does its work without it;"),
             ("panic", "a library has given up."),
@@ -447,7 +445,7 @@ class TestHeldForLong:
         (warning,) = self.logged(landed, None, None, "holders are not asked")
 
         assert warning.startswith(f"WARNING: Task instances of DAG {landed.dag_id}, run manual__")
-        assert f"held by pid {holder.info.backend_pid} (application 'a long report', role" in warning
+        assert f"locked by pid {holder.info.backend_pid} (application 'a long report', role" in warning
         assert "idle in transaction, for " in warning
 
     def test_is_said_again_when_it_was_free_in_between(self, landed: LiveDag, holder: psycopg.Connection[Any]) -> None:
@@ -462,7 +460,7 @@ class TestHeldForLong:
     def test_not_to_find_out_who_is_no_error(self, landed: LiveDag, holder: psycopg.Connection[Any]) -> None:
         (line,) = self.logged(landed, None, "holders are gone", None)
 
-        assert line.startswith("INFO: dagbump cannot find out who holds task instances: ")
+        assert line.startswith("INFO: dagbump cannot find out who has locked task instances: ")
         holder.rollback()
         assert self.logged(landed, None) == []
         assert landed.tis() == DONE
@@ -656,7 +654,7 @@ class TestTrouble:
             assert landed.worker("loop")["logged"] == []
         (line,) = loop["logged"]
         assert line.startswith(
-            f"WARNING: The latest version (2) of DAG {landed.dag_id} is locked by another transaction;"
+            f"WARNING: The latest version (2) of DAG {landed.dag_id} is locked by another transaction,"
         )
 
         landed.worker("loop")

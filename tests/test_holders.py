@@ -557,14 +557,14 @@ class TestCommandLine:
         assert "one of several" in command(*DAGBUMP, "holders", "--wide", "--url", url).stdout
 
         *_, last = command(*DAGBUMP, "bump", "--url", url).stdout.splitlines()
-        assert "left 3 task instances that other transactions hold. The oldest holder is pid" in last
+        assert "left 3 task instances that other transactions have locked. The oldest holder is pid" in last
         assert f"pid {pid(holder)} (application 'a long report', role {holder.info.user}," in last
         assert last.endswith("; all: dagbump holders")
 
     def test_nothing_held(self, fleet: Fleet, database: URL) -> None:
         stale_run(fleet)
         done = command(*DAGBUMP, "holders", "--dag-id", "d", "--url", libpq(database))
-        assert (done.returncode, done.stdout) == (0, "Nothing is held in DAG d: no lock is in the way of bump.\n")
+        assert (done.returncode, done.stdout) == (0, "Nothing is locked in DAG d: no lock is in the way of bump.\n")
 
     def test_a_bump_does_its_work_where_nobody_may_ask(self, fleet: Fleet, database: URL, connect: Connect) -> None:
         stale_run(fleet)
@@ -573,7 +573,10 @@ class TestCommandLine:
 
         done = command(*DAGBUMP, "bump", "--url", libpq(database))
         assert done.returncode == 0
-        assert "left 1 task instance that other transactions hold. Who holds them cannot be told: " in done.stdout
+        assert (
+            "left 1 task instance that other transactions have locked. Cannot find out who has locked them: "
+            in done.stdout
+        )
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class TestUrl:
     @pytest.mark.parametrize("suffix", ["_CMD", "_SECRET"])
     def test_what_only_airflow_can_follow_is_said_where_there_is_none(self, tmp_path: Path, suffix: str) -> None:
         done = command(*DAGBUMP, "preview", **{AIRFLOW + suffix: "cat /run/secrets/url"})
-        assert (done.returncode, f"{AIRFLOW}{suffix} is for Airflow" in done.stderr) == (2, True), done.stderr
+        assert (done.returncode, f"only Airflow can read {AIRFLOW}{suffix}" in done.stderr) == (2, True), done.stderr
         (tmp_path / "airflow.cfg").write_text(f"[database]\nsql_alchemy_conn{suffix.lower()} = cat /run/secrets/url\n")
         done = command(*DAGBUMP, "preview", AIRFLOW_HOME=str(tmp_path))
         assert (done.returncode, f"sql_alchemy_conn{suffix.lower()} in {tmp_path}" in done.stderr) == (2, True)
@@ -93,7 +93,7 @@ class TestUrl:
         (tmp_path / "airflow").mkdir()
         (tmp_path / "airflow" / "configuration.py").write_text("import nowhere\n")
         done = command(*DAGBUMP, "preview", **{f"{AIRFLOW}_SECRET": "url"}, PYTHONPATH=str(tmp_path))
-        assert (done.returncode, f"Airflow could not follow {AIRFLOW}_SECRET" in done.stderr) == (2, True), done.stderr
+        assert (done.returncode, f"Airflow could not read {AIRFLOW}_SECRET" in done.stderr) == (2, True), done.stderr
 
     @pytest.fixture
     def role(self, postgres: Server, database: URL) -> Iterator[URL]:

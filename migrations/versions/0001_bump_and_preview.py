@@ -1,7 +1,7 @@
-"""Installs dagbump.bump and dagbump.preview, and what stands around them.
+"""Installs dagbump.bump, dagbump.preview and the other functions and tables.
 
-The functions and tables themselves are made from sql/ at the end of every upgrade, by files that create what is missing
-and replace what is there. A revision's script does what these cannot, on the way up and down: here, nothing.
+At the end of every upgrade, the files in sql/ create or replace all functions and tables. A revision's upgrade() and
+downgrade() do only what these files cannot do; this revision needs nothing.
 
 Revision ID: 0001
 Revises:

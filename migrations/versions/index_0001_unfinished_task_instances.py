@@ -1,10 +1,10 @@
-"""Builds the optional index dagbump_ti_unfinished, without blocking anybody.
+"""Builds the optional index dagbump_ti_unfinished, without blocking other sessions.
 
 Revision ID: index_0001
 Revises:
 
-A branch of its own: `alembic upgrade head` leaves it out, `alembic upgrade index@head` and
-`dagbump upgrade --with-index` build it.
+It is a branch of its own. `alembic upgrade head` does not build the index; `alembic upgrade index@head` and
+`dagbump upgrade --with-index` do.
 """
 
 from __future__ import annotations

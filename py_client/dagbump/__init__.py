@@ -1,6 +1,7 @@
-"""Keeps ``task_instance.dag_version_id`` right inside Airflow's PostgreSQL database.
+"""Keeps ``task_instance.dag_version_id`` correct inside Airflow's PostgreSQL database.
 
-One Python function for each SQL function in schema ``dagbump``; ``dagbump upgrade`` installs those.
+The package has one Python function for each SQL function in schema ``dagbump``. ``dagbump upgrade`` installs the SQL
+functions.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: the command line answers a signal before SQLAlchemy is there."""
+    """Import a name on first use, so that the command line can answer a signal before SQLAlchemy is imported."""
     if name in __all__:
         for module in ("errors", "results", "client"):
             value = getattr(import_module(f"dagbump.{module}"), name, None)

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["run"]:
-        # Nothing is done yet while modules are imported: what ends the loop later, ends it now, with 0.
+        # While modules are imported, nothing has been done yet, so the signals that end the loop later exit with 0 now.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os._exit(0))
     from dagbump.command_line.app import app

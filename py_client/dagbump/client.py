@@ -1,8 +1,8 @@
 """The Python client: one function per SQL function, on the caller's connection and in the caller's transaction.
 
-A call is one statement and one round trip. It neither commits nor rolls back, changes no setting and leaves
-no prepared statement behind, so that it works through PgBouncer in transaction mode. (asyncpg is the exception:
-it prepares whatever it runs; behind PgBouncer, configure it as SQLAlchemy's documentation of that driver says.)
+A call is one statement and one round trip. It does not commit or roll back, it changes no setting and it leaves no
+prepared statement behind. So it works through PgBouncer in transaction mode. The exception is asyncpg, which prepares
+every statement. To use asyncpg behind PgBouncer, configure it as SQLAlchemy's documentation of that driver says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
-from dagbump.call import Call, HistoryQuery
 from dagbump.errors import translated
 from dagbump.identity_map import expire_bumped
 from dagbump.results import (
@@ -36,6 +35,7 @@ from dagbump.results import (
     VersionsByDay,
     from_rows,
 )
+from dagbump.sql_call import Call, HistoryQuery
 
 if TYPE_CHECKING:
     import psycopg
@@ -56,27 +56,28 @@ def bump(
 ) -> BumpResult:
     """Move the stale task instances of the examined DAG runs to the latest version of their DAG.
 
-    Never waits for a row lock: what another transaction holds is counted in ``locked`` and left for the next call.
-    Of a SQLAlchemy `Session`, pending changes are flushed first (unless its autoflush is off), and afterwards
-    ``dag_version_id``, ``updated_at`` and ``dag_version`` of the task instances it holds of bumped runs are expired.
+    The call never waits for a row lock. A task instance that another transaction has locked is counted in ``locked``
+    and left for the next call. With a SQLAlchemy `Session`, pending changes are flushed first, unless its autoflush is
+    off. Afterwards ``dag_version_id``, ``updated_at`` and ``dag_version`` expire on the session's task instances of
+    bumped runs.
 
     Args:
         connection: a `psycopg.Connection`, or a SQLAlchemy `Connection` or `Session`.
-        dag_run_ids: ``dag_run.id``; None: every examined run; empty: none.
-        dag_ids: None: every DAG; empty: none.
-        max_runs: at most so many examined runs, in the scheduler's order; None: no limit.
-        caller_verifies: False (safe): runs for which ``verify_integrity`` is due are left to Airflow and
-            answered with ``needs_verify``. True: they are bumped too, and the caller promises to run
-            ``verify_integrity`` for each of them in this transaction; otherwise Airflow never creates the
-            task instances of newly added tasks.
-        report_all: True: every examined run is answered, also where there was nothing to do.
-        caller: who calls, in words; recorded in ``dagbump.history``.
+        dag_run_ids: values of ``dag_run.id``. None means every examined run; an empty list means none.
+        dag_ids: None means every DAG; an empty list means none.
+        max_runs: the largest number of examined runs, in the scheduler's order. None means no limit.
+        caller_verifies: False (safe): a run for which ``verify_integrity`` is due is left to Airflow and returned
+            with ``needs_verify``. True: such a run is bumped too, and the caller promises to run
+            ``verify_integrity`` for it in this transaction. Otherwise Airflow never creates the task instances of
+            newly added tasks.
+        report_all: True: return every examined run, even if there was nothing to do.
+        caller: a text that says who calls. It is recorded in ``dagbump.history``.
 
     Raises:
-        TypeError: an argument is not of the kind that is meant.
-        NotInstalled: schema ``dagbump`` is not there.
-        VersionMismatch: another revision of it is.
-        UnsupportedAirflow: Airflow's tables have changed since it was installed.
+        TypeError: an argument has the wrong type.
+        NotInstalled: the database has no schema ``dagbump``.
+        VersionMismatch: the installed revision of dagbump does not fit this client.
+        UnsupportedAirflow: Airflow's tables have changed since dagbump was installed.
         InsufficientPrivilege: this role has not been granted the function.
     """
     _refuse_connection("bump", connection, _SYNC)
@@ -141,9 +142,9 @@ def preview(
     max_runs: int | None = None,
     caller_verifies: bool = False,
 ) -> tuple[RunPreview, ...]:
-    """Show what `bump` with the same arguments would do, and why it leaves other stale task instances alone.
+    """Show what `bump` with the same arguments would do, and why it would leave other stale task instances alone.
 
-    Reads only. Takes the same arguments and raises the same errors as `bump`.
+    This only reads. It raises the same errors as `bump`.
     """
     call = Call.to(
         "preview", dag_run_ids=dag_run_ids, dag_ids=dag_ids, max_runs=max_runs, caller_verifies=caller_verifies
@@ -156,10 +157,10 @@ def holders(
     dag_run_ids: Iterable[int] | None = None,
     dag_ids: Iterable[str] | None = None,
 ) -> tuple[Holder, ...]:
-    """Show who holds the task instances that `bump` counts in ``locked``, the oldest transaction first.
+    """Show which transactions have locked the task instances that `bump` counts in ``locked``, the oldest first.
 
-    Waits for no row lock and writes nothing; not in a read-only transaction, since it tries locks and gives them back.
-    Takes the ids and raises the errors of `bump`.
+    The call waits for no row lock and writes nothing. But it takes row locks for a moment, so it fails in a read-only
+    transaction. It takes the same ids and raises the same errors as `bump`.
     """
     return _answer(connection, Call.to("holders", dag_run_ids=dag_run_ids, dag_ids=dag_ids), Holder)
 
@@ -167,22 +168,22 @@ def holders(
 def versions(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> tuple[DagVersions, ...]:
     """Show how many versions each DAG has, and what keeps the old ones from ``airflow db clean``.
 
-    Reads all of task_instance once, which takes seconds on a big database; of the DAGs named, their part of it.
-    Raises the errors of `bump`.
+    This reads all of task_instance once, which takes seconds on a big database. With ``dag_ids`` it reads only the
+    rows of these DAGs. It raises the same errors as `bump`.
     """
     return _answer(connection, Call.to("versions", dag_ids=dag_ids), DagVersions)
 
 
 def check(connection: SyncConnection) -> tuple[CheckItem, ...]:
-    """Check that everything is as dagbump needs it; what is not ok says what to do.
+    """Check that everything is as dagbump needs it; each item that is not ok says what to do.
 
-    Reads only. The command line's ``dagbump check`` looks first whether what is installed can be believed, and answers
-    where this raises, too.
+    This only reads. The command ``dagbump check`` does more: it first checks that the installed functions are really
+    dagbump's, and it also gives a result where this function raises.
 
     Raises:
-        TypeError: the connection is none.
-        NotInstalled: schema ``dagbump`` is not there.
-        VersionMismatch: another revision of it is.
+        TypeError: ``connection`` is not a connection.
+        NotInstalled: the database has no schema ``dagbump``.
+        VersionMismatch: the installed revision of dagbump does not fit this client.
         InsufficientPrivilege: this role has not been granted the function.
     """
     return _answer(connection, Call.to("check"), CheckItem)
@@ -196,18 +197,18 @@ def history(
     until: datetime | None = None,
     limit: int | None = None,
 ) -> tuple[HistoryEntry, ...]:
-    """Return what has been moved, from ``dagbump.history``, the newest last.
+    """Return the rows of ``dagbump.history``, which say what bumps have moved; the newest is last.
 
     Args:
-        connection: as `bump` takes it.
+        connection: the same kinds as for `bump`.
         dag_run_ids: only these runs.
         dag_ids: only these DAGs.
-        since: not before that time; one without a time zone is in the session's.
-        until: before that time.
-        limit: the newest so many; None: all.
+        since: at this time or later. A time without a zone is in the session's time zone.
+        until: before this time.
+        limit: only the newest N rows. None means all.
 
     Raises:
-        InsufficientPrivilege: this role may not read that table.
+        InsufficientPrivilege: this role may not read the table.
     """
     arguments = HistoryQuery.to(
         "history", dag_run_ids=dag_run_ids, dag_ids=dag_ids, since=since, until=until, limit=limit
@@ -216,12 +217,12 @@ def history(
 
 
 def repairable(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> tuple[RepairableRun, ...]:
-    """Return the runs that a repair has to go through. Reads only."""
+    """Return the runs that a repair has to visit; this only reads."""
     return _answer(connection, Call.to("repairable", dag_ids=dag_ids), RepairableRun)
 
 
 def repair_batch(connection: SyncConnection, dag_run_ids: Iterable[int], batch_size: int) -> RepairBatch:
-    """Repair the first of these runs, until so many task instances have moved; for the caller to commit."""
+    """Repair these runs in order, until ``batch_size`` task instances have moved; the caller commits."""
     call = Call.to("repair_batch", dag_run_ids=dag_run_ids, batch_size=batch_size)
     (batch,) = _answer(connection, call, RepairBatch)
     return batch
@@ -230,13 +231,13 @@ def repair_batch(connection: SyncConnection, dag_run_ids: Iterable[int], batch_s
 def verify_scope(connection: SyncConnection, dag_run_ids: Iterable[int]) -> tuple[RunScope, ...]:
     """Show what Airflow's ``verify_integrity`` would find in running DAG runs, without running it.
 
-    Reads only. Raises the same errors as `bump`. For the Airflow plugin.
+    This only reads. It raises the same errors as `bump`. The Airflow plugin uses it.
     """
     return _answer(connection, Call.to("verify_scope", dag_run_ids=dag_run_ids), RunScope)
 
 
 def running(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> Running:
-    """Return how many runs are running, and how many of their task instances are unfinished. Reads only."""
+    """Return the number of running runs and of their unfinished task instances; this only reads."""
     (answer,) = _answer(connection, Call.to("running", dag_ids=dag_ids), Running)
     return answer
 
@@ -244,29 +245,29 @@ def running(connection: SyncConnection, dag_ids: Iterable[str] | None = None) ->
 def versions_by_day(
     connection: SyncConnection, dag_ids: Iterable[str] | None = None, days: int | None = None
 ) -> tuple[VersionsByDay, ...]:
-    """Return how many versions each DAG has got in the last days. Reads only."""
+    """Return how many versions of each DAG were created on each of the last days; this only reads."""
     return _answer(connection, Call.to("versions_by_day", dag_ids=dag_ids, days=days), VersionsByDay)
 
 
 def versions_of_runs(connection: SyncConnection, dag_run_ids: Iterable[int]) -> tuple[VersionOfRun, ...]:
-    """Return which versions the unfinished task instances of running DAG runs are on. Reads only."""
+    """Return which versions the unfinished task instances of running DAG runs are on; this only reads."""
     return _answer(connection, Call.to("versions_of_runs", dag_run_ids=dag_run_ids), VersionOfRun)
 
 
 def server_time(connection: sa.engine.Connection | Session) -> datetime:
-    """Return the time by the server's clock, which is the clock of all times in the answers."""
+    """Return the time of the server's clock; all times in the results are from that clock."""
     now: datetime = connection.execute(sa.select(sa.func.pg_catalog.clock_timestamp())).scalar_one()
     return now
 
 
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:
-    """Call a function; an object per row."""
+    """Call a function and return one object per row."""
     _refuse_connection(call.function, connection, _SYNC)
     return from_rows(kind, _rows(connection, call))
 
 
-# By name, because whoever holds one has imported it: psycopg cannot be imported where there is no libpq, and async code
-# is not for everybody.
+# Classes by name, so that this module imports neither psycopg, which may lack libpq, nor SQLAlchemy's asyncio. A caller
+# who has such an object has imported its module.
 _SYNC = {
     "psycopg": ("Connection",),
     "sqlalchemy.engine": ("Connection",),
@@ -281,7 +282,7 @@ def _is_one_of(value: object, classes: Mapping[str, Sequence[str]]) -> bool:
 
 
 def _refuse_connection(function: str, connection: object, taken: Mapping[str, Sequence[str]]) -> None:
-    """Raise where the connection is not one, or is one for the other kind of call."""
+    """Raise if this is not a connection, or if it is an async one for a sync call or the reverse."""
     if _is_one_of(connection, taken):
         return
     if _is_one_of(connection, _ASYNC):
@@ -306,10 +307,10 @@ def _rows(connection: SyncConnection, call: Call) -> Sequence[Mapping[str, Any]]
         from psycopg.rows import dict_row
 
         psycopg_connection = cast("psycopg.Connection[Any]", connection)
-        # Not its cursor(): the caller's cursor_factory may take other placeholders.
+        # Do not call connection.cursor(), because the caller's cursor_factory may use other placeholders.
         with psycopg.Cursor(psycopg_connection, row_factory=dict_row) as cursor:
             if psycopg_connection.info.pipeline_status:
-                # An error of what the caller has sent before comes out here, as it is.
+                # If a statement that the caller sent earlier failed, its error is raised here, untranslated.
                 cursor.execute(_NOTHING, prepare=False)
                 cursor.fetchall()
             with translated():
@@ -332,7 +333,7 @@ def _session(connection: object) -> Session | None:
 
 @contextmanager
 def _never_prepared(connection: sa.engine.Connection) -> Iterator[None]:
-    """Keep psycopg, below SQLAlchemy, from preparing the statement on the server after a few calls."""
+    """Keep psycopg, when SQLAlchemy uses it, from preparing the statement on the server after a few calls."""
     driver_connection: Any = connection.connection.driver_connection
     if not hasattr(driver_connection, "prepare_threshold"):
         yield

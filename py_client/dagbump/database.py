@@ -1,6 +1,6 @@
-"""Which database to talk to, and an engine for it.
+"""Finds the database's URL and makes an engine for it.
 
-A password never leaves this module and `libpq`, nor does what may be a part of one.
+A password, or a text that may be part of one, never leaves this module and `libpq`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _AIRFLOW_VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 
 @dataclass(frozen=True)
 class DatabaseUrl:
-    """What names a database, and the place where it was found, which every message about it says."""
+    """The URL of a database, and the place where it was found, which is named in every message about it."""
 
     value: str = field(repr=False)
     source: str = "the URL given"
 
 
 def find_url(explicit: str | None = None) -> DatabaseUrl:
-    """Return the database to use: what was given, else the first of the places that name one.
+    """Return the URL that was given, else the URL from the first place that is set.
 
     Raises:
-        InvalidUrl: none of them does, or the first that is there is empty: an unset variable must not
-            lead to another database.
+        InvalidUrl: no place is set, or the first one is set to an empty text. An empty text is refused, because a
+            variable that was not filled in must not lead to another database.
     """
     if explicit is not None:
         return _not_empty(DatabaseUrl(explicit, "--url"))
@@ -60,7 +60,7 @@ def find_url(explicit: str | None = None) -> DatabaseUrl:
 
 
 def _not_empty(url: DatabaseUrl) -> DatabaseUrl:
-    value = url.value.strip()  # a command ends what it prints with a newline
+    value = url.value.strip()  # the output of a _CMD command ends with a newline
     if not value:
         raise InvalidUrl(f"{url.source} is empty: name the database in it, or leave it out.")
     return DatabaseUrl(value, url.source)
@@ -71,7 +71,7 @@ def _from_airflow_cfg() -> DatabaseUrl | None:
     path = Path(os.environ.get("AIRFLOW_CONFIG", f"{home}/airflow.cfg")).expanduser()
     parser = configparser.ConfigParser(strict=False)
     try:
-        # A comment in another encoding does no harm.
+        # With surrogateescape, a comment in another encoding is no error.
         parser.read_string(path.read_text(encoding="utf-8", errors="surrogateescape"))
         section = parser["database"]
         for key in ("sql_alchemy_conn", "sql_alchemy_conn_cmd", "sql_alchemy_conn_secret"):
@@ -85,36 +85,36 @@ def _from_airflow_cfg() -> DatabaseUrl | None:
         raise InvalidUrl(f"{path} cannot be read: permission denied.") from None
     except configparser.InterpolationError:
         raise InvalidUrl(f"the database in {path} cannot be read: a % is written %% there.") from None
-    except (OSError, KeyError, configparser.Error):  # there is none, or it says nothing about a database
+    except (OSError, KeyError, configparser.Error):  # there is no airflow.cfg, or it names no database
         pass
     return None
 
 
 def _from_airflow(source: str) -> DatabaseUrl:
-    """Let Airflow's own configuration run the command, or ask the secrets backend."""
+    """Let Airflow's own configuration run the command or ask the secrets backend."""
     if find_spec("airflow") is None:
         raise InvalidUrl(
-            f"{source} is for Airflow to follow, which is not installed here: run this where it is, or give --url."
+            f"only Airflow can read {source}, and Airflow is not installed here: run this where it is, or give --url."
         )
     try:
-        with redirect_stdout(None):  # what Airflow prints must not get between the rows of an answer
+        with redirect_stdout(None):  # Airflow's own output must not mix with the output of the command
             from airflow.configuration import conf
 
             return _not_empty(DatabaseUrl(conf.get("database", "sql_alchemy_conn"), source))
     except InvalidUrl:
         raise
-    except Exception:  # noqa: BLE001  (Airflow's message quotes what the command printed)
+    except Exception:  # noqa: BLE001  (Airflow's message quotes the command's output, which may hold the password)
         raise InvalidUrl(
-            f"Airflow could not follow {source}; `airflow config get-value database sql_alchemy_conn` shows why."
+            f"Airflow could not read {source}; `airflow config get-value database sql_alchemy_conn` shows why."
         ) from None
 
 
-_DATABASE = "dagbump_database"  # the execution option of an engine that holds its _Database
+_DATABASE = "dagbump_database"  # the engine's execution option that holds its _Database
 
 
 @dataclass(frozen=True)
 class _Database:
-    """What may be told about a database, and whether the owner of Airflow's tables there is trusted."""
+    """What messages may say about a database, and whether the owner of Airflow's tables there is trusted."""
 
     description: str
     source: str
@@ -122,22 +122,24 @@ class _Database:
 
 
 def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.engine.Engine:
-    """Make an engine, without a pool, that uses psycopg where this SQLAlchemy knows it, else psycopg2.
+    """Make an engine without a pool; it uses psycopg if this SQLAlchemy has a dialect for it, else psycopg2.
 
-    What it sends runs with a pinned search path, the questions of SQLAlchemy and the driver included. It leaves nothing
-    on the server's side of the connection, which a pooler may give to somebody else after each transaction.
+    Every statement runs with a pinned search path, also those that SQLAlchemy and the driver send on connect. The
+    engine leaves no setting on the server's side of the connection, because a pooler may give that connection to
+    another client after each transaction.
 
     Args:
-        url: names the database.
-        trust_owner: let a superuser work for an owner of Airflow's tables who is none, as DAGBUMP_TRUST_OWNER=1 does.
+        url: the database's URL.
+        trust_owner: let a superuser work although Airflow's tables belong to an ordinary role. DAGBUMP_TRUST_OWNER=1
+            does the same.
 
     Raises:
         InvalidUrl: the URL cannot be understood; the message does not repeat it.
-        UnsupportedAirflow: it names another database system than PostgreSQL.
+        UnsupportedAirflow: the URL is of another database system than PostgreSQL.
     """
     found = url if isinstance(url, DatabaseUrl) else DatabaseUrl(url)
     module, drivername = _driver()
-    # The encoding: where the database's is SQL_ASCII, a driver would answer bytes for text.
+    # Without client_encoding, a driver would return text as bytes if the database's encoding is SQL_ASCII.
     defaults = {"fallback_application_name": "dagbump", "connect_timeout": "10", "client_encoding": "utf8"}
     parameters = {**defaults, **libpq.parameters(found.value, found.source, module, drivername)}
     description = _description(parameters)
@@ -155,10 +157,10 @@ def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.en
         creator=open_pinned,
         poolclass=NullPool,
         future=True,  # SQLAlchemy 1.4 behaves as 2.x does
-        use_native_hstore=False,  # else the driver looks for it, with an operator that pg_catalog does not have
+        use_native_hstore=False,  # else the driver looks for hstore, with an operator that pg_catalog does not have
         execution_options={_DATABASE: _Database(description, found.source, trusted)},
     )
-    # After SQLAlchemy's own questions, in the transaction that open_pinned has begun.
+    # open_pinned began a transaction, in which SQLAlchemy sends its own queries; then it is rolled back.
     sa.event.listen(engine, "connect", lambda driver_connection, _: driver_connection.rollback())
     sa.event.listen(engine, "begin", search_path.pin)
     return engine
@@ -166,10 +168,10 @@ def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.en
 
 def _driver() -> tuple[ModuleType, str]:
     """Return the driver's module and SQLAlchemy's name for it."""
-    if not sa.__version__.startswith("1."):  # SQLAlchemy 1.4, Airflow 3.0's, has no dialect for psycopg
+    if not sa.__version__.startswith("1."):  # SQLAlchemy 1.4, which Airflow 3.0 uses, has no dialect for psycopg
         try:
             import psycopg
-        except ImportError:  # not there, or no libpq
+        except ImportError:  # psycopg or libpq is not installed
             pass
         else:
             return psycopg, "postgresql+psycopg"
@@ -181,9 +183,9 @@ def _driver() -> tuple[ModuleType, str]:
 
 
 def _in_iso_style(connection: Any) -> Any:
-    """Have timestamps sent as ISO: psycopg reads no other DateStyle. psycopg2 asks for it by itself.
+    """Have the server send timestamps as ISO, because psycopg reads no other DateStyle.
 
-    PgBouncer knows this setting, and keeps it from its other clients.
+    psycopg2 sets DateStyle itself. PgBouncer tracks this setting for each client, so other clients do not get it.
     """
     if not (connection.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
         connection.execute("SET DateStyle = ISO")
@@ -200,21 +202,22 @@ def _description(parameters: Mapping[str, Any]) -> str:
 
 
 def describe(engine: sa.engine.Engine) -> str:
-    """Name the database for a person: user, host, port and database, never a password."""
+    """Return the database's name for messages, with user, host, port and database, without the password."""
     known: _Database = engine.get_execution_options()[_DATABASE]
     return known.description
 
 
 def connect(engine: sa.engine.Engine, airflow_schema: str | None = None) -> sa.engine.Connection:
-    """Open a connection, whoever it is for: every command opens its connections here.
+    """Open a connection; every command opens its connections here.
 
     Args:
         engine: from `create_engine`.
-        airflow_schema: where Airflow's tables are; None: where an upgrade would find them.
+        airflow_schema: the schema of Airflow's tables; None: the schema in which an upgrade would find them.
 
     Raises:
-        Unreachable: it could not be made.
-        InsufficientPrivilege: a superuser's, and the owner of Airflow's tables, who is none, is not trusted.
+        Unreachable: the connection could not be made.
+        InsufficientPrivilege: the role is a superuser, Airflow's tables belong to an ordinary role, and that role is
+            not trusted.
     """
     known: _Database = engine.get_execution_options()[_DATABASE]
     try:
@@ -233,14 +236,14 @@ def connect(engine: sa.engine.Engine, airflow_schema: str | None = None) -> sa.e
     return connection
 
 
-# Connection exceptions, read-only (a failover), transaction rollback, insufficient resources, object not in the state
-# that is needed (lock_timeout), operator intervention (statement_timeout, cancel, shutdown), system errors, and
-# internal ones, which DDL at the same time may cause.
+# In order: connection exceptions; a read-only transaction (after a failover); transaction rollback; insufficient
+# resources; object not in prerequisite state (lock_timeout); operator intervention (statement_timeout, cancel,
+# shutdown); system errors; internal errors, which concurrent DDL may cause.
 _PASSING = ("08", "25006", "40", "53", "55", "57", "58", "XX")
 
 
 def may_pass(error: BaseException) -> bool:
-    """Tell whether a later try may do what this one could not, nothing being changed by anybody."""
+    """Return whether a later try may succeed although nobody has changed anything."""
     if isinstance(error, DagbumpError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, Unreachable):
@@ -251,10 +254,10 @@ def may_pass(error: BaseException) -> bool:
     return error.connection_invalidated or state is None or state.startswith(_PASSING)
 
 
-# What PostgreSQL, PgBouncer and libpq say, in English: libpq hands on no SQLSTATE when a connection is refused.
+# The English messages of PostgreSQL, PgBouncer and libpq, because libpq has no SQLSTATE for a refused connection.
 _REFUSED = re.compile(r"authentication failed|no password supplied|not permitted to log in|role \".*\" does not exist")
 
 
 def refuses_credentials(error: BaseException) -> bool:
-    """Tell whether no connection was made because of who asked for it."""
+    """Return whether the connection was refused because of the role or its password."""
     return isinstance(error, Unreachable) and _REFUSED.search(str(error)) is not None

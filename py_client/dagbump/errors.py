@@ -1,4 +1,4 @@
-"""dagbump's exceptions, and the one place that maps PostgreSQL's SQLSTATEs to them."""
+"""dagbump's exceptions, and the only mapping from PostgreSQL's SQLSTATEs to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 
 class ExitCode(IntEnum):
-    """How the command line ends; the names are the words of its help."""
+    """Exit codes of the command line; its help prints the names in lower case."""
 
     DONE = 0
     THE_WORK_FAILED = 1
@@ -19,29 +19,29 @@ class ExitCode(IntEnum):
 
 
 class DagbumpError(Exception):
-    """Base of all errors that dagbump raises of its own; the message says what to do.
+    """Base class of dagbump's own errors; the message says what to do.
 
     Attributes:
-        exit_code: what the command line ends with.
+        exit_code: the exit code of the command line for this error.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.THE_WORK_FAILED
 
 
 class NotInstalled(DagbumpError):  # noqa: N818  (the name is part of the public interface)
-    """The database has no schema ``dagbump``: the migration has not been run there."""
+    """The database has no schema ``dagbump``, because the migration has not been run there."""
 
     exit_code = ExitCode.NOT_INSTALLED_OR_NOT_SUPPORTED
 
 
 class VersionMismatch(DagbumpError):  # noqa: N818
-    """The database holds another revision of dagbump than this client works with."""
+    """The database has a revision of dagbump that does not work with this client."""
 
     exit_code = ExitCode.NOT_INSTALLED_OR_NOT_SUPPORTED
 
 
 class UnsupportedAirflow(DagbumpError):  # noqa: N818
-    """The Airflow tables are missing, or are not those of Airflow 3.0 to 3.4; or it is not PostgreSQL."""
+    """The Airflow tables are missing or not those of Airflow 3.0 to 3.4, or the database is not PostgreSQL."""
 
     exit_code = ExitCode.NOT_INSTALLED_OR_NOT_SUPPORTED
 
@@ -57,25 +57,25 @@ class Unreachable(DagbumpError):  # noqa: N818
 
 
 class InvalidUrl(DagbumpError, ValueError):  # noqa: N818
-    """No database was named, or what names it cannot be understood."""
+    """No database URL was given, or the URL cannot be understood."""
 
     exit_code = ExitCode.WRONG_USAGE
 
 
 _LOOK_AGAIN = (
-    "Airflow's tables are not as they were when dagbump was installed: run `dagbump upgrade`, which looks at them, "
-    "and mends this or says what to do."
+    "Airflow's tables have changed since dagbump was installed: run `dagbump upgrade`, which repairs this or says what "
+    "to do."
 )
 
 
 def what_to_grant(owner: str = "the role that owns Airflow's tables", role: str = "role") -> str:
-    """Return what a role that lacks a right is told, with the names where they are known."""
+    """Return the advice for a role that lacks a privilege, with the names of the roles if they are known."""
     quoted = role.replace("'", "''")
     return f"connect as {owner}, or have that role run: SELECT dagbump.grant_operator('{quoted}');"
 
 
-# https://www.postgresql.org/docs/current/errcodes-appendix.html, and DBU… of sql/, which brings its own advice,
-# as a hint.
+# See https://www.postgresql.org/docs/current/errcodes-appendix.html. The functions in sql/ raise the codes DBU…,
+# each with a hint that says what to do.
 _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     "3F000": (
         NotInstalled,
@@ -83,7 +83,7 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     ),
     "42883": (
         VersionMismatch,
-        "this database holds another revision of dagbump than this client works with: "
+        "this database has a revision of dagbump that does not work with this client: "
         "install the same release of the package everywhere, then run `dagbump upgrade`.",
     ),
     "42P01": (UnsupportedAirflow, _LOOK_AGAIN),
@@ -104,23 +104,23 @@ _BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Return the five-character SQLSTATE of a driver's or SQLAlchemy's error, None where it carries none."""
+    """Return the five-character SQLSTATE of a driver's or SQLAlchemy's error; None if it has none."""
     driver_error = getattr(error, "orig", None) or error
-    # psycopg and asyncpg call it sqlstate, psycopg2 pgcode.
+    # The attribute is sqlstate in psycopg and asyncpg, pgcode in psycopg2.
     state = getattr(driver_error, "sqlstate", None) or getattr(driver_error, "pgcode", None)
     return state if isinstance(state, str) else None
 
 
 def summary(error: BaseException) -> str:
-    """Return the first line of what the server or the driver said: never SQL, never parameters."""
+    """Return the first line of the server's or the driver's message, which has no SQL and no parameters in it."""
     driver_error = getattr(error, "orig", None) or error
     return (str(driver_error).strip() or type(driver_error).__name__).splitlines()[0]
 
 
 def hint(error: BaseException) -> str | None:
-    """Return what the server advises; None where it says nothing."""
+    """Return the server's hint; None if there is none."""
     driver_error = getattr(error, "orig", None) or error
-    # psycopg and psycopg2 have it in diag, asyncpg in the error itself.
+    # psycopg and psycopg2 have the hint in error.diag, asyncpg in the error itself.
     diagnostics = getattr(driver_error, "diag", None)
     advice = getattr(diagnostics, "message_hint", None) or getattr(driver_error, "hint", None)
     return advice if isinstance(advice, str) else None
@@ -128,9 +128,9 @@ def hint(error: BaseException) -> str | None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise the `DagbumpError` for a database error whose SQLSTATE has one; let every other error pass.
+    """Replace a database error by the `DagbumpError` for its SQLSTATE; other errors are raised as they are.
 
-    The database error stays reachable as ``__cause__``.
+    The database error is the ``__cause__`` of the new one.
     """
     try:
         yield
@@ -139,6 +139,6 @@ def translated() -> Iterator[None]:
         if known is None:
             raise
         kind, advice = known
-        # Of the refusals, ours among them, the server knows more than this table.
+        # If a privilege is missing, the server's hint is more exact than this table.
         told = hint(error) if kind is InsufficientPrivilege or not advice else None
         raise kind(f"{summary(error)}\n{told or advice}") from error

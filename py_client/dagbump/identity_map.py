@@ -1,6 +1,6 @@
-"""What a bump makes out of date in a session's identity map.
+"""Expires the objects of a session that a bump has made out of date.
 
-Airflow's models, which differ between its releases, are not imported: the session knows those that it holds.
+This does not import Airflow's models, because they differ between its releases. The session's own objects lead to them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dagbump.results import BumpResult
 
 
 def expire_bumped(session: Session, result: BumpResult) -> None:
-    """Expire what a bump made out of date in the session's identity map."""
+    """Expire the attributes that a bump made out of date in the session's identity map."""
     latest = {(run.dag_id, run.run_id): run.dag_version_id for run in result.runs if run.bumped}
     if not latest:
         return
@@ -34,7 +34,7 @@ def expire_bumped(session: Session, result: BumpResult) -> None:
 
 
 def _version_attributes(mapper: Any) -> Iterator[str]:
-    """Yield the mapped attributes that depend on the two columns that a bump writes."""
+    """Yield the mapped attributes that depend on the two columns written by a bump."""
     written = {"dag_version_id", "updated_at"}
     for attribute in mapper.column_attrs:
         if written & {column.name for column in attribute.columns}:

@@ -1,7 +1,7 @@
-"""What a database's name says, as libpq's parameters.
+"""Converts a database URL to libpq's parameters.
 
-Accepts any SQLAlchemy URL, with any driver's name and any driver's own parameters in it, and any libpq connection
-string, because it reads what Airflow's own configuration holds.
+The URL may come from Airflow's configuration. So it may be any SQLAlchemy URL, with the name and the own parameters of
+any driver, or any libpq connection string.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ENCODE = (
 )
 _NO_SCHEME = "It does not begin with postgresql:// and is no list of keyword=value, as in 'host=db dbname=airflow'."
 
-# As SQLAlchemy reads it: credentials, which a slash does not end, then host, port and database, then the query.
+# The same parts as SQLAlchemy reads: credentials, which may contain a slash; host, port and database; the query.
 _URL = re.compile(
     r"(?P<scheme>[\w.+-]+)://(?P<credentials>[^:/]*(?::[^@]*)?@)?(?P<place>[^?]*)(?:\?(?P<query>.*))?", re.DOTALL
 )
@@ -31,20 +31,20 @@ _POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+\w+)?")
 
 
 def parameters(url: str, source: str, module: ModuleType, drivername: str) -> dict[str, Any]:
-    """Return what libpq is to be given: it never sees, and so never quotes, what cannot be right.
+    """Return libpq's parameters; a malformed URL is refused here, because libpq's message would quote parts of it.
 
     Args:
-        url: names the database.
+        url: the database's URL.
         source: the place where it was found, for the messages.
-        module: the driver's.
+        module: the driver's module.
         drivername: SQLAlchemy's name for the driver.
 
     Raises:
-        InvalidUrl: it cannot be understood; the message does not repeat it.
-        UnsupportedAirflow: it names another database system than PostgreSQL.
+        InvalidUrl: the URL cannot be understood; the message does not repeat it.
+        UnsupportedAirflow: the URL is of another database system than PostgreSQL.
     """
     match = _URL.match(url)
-    # What has no scheme, as a word has not, may be a connection string.
+    # A text without a scheme may be a connection string.
     advice = _ENCODE if match else _NO_SCHEME
     unclear = InvalidUrl(
         f"the database URL cannot be understood ({source}); it is a SQLAlchemy URL or a libpq connection string, "
@@ -64,7 +64,7 @@ def parameters(url: str, source: str, module: ModuleType, drivername: str) -> di
 
 
 def _read_url(match: re.Match[str], module: ModuleType, drivername: str) -> dict[str, Any] | None:
-    """Return the parameters; None where a part of a password may stand in the place of something else."""
+    """Return the parameters; None if part of a password may have been read as host, database or query."""
     if "@" in match["place"]:
         return None
     query = []
@@ -83,16 +83,16 @@ def _read_url(match: re.Match[str], module: ModuleType, drivername: str) -> dict
     except ValueError:  # several hosts, each with its port
         return _parse_conninfo(module, url)
     parameters = dict(parsed.get_dialect()().create_connect_args(parsed)[1])
-    if str(parameters.get("host")).upper().startswith("%2F"):  # libpq's way to write a socket's directory
+    if str(parameters.get("host")).upper().startswith("%2F"):  # libpq's form of a socket directory
         parameters["host"] = unquote(parameters["host"])
     return parameters
 
 
 def _libpq_reads_it_otherwise(match: re.Match[str], module: ModuleType) -> bool:
-    """Tell whether an @ that ends a password for SQLAlchemy belongs to the query for libpq: host:1/d?user=a@b."""
+    """Return whether SQLAlchemy ends a password at an @ that libpq takes as part of the query (host:1/d?user=a@b)."""
     try:
         read = _parse_conninfo(module, match.string.replace(match["scheme"], "postgresql", 1))
-    except Exception:  # noqa: BLE001  (it cannot read it at all)
+    except Exception:  # noqa: BLE001  (libpq cannot read the URL at all)
         return False
     return "@" not in read.get("dbname", "") and re.fullmatch(r"\d*", read.get("port", "")) is not None
 
@@ -101,7 +101,7 @@ _SSLMODES = {"true": "require", "1": "require", "false": "disable", "0": "disabl
 
 
 def _for_libpq(module: ModuleType, name: str, value: str) -> str:
-    """Return a URL's parameter as libpq writes it; nothing where it is another driver's, or SQLAlchemy's."""
+    """Return a URL parameter in libpq's form; an empty text if only SQLAlchemy or another driver knows it."""
     if name == "ssl":  # asyncpg
         return f"sslmode={_SSLMODES.get(value.lower(), value)}"
     if name == "database":  # asyncpg, pg8000
@@ -117,7 +117,7 @@ def _for_libpq(module: ModuleType, name: str, value: str) -> str:
 def _is_libpqs(module: ModuleType, name: str) -> bool:
     try:
         _parse_conninfo(module, f"{name}=''")
-    except Exception:  # noqa: BLE001  (each driver has its own)
+    except Exception:  # noqa: BLE001  (each driver has its own exception class)
         return False
     return name.isidentifier()
 

@@ -1,4 +1,4 @@
-"""What the SQL functions answer, as frozen dataclasses: one field per column, in the same order."""
+"""The rows of the SQL functions as frozen dataclasses, with one field per column in the same order."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ RowT = TypeVar("RowT", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class RunBump:
-    """One row of ``dagbump.bump``: a DAG run in which something changed, or has to.
+    """One row of ``dagbump.bump``: a DAG run in which something changed or is left to do.
 
     Attributes:
         dag_run_id: ``dag_run.id``.
         dag_id: ``dag_run.dag_id``.
         run_id: ``dag_run.run_id``; the same text may occur in several DAGs.
         dag_version_id: the latest version of the DAG.
-        version_number: its number.
-        bumped: task instances moved to it by this call.
-        locked: stale task instances left for the next call, because another transaction holds them.
-        needs_verify: ``verify_integrity`` is due for this run; or, in the safe form, Airflow up to 3.2 takes another
-            version for the latest.
+        version_number: the number of the latest version.
+        bumped: the number of task instances that this call moved to the latest version.
+        locked: the number of stale task instances that another transaction has locked. They are left for the next call.
+        needs_verify: ``verify_integrity`` is due for this run. In the safe form it is also true if Airflow (up to 3.2)
+            regards another version as the latest.
     """
 
     dag_run_id: int
@@ -46,22 +46,24 @@ class RunBump:
 
 @dataclass(frozen=True)
 class RunPreview:
-    """One row of ``dagbump.preview``: a running DAG run with stale task instances, or that lacks a task or a verify.
+    """One row of ``dagbump.preview``: a running DAG run that has stale task instances, lacks a task or is unverified.
 
     Attributes:
         dag_run_id: ``dag_run.id``.
         dag_id: ``dag_run.dag_id``.
         run_id: ``dag_run.run_id``.
-        dag_version_id: the latest version of the DAG, None where it has none.
-        version_number: its number, None where it has none.
-        stale: unfinished task instances that are not on the latest version; in a pinned run, nor on its own.
-        stale_by_state: the same by state; ``no_status`` stands for NULL, as in Airflow's UI.
+        dag_version_id: the latest version of the DAG; None if the DAG has no version.
+        version_number: the number of the latest version; None if the DAG has no version.
+        stale: the number of unfinished task instances that are not on the latest version. In a pinned run, a task
+            instance on the run's own version is not stale either.
+        stale_by_state: the same number by state; ``no_status`` stands for NULL, as in Airflow's UI.
         verdict: ``bump``, ``needs_verify``, ``missing_tasks``, ``pinned``, ``versionless``, ``paused``, ``stale_dag``,
             ``not_due``, ``no_serialized_dag`` or ``no_version``.
-        versionless: unfinished task instances that are on no version at all.
-        missing_tasks: tasks of the version that have no task instance but removed ones, although Airflow would make or
-            restore one; None where its tasks cannot be read.
-        vanished_tasks: tasks of unfinished task instances that the version no longer has; None as above.
+        versionless: the number of unfinished task instances whose version is NULL.
+        missing_tasks: tasks of the latest version that have no task instance or only removed ones, although Airflow
+            would create or restore one; None if the version's tasks cannot be read.
+        vanished_tasks: tasks of unfinished task instances that the latest version no longer has; None if the version's
+            tasks cannot be read.
     """
 
     dag_run_id: int
@@ -81,15 +83,16 @@ class RunPreview:
 class RunScope:
     """One row of ``dagbump.verify_scope``: what Airflow's ``verify_integrity`` would find in a running DAG run.
 
-    All but the first are None where the tasks of the latest version cannot be read.
+    All fields except ``dag_run_id`` are None if the tasks of the latest version cannot be read.
 
     Attributes:
         dag_run_id: ``dag_run.id``.
-        missing_tasks: tasks of the latest version that have no task instance but removed ones, although Airflow would
-            make or restore one.
-        restored_tasks: all tasks of removed task instances that the latest version has, the missing ones among them.
+        missing_tasks: tasks of the latest version that have no task instance or only removed ones, although Airflow
+            would create or restore one.
+        restored_tasks: all tasks of the latest version that have removed task instances; some of them are also in
+            ``missing_tasks``.
         vanished_tasks: tasks of unfinished task instances that the latest version no longer has.
-        has_mapped: whether the latest version has a mapped task, or a mapped task group.
+        has_mapped: whether the latest version has a mapped task or a mapped task group.
     """
 
     dag_run_id: int
@@ -101,23 +104,24 @@ class RunScope:
 
 @dataclass(frozen=True)
 class Holder:
-    """One row of ``dagbump.holders``: a thing that a bump would leave, and a transaction that holds it.
+    """One row of ``dagbump.holders``: a locked row that a bump leaves alone, and a transaction that has locked it.
 
     Attributes:
         dag_run_id: ``dag_run.id`` of the run that has to wait.
         dag_id: ``dag_run.dag_id``.
         run_id: ``dag_run.run_id``.
-        held: ``task_instance``, or ``dag_version``: the latest version, for which all stale task instances wait.
-        task_id: of the task instance; None for a ``dag_version``.
-        map_index: of the task instance.
-        pid: the backend; None for a prepared transaction, and where none is found.
-        usename: its role, or the owner of the prepared transaction.
+        held: the kind of the locked row. It is ``task_instance``, or ``dag_version`` if the latest version is locked;
+            then all stale task instances of the run wait.
+        task_id: the task of the locked task instance; None for a ``dag_version``.
+        map_index: the map index of the locked task instance; None for a ``dag_version``.
+        pid: the backend's process id; None for a prepared transaction, or if no backend is found.
+        usename: the backend's role, or the owner of the prepared transaction.
         application_name: as in ``pg_stat_activity``.
-        client_addr: the same, as text; None for a socket, and where this is not for dagbump to know.
-        state: the same; ``prepared`` for a prepared transaction.
-        xact_start: when the transaction began; for a prepared one, when it was prepared.
-        gid: of a prepared transaction.
-        certain: False: it is one of the transactions that are shown for this thing.
+        client_addr: as in ``pg_stat_activity``, as text; None for a Unix socket, or if dagbump may not see it.
+        state: as in ``pg_stat_activity``; ``prepared`` for a prepared transaction.
+        xact_start: when the transaction began or, for a prepared transaction, was prepared.
+        gid: the identifier of a prepared transaction.
+        certain: False if several transactions are shown for this row, and one of them is the holder.
     """
 
     dag_run_id: int
@@ -142,13 +146,13 @@ class DagVersions:
 
     Attributes:
         dag_id: the DAG.
-        versions: how many there are.
-        versions_last_day: those created in the last 24 hours.
-        version_number: of the latest.
-        created_at: of the latest.
-        unreferenced: versions before the latest that no task instance refers to.
-        stale_only: versions before the latest that only stale task instances of examined runs refer to.
-        running_runs_behind: examined runs that hold stale task instances.
+        versions: the number of versions.
+        versions_last_day: the number of versions created in the last 24 hours.
+        version_number: the number of the latest version.
+        created_at: when the latest version was created.
+        unreferenced: the number of older versions to which no task instance refers.
+        stale_only: the number of older versions to which only stale task instances of examined runs refer.
+        running_runs_behind: the number of examined runs that have stale task instances.
     """
 
     dag_id: str
@@ -166,9 +170,9 @@ class CheckItem:
     """One row of ``dagbump.check``.
 
     Attributes:
-        item: what was looked at.
-        ok: whether there is nothing to do about it.
-        detail: what was found; where it is not ok, what to do.
+        item: the thing that was checked.
+        ok: True if there is nothing to do.
+        detail: what was found, and what to do if it is not ok.
     """
 
     item: str
@@ -178,21 +182,21 @@ class CheckItem:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One row of ``dagbump.history``: a DAG run in which one call has moved something.
+    """One row of ``dagbump.history``: a DAG run in which one call moved task instances.
 
     Attributes:
-        bumped_at: when, by the database's clock.
+        bumped_at: the time of the call, from the database's clock.
         bumped_by: the role that had connected.
-        application_name: that of its session.
-        dag_run_id: ``dag_run.id``; the run may be gone by now, as may the versions.
+        application_name: the application name of its session.
+        dag_run_id: ``dag_run.id``. The run and the versions may have been deleted since.
         dag_id: ``dag_run.dag_id``.
         run_id: ``dag_run.run_id``.
-        from_versions: the versions that the task instances were on, the lowest first: ``dag_version_id``,
-            ``version_number`` (both None: on none) and ``task_instances``, how many.
-        dag_version_id: the version that they are on since.
-        version_number: its number.
-        bumped: how many task instances, over all versions.
-        caller: who called, in the words that were given to `bump`; None: nobody said.
+        from_versions: the versions that the task instances were on, the lowest first. Each has ``dag_version_id`` and
+            ``version_number`` (both None for task instances without a version), and ``task_instances``, their number.
+        dag_version_id: the version to which they were moved.
+        version_number: the number of that version.
+        bumped: the number of task instances that were moved, from all versions.
+        caller: the text that was given to `bump` as ``caller``; None if there was none.
     """
 
     bumped_at: datetime
@@ -209,19 +213,19 @@ class HistoryEntry:
 
     @cached_property
     def came_from(self) -> str:
-        """``from_versions`` in words: ``none (1), 3 (12)``."""
+        """``from_versions`` as text, for example ``none (1), 3 (12)``."""
         counts = ((version["version_number"], version["task_instances"]) for version in self.from_versions)
         return ", ".join(f"{'none' if number is None else number} ({count})" for number, count in counts)
 
 
 @dataclass(frozen=True)
 class RepairableRun:
-    """One row of ``dagbump.repairable``: a DAG run that a repair goes through.
+    """One row of ``dagbump.repairable``: a DAG run that a repair has to visit.
 
     Attributes:
         dag_run_id: ``dag_run.id``.
-        task_instances: those that it has to move.
-        needs_verify: ``verify_integrity`` is due: the repair leaves the run to Airflow.
+        task_instances: the number of task instances that the repair has to move.
+        needs_verify: ``verify_integrity`` is due, so the repair leaves the run to Airflow.
     """
 
     dag_run_id: int
@@ -234,12 +238,12 @@ class RepairBatch:
     """The row of ``dagbump.repair_batch``: what one batch of a repair has done.
 
     Attributes:
-        looked_at: the first so many of its runs are done with.
-        task_instances: moved.
-        moved_runs: the runs that these are in.
-        locked_task_instances: stale ones that other transactions hold.
-        locked_runs: the runs that these are in.
-        unverified_runs: left to Airflow.
+        looked_at: the number of runs, counted from the first, that need no further batch.
+        task_instances: the number of task instances that were moved.
+        moved_runs: the runs whose task instances were moved.
+        locked_task_instances: the number of stale task instances that other transactions have locked.
+        locked_runs: the runs of these locked task instances.
+        unverified_runs: the number of runs that are left to Airflow, because ``verify_integrity`` is due.
     """
 
     looked_at: int
@@ -252,11 +256,11 @@ class RepairBatch:
 
 @dataclass(frozen=True)
 class Running:
-    """The row of ``dagbump.running``: what there is to keep on the latest version.
+    """The row of ``dagbump.running``: how much there is to keep on the latest version.
 
     Attributes:
-        dag_runs: that are running.
-        task_instances: those of them that are unfinished.
+        dag_runs: the number of running DAG runs.
+        task_instances: the number of their unfinished task instances.
     """
 
     dag_runs: int
@@ -269,8 +273,9 @@ class VersionsByDay:
 
     Attributes:
         dag_id: ``dag_version.dag_id``.
-        versions: all that there are.
-        by_day: those of each of the last days, the oldest first; a day is 24 hours, the last one up to now.
+        versions: the number of all its versions.
+        by_day: the number of versions created on each of the last days, the oldest day first. A day is 24 hours; the
+            last one ends now.
     """
 
     dag_id: str
@@ -284,8 +289,8 @@ class VersionOfRun:
 
     Attributes:
         dag_run_id: ``dag_run.id``.
-        version_number: None: they are on none.
-        task_instances: how many.
+        version_number: the number of the version; None for task instances without a version.
+        task_instances: the number of unfinished task instances on it.
     """
 
     dag_run_id: int
@@ -295,18 +300,18 @@ class VersionOfRun:
 
 @dataclass(frozen=True)
 class BumpResult:
-    """All rows of one call of ``dagbump.bump``; empty where nothing changed."""
+    """All rows of one call of ``dagbump.bump``; there are none if nothing changed."""
 
     runs: tuple[RunBump, ...]
 
     @cached_property
     def bumped(self) -> int:
-        """Task instances moved, over all runs."""
+        """The number of task instances that were moved, over all runs."""
         return sum(run.bumped for run in self.runs)
 
     @cached_property
     def locked(self) -> int:
-        """Stale task instances left for the next call, over all runs."""
+        """The number of stale task instances that are locked and left for the next call, over all runs."""
         return sum(run.locked for run in self.runs)
 
     @cached_property
@@ -316,9 +321,9 @@ class BumpResult:
 
 
 def from_rows(kind: type[RowT], rows: Iterable[Mapping[str, Any]]) -> tuple[RowT, ...]:
-    """Build one object per row, columns by name.
+    """Build one object per row; columns are found by name.
 
-    Columns that this client does not know are ignored: a newer revision may add some.
+    Unknown columns are ignored, because a newer revision may add some.
 
     Raises:
         VersionMismatch: a column is missing.
@@ -335,8 +340,8 @@ def from_rows(kind: type[RowT], rows: Iterable[Mapping[str, Any]]) -> tuple[RowT
 
 
 def _python_value(annotation: str, value: Any) -> Any:
-    """Make of a driver's value what a field of that type holds. psycopg2 answers a uuid as text, asyncpg a jsonb."""
-    if isinstance(value, bytes):  # psycopg's text where the encoding is SQL_ASCII
+    """Convert a driver's value to the field's type, because psycopg2 returns a uuid as text, and asyncpg a jsonb."""
+    if isinstance(value, bytes):  # psycopg returns text as bytes if the encoding is SQL_ASCII
         value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str) and annotation.startswith("UUID"):
         return UUID(value)

@@ -1,8 +1,9 @@
-"""The search path of what dagbump itself asks: pg_catalog and nothing else, one transaction at a time.
+"""Pins the search path of dagbump's own queries to pg_catalog, for one transaction.
 
-With another path, PostgreSQL takes an operator that somebody has made where it has none itself for the very types of
-the operands, such as name and varchar, and runs it as whoever asks. The path is pinned for the transaction, never for
-the session: behind PgBouncer in transaction mode, the next client would get it.
+For some pairs of types, such as name and varchar, pg_catalog has no operator. With another search path, PostgreSQL
+would use an operator that somebody has created for them, and would run it with the rights of the caller. The path is
+pinned for the transaction, not for the session, because behind PgBouncer in transaction mode the next client would
+inherit the session's path.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ _INFO = "dagbump_schemas_on_path"
 
 
 def pin(connection: sa.engine.Connection) -> list[str]:
-    """Pin the search path for this transaction; return the schemas that the connection's own path leads to.
+    """Pin the search path for this transaction; return the schemas of the connection's own path.
 
-    Temporary tables and pg_catalog are left aside, unless the path names them.
+    The schemas of temporary tables and pg_catalog are left out, unless the path names them.
     """
-    if _INFO not in connection.info:  # later, there is a pinned path to be seen
+    if _INFO not in connection.info:  # ask only once, because later the path is pinned already
         found = connection.exec_driver_sql(_SCHEMAS).scalar_one()
-        connection.info.setdefault(_INFO, found)  # where this is what began the transaction, it is pinned already
+        # setdefault: if that query began the transaction, the "begin" event has called pin and stored the schemas.
+        connection.info.setdefault(_INFO, found)
     connection.exec_driver_sql(PIN)
     schemas: list[str] = connection.info[_INFO]
     return schemas

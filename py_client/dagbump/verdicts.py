@@ -1,4 +1,4 @@
-"""The verdicts of dagbump.preview, in words: for the command line and for the page in Airflow's UI."""
+"""Texts for the verdicts of dagbump.preview; the command line and the page in Airflow's UI use them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-# Somebody has to do something; Airflow, or the next bump, does it; it is meant so.
+# "wrong": a person has to act. "waiting": Airflow or the next bump will act. "idle": the state is intended.
 Tone: TypeAlias = Literal["wrong", "waiting", "idle"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict in words.
+    """The texts for a verdict.
 
     Attributes:
-        label: in two or three words.
-        tone: how much it calls for somebody.
+        label: the verdict in two or three words.
+        tone: how urgent it is.
         meaning: what has happened.
-        next_with_plugin: what happens next, or what to do, where the scheduler's plugin is on.
-        next_without: the same where it is off, or where that is not known; None: the same.
+        next_with_plugin: what happens next, or what to do, if the scheduler's plugin is on.
+        next_without: the same if the plugin is off or its state is unknown; None if it does not differ.
         is_moved: whether the safe form of a bump moves stale task instances of such a run.
-        may_be_locked: whether another transaction may be the reason, so that dagbump.holders can name it.
+        may_be_locked: whether a lock of another transaction may be the reason, which dagbump.holders can then show.
     """
 
     label: str
@@ -37,7 +37,7 @@ class Verdict:
         return self.next_with_plugin if plugin_is_on or self.next_without is None else self.next_without
 
 
-# In the order in which they call for somebody.
+# The most urgent first.
 VERDICTS: Mapping[str, Verdict] = {
     "missing_tasks": Verdict(
         "Lacks tasks",
@@ -70,7 +70,7 @@ VERDICTS: Mapping[str, Verdict] = {
         "The scheduler has not looked at the latest version for this run yet.",
         "The scheduler does that in its next loop: it creates new tasks, removes deleted ones, and moves the others.",
         "The scheduler does that in its next loop: it creates new tasks, removes deleted ones, and moves the others. "
-        "If it does not, see that it runs, and what `dagbump check` says of the version order.",
+        "If it does not, check that the scheduler runs, and what `dagbump check` says about the version order.",
         may_be_locked=True,
     ),
     "no_serialized_dag": Verdict(
@@ -107,11 +107,11 @@ VERDICTS: Mapping[str, Verdict] = {
         "Pinned",
         "idle",
         "The run keeps the version of its DAG bundle that it began with.",
-        "Nothing has to be done. To have it on the latest version, clear it with the latest bundle version.",
+        "Nothing has to be done. To move it to the latest version, clear it with the latest bundle version.",
     ),
 }
 
 
 def verdict_of(name: str) -> Verdict:
-    """Return a verdict in words; one that only a newer dagbump knows, by its name."""
+    """Return the texts for a verdict; a verdict of a newer dagbump gets its name as label."""
     return VERDICTS.get(name) or Verdict(name, "idle", "", "A newer dagbump says this: upgrade the package.")

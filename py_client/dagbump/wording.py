@@ -1,4 +1,4 @@
-"""Counts, and the holders of locks, in words: for the command line, the plugin's log and the page."""
+"""Texts for counts and for transactions that hold locks; the command line, the plugin's log and the page use them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dagbump.results import Holder
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number and what is counted: ``1 run``, ``1,200 runs``."""
+    """Return a number with its noun, such as ``1 run`` or ``1,200 runs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def by_transaction(holders: Iterable[Holder]) -> list[list[Holder]]:
-    """Return what each transaction holds of each run, task instances and the version apart, in the given order."""
+    """Group the holders by transaction, run and kind of the locked row; the order stays."""
     groups: dict[tuple[object, ...], list[Holder]] = {}
     for holder in holders:
         groups.setdefault((holder.pid, holder.gid, holder.dag_run_id, holder.held), []).append(holder)
@@ -22,7 +22,7 @@ def by_transaction(holders: Iterable[Holder]) -> list[list[Holder]]:
 
 
 def describe_holder(holder: Holder, now: datetime) -> str:
-    """Name a transaction, so that whoever reads it can find its session, and judge it."""
+    """Describe a transaction so that a reader can find its session."""
     if holder.gid is not None:
         name = f"the prepared transaction {holder.gid!r}"
     elif holder.pid is not None:
@@ -41,7 +41,7 @@ def describe_holder(holder: Holder, now: datetime) -> str:
 
 
 def age(since: datetime, now: datetime) -> str:
-    """Say how long ago something began, in one unit."""
+    """Return how long ago something began, in one unit."""
     seconds = max(0, int((now - since).total_seconds()))
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:

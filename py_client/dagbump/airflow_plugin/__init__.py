@@ -1,20 +1,19 @@
-"""The Airflow plugin: the scheduler calls ``dagbump.bump`` once per loop, in its own transaction; and a page in the UI.
+"""The Airflow plugin: one call of ``dagbump.bump`` per scheduler loop, in its transaction, and a page in Airflow's UI.
 
-Airflow imports this package in each of its processes, and nothing happens there: no more is imported than `plugin`, and
-the three small modules that it needs. With ``[dagbump] enabled = True``, `patches.turn_on` runs when the scheduler
-starts; it looks whether Airflow (`compatibility`) and the database are as they have to be, and replaces four functions,
-each where Airflow itself calls it:
+Airflow imports this package in each of its processes. That import does nothing and loads only `plugin` and the three
+small modules that it needs. With ``[dagbump] enabled = True``, `patches.turn_on` runs when the scheduler starts. It
+checks Airflow (`compatibility`) and the database, and then replaces four functions:
 
-    SchedulerJobRunner._schedule_all_dag_runs            begins a `Loop`: one bump for all its runs
-    SchedulerJobRunner._verify_integrity_if_dag_changed  asks the loop, in place of two queries for each run
-    DagRun.get_running_dag_runs_to_examine               no longer loads every task instance (Airflow 3.0 and 3.1)
-    DagVersion.get_latest_version                        within a loop, answered from one query for all its runs
+    SchedulerJobRunner._schedule_all_dag_runs            begins a `Loop` with one bump for all its runs
+    SchedulerJobRunner._verify_integrity_if_dag_changed  asks the loop, instead of sending two queries per run
+    DagRun.get_running_dag_runs_to_examine               no longer loads all task instances (Airflow 3.0 and 3.1)
+    DagVersion.get_latest_version                        returns, within a loop, the version that the bump returned
 
-`scheduling` does a loop's work, `loop` holds what one loop knows and what it leaves to the next, `reporting` says it.
-The page "DAG versions", in the API server, is `page`, which has nothing to do with the rest.
+`scheduling` does the work of a loop. `loop` holds what a loop knows and what later loops have to know. `reporting`
+writes to Airflow's log and Stats. `page` is the page "DAG versions" in the API server; it is independent of the rest.
 
-dagbump never stops a scheduler: what does not fit costs a warning, and Airflow's own code runs. That which is said of
-Airflow here was read in, and is tested with, 3.0.6, 3.1.6, 3.2.2 and 3.3.2.
+dagbump never stops a scheduler. If something does not fit, it logs a warning and Airflow's own code runs. The
+statements about Airflow in this package were read in, and are tested with, 3.0.6, 3.1.6, 3.2.2 and 3.3.2.
 """
 
 from dagbump.airflow_plugin.plugin import DagbumpPlugin

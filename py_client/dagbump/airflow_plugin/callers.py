@@ -1,4 +1,4 @@
-"""Who calls dagbump from inside Airflow, as dagbump.history has it."""
+"""The values of ``caller`` in dagbump.history for calls from inside Airflow."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ SCHEDULER = "airflow scheduler"
 
 
 def page(user: str) -> str:
-    """Return what the button of the page records of who pressed it."""
+    """Return the caller for the button of the page, with the user who pressed it."""
     return f"page 'DAG versions': {user}"

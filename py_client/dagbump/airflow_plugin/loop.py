@@ -1,4 +1,4 @@
-"""What a scheduler's loop knows of its runs, and what it leaves to later ones."""
+"""The facts that a scheduler's loop knows about its runs, and the memory that it leaves to later loops."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ from dagbump.airflow_plugin.compatibility import DagRun
 from dagbump.results import RunBump, RunScope
 
 _DAGS_PER_LOOK = 10
-_RETRY_SECONDS = 60.0  # where missing tasks are never looked for
-# What is remembered of a run that is examined no more: for so long, and longer where work is left undone in it.
+_RETRY_SECONDS = 60.0  # the pause between tries if missing_tasks_interval is 0
+# How long the memory keeps a run that is no longer examined; longer if the run is still unverified.
 _FORGET_SECONDS = 3600.0
 _FORGET_UNVERIFIED_SECONDS = 24 * 3600.0
 
 
 @dataclass
 class Loop:
-    """One try of one scheduler loop. What it knows is good for this transaction, and no longer.
+    """One try of one scheduler loop; its facts are valid only in this transaction.
+
+    All runs are given by ``dag_run.id``.
 
     Attributes:
-        session: the scheduler's.
-        savepoint: begins a part of the session's transaction that can fail without the rest.
-        outer: the session's innermost savepoint when the loop began, if there is one.
-        answers: what the bump has answered, by run id: the version, and what was done.
-        latest: the latest versions, by dag_id.
+        session: the scheduler's session.
+        savepoint: opens a savepoint in the session's transaction, for a part of the work that may fail alone.
+        outer: the session's innermost savepoint when the loop began; None if there was none.
+        answers: the rows that the bump returned, by run.
+        latest: the latest version of each DAG, by dag_id.
         dags: the DAGs that have been looked up, by version.
-        waiting: ids of the runs that have to wait, since their latest version is locked and they lack something of it.
-        unverified: ids of the runs for which verify_integrity is due by Airflow's sign.
-        mendable: ids of the runs in which no task instance that lives may change: those that lack a task although
-            Airflow takes them for verified, or have been verified for this version already.
-        unmoved: ids of the unverified runs all of whose stale task instances are locked, so that the sign stays.
-        scopes: what verify_integrity would find, of the runs that were asked about, by run id.
-        verified: ids of the runs for which verify_integrity has been called, or would do nothing.
-        mended: runs that lacked tasks, and these.
-        lost: whether the bump has failed, or has gone with a rollback of the transaction.
+        waiting: the runs that have to wait, because they need verify_integrity and their latest version is locked.
+        unverified: the runs for which verify_integrity is due.
+        mendable: the runs in which a task may be added but no live task instance may change. They lack a task although
+            Airflow takes them for verified, or they have been verified for this version already.
+        unmoved: the unverified runs whose stale task instances are all locked, so that they still look unverified.
+        scopes: the rows that verify_scope returned, by run.
+        verified: the runs for which verify_integrity has been called or would do nothing.
+        mended: pairs of a run that lacked tasks and the tasks that it got.
+        lost: True if the bump failed or was rolled back with the transaction.
     """
 
     session: Session
@@ -61,22 +63,23 @@ class Loop:
     lost: bool = False
 
     def forget(self) -> None:
-        """Forget what a bump said that has been undone; DAGs stay."""
+        """Forget the result of a bump that was rolled back; the DAGs stay."""
         for learnt in (self.answers, self.latest, self.waiting, self.unverified, self.mendable, self.unmoved):
             learnt.clear()
 
     def knows(self, run: DagRun) -> bool:
-        """Say whether the loop can answer for a run."""
+        """Return whether the bump returned this run and is still valid."""
         return not self.lost and run.id in self.answers
 
     def version_of(self, run: int) -> UUID:
-        """Return the latest version of the DAG of a run that the loop knows."""
+        """Return the latest version of a run's DAG; the loop must know the run."""
         return self.answers[run].dag_version_id
 
     def rolled_back(self, transaction: Any) -> None:
-        """Take notice of a rollback: it loses the loop where it goes back to before the bump.
+        """Mark the loop as lost if this rollback undoes the bump.
 
-        A savepoint that was begun later takes nothing of the bump with it, nor does a flush that fails inside of one.
+        The rollback of a savepoint that began after the bump does not undo it. Neither does a failed flush inside such
+        a savepoint.
         """
         while transaction is not None and not transaction.nested:
             transaction = transaction.parent
@@ -86,21 +89,22 @@ class Loop:
 
 @dataclass(slots=True)
 class RunMemory:
-    """What is remembered of one run, because the database does not say it. Times are of the monotonic clock.
+    """Facts about one run that are not in the database; times are of the monotonic clock.
 
     Attributes:
-        since: when a loop first examined it.
-        seen: when one last did.
-        looked_at: when missing tasks were last looked for in it.
-        look_again: the last loop verified it, and its version may have been rewritten since; or this one moves TIs.
-        unverified: it was bumped, and its verify_integrity was not called after all, or raised: the latest version is
-            on its TIs now, so Airflow's own sign that it is due is gone.
-        verified: the version for which verify_integrity has been called, although the sign says that it is due: all of
-            the stale TIs are locked. When they are let go, what was missed in between is mended.
-        tried: the version for which verify_integrity raised, or was begun by a loop that has not committed, and when.
-        airflows_until: until then Airflow's own code sees to the run, since it would not verify it.
-        locked_since: since when stale TIs, or the version, have been locked.
-        told: what has been logged of it already.
+        since: when a loop first examined the run.
+        seen: when a loop last examined it.
+        looked_at: when the plugin last looked for missing tasks in it.
+        look_again: look for missing tasks in the next loop, because the last loop verified the run and its version may
+            have been rewritten since, or because this loop moves TIs.
+        unverified: the run was bumped, but verify_integrity was not called for it, or raised. The latest version is on
+            its TIs now, so Airflow no longer sees that verify_integrity is due.
+        verified: the version for which verify_integrity has been called although the run still looks unverified,
+            because all of its stale TIs are locked. When the locks are released, only missing tasks are added.
+        tried: the version for which verify_integrity raised, or was called by a loop that has not committed; and when.
+        airflows_until: until this time the run is left to Airflow's own code, because Airflow would not verify it.
+        locked_since: since when stale TIs or the latest version have been locked; None if they are not.
+        told: what has been logged about it already.
     """
 
     since: float
@@ -115,7 +119,7 @@ class RunMemory:
     told: set[Hashable] = field(default_factory=set)
 
     def tell(self, what: Hashable) -> bool:
-        """Say whether this is still to be logged; afterwards, it is not."""
+        """Return whether this has not been logged yet, and record it as logged."""
         news = what not in self.told
         self.told.add(what)
         return news
@@ -123,13 +127,13 @@ class RunMemory:
 
 @dataclass
 class Memory:
-    """What loops leave to later ones.
+    """The memory that loops leave to later loops.
 
     Attributes:
-        interval: missing tasks are looked for in a run once in so many seconds; 0: never.
-        warn_held_after: so many seconds may something of a run be locked before a warning; 0: for ever.
-        runs: by run id.
-        waited_for: the versions whose lock has been logged.
+        interval: look for missing tasks in each run once in this many seconds; 0: never.
+        warn_held_after: warn when rows of a run have been locked for more than this many seconds; 0: never.
+        runs: the memory of each run, by ``dag_run.id``.
+        waited_for: the locked versions that have been logged.
     """
 
     interval: float
@@ -138,40 +142,40 @@ class Memory:
     waited_for: set[UUID] = field(default_factory=set)
 
     def see(self, runs: Iterable[int]) -> None:
-        """Take notice of the runs that a loop examines; forget those that none has examined for long."""
+        """Record the runs that a loop examines, and forget runs that no loop has examined for long."""
         now = time.monotonic()
         for run in runs:
             memory = self.runs.pop(run) if run in self.runs else RunMemory(now)
             memory.seen = now
-            self.runs[run] = memory  # behind all that have been seen before
+            self.runs[run] = memory  # at the end, so that the runs seen longest ago come first
         for run, memory in [*takewhile(lambda item: now - item[1].seen > _FORGET_SECONDS, self.runs.items())]:
             if not memory.unverified or now - memory.seen > _FORGET_UNVERIFIED_SECONDS:
                 del self.runs[run]
 
     def may_be_bumped(self, run: int) -> bool:
-        """Say whether Airflow would verify a run, as far as the last loops know."""
+        """Return whether a run may be bumped, because no recent loop found that Airflow would not verify it."""
         return self.runs[run].airflows_until < time.monotonic()
 
     def leave_to_airflow(self, runs: Iterable[int]) -> None:
-        """Let Airflow's own code see to these runs for a while."""
+        """Leave these runs to Airflow's own code for some time."""
         for run in runs:
             self.runs[run].airflows_until = time.monotonic() + _RETRY_SECONDS
 
     def may_try(self, run: int, version: UUID) -> bool:
-        """Say whether verify_integrity may be called: where it raised, once in an interval."""
+        """Return whether verify_integrity may be called; after an error, it may be called once per interval."""
         tried = self.runs[run].tried
         interval = self.interval or _RETRY_SECONDS
         return tried is None or tried[0] != version or time.monotonic() - tried[1] >= interval
 
     def tries(self, run: int, version: UUID) -> None:
-        """Take notice of a try; it counts until a loop commits it."""
+        """Record a call of verify_integrity; the record is removed when a loop commits the call."""
         self.runs[run].tried = (version, time.monotonic())
 
     def to_look_at(self, dag_ids: Mapping[int, str]) -> set[int]:
-        """Return the runs in which to look for missing tasks: of a few DAGs, those that have waited longest first.
+        """Return the runs in which to look for missing tasks; they are of a few DAGs, longest waiting first.
 
-        Each DAG has to be unpacked, which takes milliseconds. The others have their turn in the next loops. Those that
-        the last loop verified are looked at in any case.
+        The database has to unpack each DAG, which takes milliseconds, so the other DAGs follow in the next loops. The
+        runs that are marked with ``look_again`` are always included.
         """
         if not self.interval:
             return set()
@@ -182,18 +186,18 @@ class Memory:
         return again | {run for _, run in waiting if dag_ids[run] in few}
 
     def looked_at(self, runs: Iterable[int]) -> None:
-        """Take notice of a look; not again within the interval, whatever becomes of the loop."""
+        """Record a look for missing tasks; the next one is due after the interval, even if this loop fails."""
         for run in runs:
             self.runs[run].looked_at = time.monotonic()
             self.runs[run].look_again = False
 
     def oldest_look(self, runs: Iterable[int]) -> float:
-        """Return for how many seconds that run has waited for a look that has waited longest."""
+        """Return the longest time, in seconds, that any of these runs has waited for a look for missing tasks."""
         now = time.monotonic()
         return max((now - max(self.runs[run].looked_at, self.runs[run].since) for run in runs), default=0.0)
 
     def locked_for_long(self, answers: Iterable[RunBump]) -> list[RunBump]:
-        """Take what a bump says of its runs; return those of which it is time to warn, each once until it is free."""
+        """Record which runs are locked, and return those to warn about; a run is returned once until it is unlocked."""
         now = time.monotonic()
         late = []
         for row in answers:
@@ -208,7 +212,7 @@ class Memory:
         return late
 
     def take(self, loop: Loop) -> None:
-        """Remember what a loop that has committed has left undone, or has done without a sign."""
+        """Remember what a committed loop has left undone, and what it has done that the database does not show."""
         for run, answer in loop.answers.items():
             memory = self.runs[run]
             memory.unverified = (memory.unverified or run in loop.unverified) and run not in loop.verified

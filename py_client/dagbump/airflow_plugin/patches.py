@@ -1,9 +1,10 @@
-"""What is replaced in Airflow, and how: each function asks the loop under way, if there is one that can answer.
+"""Replaces four functions of Airflow; a replacement asks the current loop, and else calls Airflow's own function.
 
-Only `_schedule_all` knows what a loop of Airflow 3.0 to 3.4 looks like: a list of runs, a guard, one commit at the end.
-A release with another loop needs a function like it in a file of its own, and its form in `compatibility`.
+Only `_schedule_all` knows the form of the scheduler's loop in Airflow 3.0 to 3.4: a list of runs, a guard, and one
+commit at the end. A release with another loop needs another such function in a module of its own, and its parameters in
+`compatibility`.
 
-Airflow is imported inside of functions, after the look whether it is one that dagbump knows.
+Airflow is imported inside the functions, after the check that dagbump knows this release.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from dagbump.installation import state
 
 
 def turn_on(scheduler: ModuleType) -> None:
-    """Make the schedulers of this process call dagbump; once, however often it is called.
+    """Make the schedulers of this process call dagbump; a second call does nothing.
 
     Args:
         scheduler: Airflow's module ``airflow.jobs.scheduler_job_runner``.
 
     Raises:
-        Exception: something does not fit, and nothing has been replaced.
+        Exception: something does not fit. Nothing has been replaced.
     """
     if hasattr(scheduler.SchedulerJobRunner, "dagbump"):
         return
@@ -57,19 +58,19 @@ def _seconds(name: str) -> float:
         seconds = conf.getfloat("dagbump", name, fallback=60.0)
     except AirflowConfigException as error:
         raise UnfitError(f"{error} It may be a number of seconds") from error
-    if not seconds >= 0:  # nor is "nan"
+    if not seconds >= 0:  # also refuses "nan"
         raise UnfitError(f"[dagbump] {name} is {seconds:g}; it may be a number of seconds, or 0 for never")
     return float(seconds)
 
 
 def _require_installed() -> None:
-    """Look for the schema, its revision, and the right to call the functions, with calls about no run."""
+    """Check the installation, and the right to call the functions, with calls for an empty list of runs."""
     from airflow import settings
     from airflow.models.base import Base
 
     engine = settings.engine
     if engine is None or engine.dialect.name != "postgresql":
-        raise UnfitError("it works on PostgreSQL alone")
+        raise UnfitError("it works only on PostgreSQL")
     with engine.connect() as connection:
         state.require_usable(connection, Base.metadata.schema)
         client.bump(connection, dag_run_ids=[], caller_verifies=True, report_all=True)
@@ -77,7 +78,7 @@ def _require_installed() -> None:
 
 
 def _replace(scheduler: ModuleType, scheduling: Scheduling) -> None:
-    """Put the four functions in the place of Airflow's: all of them, or on an error none."""
+    """Replace all four functions of Airflow, or none of them after an error."""
     runner, dag_run, dag_version = scheduler.SchedulerJobRunner, scheduler.DagRun, scheduler.DagVersion
     replacements = [
         (runner, "_schedule_all_dag_runs", _schedule_all(runner, scheduling)),
@@ -85,7 +86,7 @@ def _replace(scheduler: ModuleType, scheduling: Scheduling) -> None:
         (dag_run, "get_running_dag_runs_to_examine", _examine(dag_run)),
         (dag_version, "get_latest_version", _latest_of_loop(dag_version, scheduling)),
     ]
-    # To all sessions, once: each loop's own listener would leave a weakref whose callback swallows a SIGTERM.
+    # One listener for all sessions. A listener per loop would leave a weakref whose callback swallows a SIGTERM.
     sa.event.listen(Session, "after_soft_rollback", scheduling.on_rollback)
     for owner, name, function in replacements:
         setattr(owner, name, function)
@@ -97,7 +98,7 @@ def _schedule_all(runner_class: Any, scheduling: Scheduling) -> Any:
 
     stock = runner_class._schedule_all_dag_runs.__wrapped__
 
-    # Inside the retries: after a rollback, each try has to bump anew.
+    # The bump is inside the retries, because each try after a rollback has to bump again.
     @retry_db_transaction
     @wraps(stock)
     def _schedule_all_dag_runs(
@@ -137,7 +138,7 @@ def _latest_of_loop(dag_version_class: Any, scheduling: Scheduling) -> Any:
 
     @wraps(stock)
     def get_latest_version(cls: Any, /, dag_id: str, **options: Any) -> DagVersion:
-        # Any other option asks for something else than a scheduler's loop does.
+        # A scheduler's loop passes only the session. With other options, Airflow's own function has to answer.
         version = scheduling.latest_version(dag_id, **options) if options.keys() == {"session"} else None
         return stock(cls, dag_id, **options) if version is None else version
 

@@ -1,4 +1,4 @@
-"""What Airflow imports in each of its processes: as little as can be."""
+"""The plugin class, which Airflow imports in each of its processes; so this module imports as little as possible."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dagbump.airflow_plugin.page import URL_PREFIX, Page, page_in_menu
 
 
 class Listener:
-    """What Airflow calls when one of its processes starts."""
+    """The listener that Airflow calls when one of its processes starts."""
 
     @hookimpl
     def on_starting(self, component: object) -> None:
-        """Turn dagbump on, if it is enabled and this process is a scheduler; say in one warning what does not fit."""
+        """Turn dagbump on if it is enabled and this process is a scheduler; log a warning if something does not fit."""
         try:
             scheduler = sys.modules.get(SCHEDULER_MODULE)  # neither the triggerer nor the DAG processor imports it
             if scheduler is not None and _is_wanted(component):
-                from dagbump.airflow_plugin import patches  # what it imports, no other process needs
+                from dagbump.airflow_plugin import patches  # here, because only a scheduler needs its imports
 
                 patches.turn_on(scheduler)
         except (KeyboardInterrupt, SystemExit):
             raise
-        # Whatever else it is, also what is no Exception: the scheduler has to start, and so have other listeners.
+        # Catch BaseException too, because nothing here may keep the scheduler or other listeners from starting.
         except BaseException as why:  # noqa: BLE001
             reporting.stays_off(why)
 
@@ -37,7 +37,7 @@ def _is_wanted(component: object) -> bool:
     from airflow.exceptions import AirflowConfigException
     from airflow.jobs.job import Job
 
-    if not isinstance(component, Job):  # a task that LocalExecutor has forked off the scheduler
+    if not isinstance(component, Job):  # a task that LocalExecutor forked from the scheduler
         return False
     try:
         return bool(conf.getboolean("dagbump", "enabled", fallback=False))

@@ -1,4 +1,4 @@
-"""What the plugin tells: Airflow's log and Airflow's Stats."""
+"""The plugin's messages in Airflow's log, and its metrics in Airflow's Stats."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ log = logging.getLogger(__package__)
 
 
 def is_on() -> None:
-    """Say that the schedulers of this process call dagbump from now on."""
+    """Log that the schedulers of this process call dagbump from now on."""
     log.info("dagbump %s is on: one dagbump.bump per scheduler loop", __version__)
 
 
 def stays_off(why: BaseException) -> None:
-    """Warn that they do not."""
+    """Warn that the schedulers of this process do not call dagbump."""
     log.warning(
         "dagbump stays off: %s The scheduler does its work without it; to try again, restart it.", _sentences(why)
     )
 
 
 def waits(answer: RunBump) -> None:
-    """Say, once for a version, that a run is left to later loops."""
+    """Log, once per version, that a run is left to later loops."""
     log.warning(
-        "The latest version (%s) of DAG %s is locked by another transaction; run %s waits, and others have their turn. "
-        "Who it is: SELECT * FROM dagbump.holders()",
+        "The latest version (%s) of DAG %s is locked by another transaction, so run %s waits; other runs go on. "
+        "To see who has locked it: SELECT * FROM dagbump.holders()",
         answer.version_number,
         answer.dag_id,
         answer.run_id,
@@ -39,7 +39,7 @@ def waits(answer: RunBump) -> None:
 
 
 def mended(answer: RunBump, tasks: Iterable[str]) -> None:
-    """Say that a run lacked tasks, and has them now."""
+    """Log that a run lacked tasks and has them now."""
     log.info(
         "Run %s of DAG %s lacked tasks, although Airflow took it for verified; verify_integrity has seen to them: %s",
         answer.run_id,
@@ -49,7 +49,7 @@ def mended(answer: RunBump, tasks: Iterable[str]) -> None:
 
 
 def verify_failed(answer: RunBump, error: BaseException) -> None:
-    """Warn, once for a version, that verify_integrity raised; with the traceback, as it is a deployment's own code."""
+    """Warn, once per version, that verify_integrity raised; the traceback may be of the deployment's own code."""
     log.warning(
         "verify_integrity has failed for run %s of DAG %s, version %s: %s The next loop tries again. If that fails "
         "too, the run goes on without what is new in that version, and the next try is made after [dagbump] "
@@ -63,10 +63,10 @@ def verify_failed(answer: RunBump, error: BaseException) -> None:
 
 
 def held_for_long(answer: RunBump, seconds: float, holder: str) -> None:
-    """Warn that a run has been waiting for somebody else's transaction."""
+    """Warn that task instances of a run have been locked by another transaction for long."""
     log.warning(
-        "Task instances of DAG %s, run %s, have kept an old version for more than %g s, because they are held by %s. "
-        "All of it: SELECT * FROM dagbump.holders()",
+        "Task instances of DAG %s, run %s, have kept an old version for more than %g s, because they are locked by %s. "
+        "All lock holders: SELECT * FROM dagbump.holders()",
         answer.dag_id,
         answer.run_id,
         seconds,
@@ -75,26 +75,26 @@ def held_for_long(answer: RunBump, seconds: float, holder: str) -> None:
 
 
 def cannot_name_holders(error: Exception) -> None:
-    """Say that it is not to be found out who holds a run; the loop goes on."""
-    log.info("dagbump cannot find out who holds task instances: %s", _sentences(error))
+    """Log that the look-up of lock holders failed; the loop goes on."""
+    log.info("dagbump cannot find out who has locked task instances: %s", _sentences(error))
 
 
 class Reporter:
-    """What is told of the bumps of a scheduler's loops."""
+    """Logs and counts what happens in a scheduler's loops."""
 
     def __init__(self, stats: Any) -> None:
-        """Take Airflow's Stats."""
+        """Store Airflow's Stats."""
         self._stats = stats
         self._falling_back = False  # the last bump failed
-        self._without_scope = False  # so did the last verify_scope
+        self._without_scope = False  # the last verify_scope failed
 
     def timer(self) -> AbstractContextManager[Any]:
-        """Take the time of a bump."""
+        """Return a timer for a bump."""
         timer: AbstractContextManager[Any] = self._stats.timer("dagbump.bump")
         return timer
 
     def bumped(self, result: BumpResult, oldest_look: float | None) -> None:
-        """Count what a bump did; say that it works, where the last one did not."""
+        """Count what a bump did; if the last bump failed, log that dagbump works again."""
         if self._falling_back:
             log.info("dagbump works again")
             self._falling_back = False
@@ -107,7 +107,7 @@ class Reporter:
                 self._stats.gauge("dagbump.oldest_look", oldest_look)
 
     def vanished(self, answer: RunBump, tasks: Collection[str]) -> None:
-        """Say that Airflow drops tasks of a run that had not finished, because its DAG no longer has them."""
+        """Warn that Airflow removes unfinished tasks of a run, because the latest version no longer has them."""
         self._count("dagbump.vanished_tasks", len(tasks))
         log.warning(
             "Run %s of DAG %s had not finished tasks that version %s no longer has, and Airflow removes them: %s",
@@ -118,29 +118,29 @@ class Reporter:
         )
 
     def verified(self) -> None:
-        """Count a verify_integrity."""
+        """Count a call of verify_integrity."""
         self._count("dagbump.verify")
 
     def verify_skipped(self) -> None:
-        """Count one that was due by Airflow's sign, and would have done nothing."""
+        """Count a call that Airflow would have made and that would have done nothing."""
         self._count("dagbump.verify_skipped")
 
     def scoped(self) -> None:
-        """Take notice of a verify_scope that worked."""
+        """Record that verify_scope succeeded."""
         self._without_scope = False
 
     def scope_failed(self, error: Exception) -> None:
-        """Warn of the first verify_scope that failed."""
+        """Record that verify_scope failed, and warn if the one before succeeded."""
         if not self._without_scope:
             log.warning(
-                "dagbump.verify_scope has failed: %s verify_integrity runs where Airflow's own sign asks for it, "
-                "and missing tasks are not looked for.",
+                "dagbump.verify_scope has failed: %s verify_integrity runs for each run that has no task instance on "
+                "the latest version, as in Airflow, and dagbump does not look for missing tasks.",
                 _sentences(error),
             )
         self._without_scope = True
 
     def failed(self, error: Exception) -> None:
-        """Count a loop that Airflow's own code does; warn of the first."""
+        """Count a loop that is left to Airflow's own code, and warn if the loop before was not."""
         self._count("dagbump.fallback")
         if not self._falling_back:
             log.warning(
@@ -150,13 +150,13 @@ class Reporter:
         self._falling_back = True
 
     def _count(self, name: str, count: int = 1) -> None:
-        """Count in Airflow's Stats; what goes wrong there is no error of the loop."""
+        """Count in Airflow's Stats; an error there is ignored, because it must not disturb the loop."""
         with suppress(Exception):
             self._stats.incr(name, count)
 
 
 def _sentences(error: BaseException) -> str:
-    """Return what an error says, each line a sentence, without the SQL that SQLAlchemy adds."""
+    """Return an error's message with each line as a sentence, without the SQL that SQLAlchemy adds."""
     lines = map(str.strip, str(getattr(error, "orig", None) or error).splitlines())
     sentences = (line if line.endswith((".", "!", ":", ",")) else f"{line}." for line in lines if line)
     return " ".join(sentences) or f"{type(error).__name__}."

@@ -1,4 +1,4 @@
-"""What dagbump does in a scheduler's loop: one bump for all its runs, and verify_integrity for those that need it."""
+"""The work in a scheduler's loop: one bump for all its runs, and verify_integrity for the runs that need it."""
 
 from __future__ import annotations
 
@@ -41,20 +41,21 @@ _TAKE_VERSION = sa.text("SELECT dagbump.take_version(CAST(:version AS pg_catalog
 
 
 class Scheduling:
-    """What the replaced functions share: the loop under way, and the work that is done in it.
+    """The state that the replaced functions share, and the work of a loop.
 
     Attributes:
-        loop: the one under way, if any. Schedulers run one loop at a time, in one thread.
+        loop: the current loop, or None between loops. A scheduler runs one loop at a time, in one thread.
         memory: what is kept from one loop to the next.
     """
 
     def __init__(self, scheduler: ModuleType, warn_held_after: float, missing_tasks_interval: float) -> None:
-        """Prepare.
+        """Set up for the schedulers of this process.
 
         Args:
             scheduler: Airflow's module ``airflow.jobs.scheduler_job_runner``.
-            warn_held_after: for so many seconds others may hold something of a run before a warning; 0: for ever.
-            missing_tasks_interval: missing tasks are looked for in a run once in so many seconds; 0: never.
+            warn_held_after: warn when task instances or the version of a run have been locked for more than this many
+                seconds; 0: never.
+            missing_tasks_interval: look for missing tasks in each run once in this many seconds; 0: never.
         """
         self._dag_version = scheduler.DagVersion
         self._reporter = reporting.Reporter(stats_of(scheduler))
@@ -64,7 +65,7 @@ class Scheduling:
         self.memory = Memory(missing_tasks_interval, warn_held_after)
 
     def on_rollback(self, session: Session, transaction: Any) -> None:
-        """Take notice that a session's transaction, or a savepoint in it, has been rolled back."""
+        """Tell the current loop that its session's transaction, or a savepoint in it, has been rolled back."""
         if self.loop is not None and session is self.loop.session:
             self.loop.rolled_back(transaction)
 
@@ -76,7 +77,7 @@ class Scheduling:
         session: Session,
         savepoint: Callable[[], AbstractContextManager[Any]],
     ) -> Iterator[list[DagRun]]:
-        """Begin a loop with one bump, and lend the runs that Airflow is to schedule; after the commit, remember it."""
+        """Begin a loop with one bump, yield the runs that Airflow is to schedule, and update the memory at the end."""
         self.loop = loop = Loop(session, savepoint)
         try:
             self.memory.see(run.id for run in runs)
@@ -90,14 +91,14 @@ class Scheduling:
             self.loop = None
 
     def latest_version(self, dag_id: str, session: Session) -> DagVersion | None:
-        """Return the version that the loop under way takes for a DAG's latest; None: it cannot say."""
+        """Return a DAG's latest version as the current loop knows it; None if the loop does not know it."""
         loop = self.loop
         if loop is None or loop.lost or session is not loop.session or dag_id not in loop.latest:
             return None
         return session.get(self._dag_version, loop.latest[dag_id])
 
     def verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> bool:
-        """Do what is left of _verify_integrity_if_dag_changed; False lets Airflow leave the run to a later loop."""
+        """Do the work of _verify_integrity_if_dag_changed; with False, Airflow leaves the run to a later loop."""
         version = loop.version_of(run.id)
         mending = run.id in loop.mendable
         if not (mending or run.id in loop.unverified) or not self.memory.may_try(run.id, version):
@@ -112,16 +113,16 @@ class Scheduling:
                 raise
             if mending or isinstance(error, DBAPIError | VerifyError | RolledBackError):
                 return self._goes_on_after(error, loop, run, mending=mending)
-            self._verify_as_airflow(runner, loop, run)  # what raised is dagbump's own
+            self._verify_as_airflow(runner, loop, run)  # because the error came from dagbump's own code
         loop.verified.add(run.id)
         return True
 
     def _goes_on_after(self, error: Exception, loop: Loop, run: DagRun, *, mending: bool) -> bool:
-        """Say whether a run is scheduled although verify_integrity raised; if not, the next loop tries again.
+        """Return whether a run is scheduled although verify_integrity raised; if not, the next loop tries again.
 
-        A run that went on at once could end without its new tasks. So it waits for a second try, because what raised
-        may have passed by then. While the latest version is on none of its task instances, it waits for as long as
-        verify_integrity raises, as it does on Airflow alone.
+        After the first error the run waits for a second try, because the error may be temporary and the run could end
+        without its new tasks. After the second error it goes on. But while the latest version is on none of its task
+        instances, it waits as long as verify_integrity raises, as it does without dagbump.
         """
         answer, memory = loop.answers[run.id], self.memory.runs[run.id]
         lost_a_race = isinstance(error, RolledBackError)
@@ -147,14 +148,14 @@ class Scheduling:
         if mending:
             scope = scope and only_what_is_missing(scope)
             if scope is None:
-                return  # nothing is known to be missing, and all that lives must stay as it is
+                return  # no task is known to be missing, and the live TIs must not change
         elif not self._can_be_spared():
             scope = None
         if scope and would_do_nothing(scope):
             self._reporter.verify_skipped()
             return
         if scope and scope.has_mapped and self._knows_regions:
-            scope = None  # of which TIs it looks at there, that says too little
+            scope = None  # a scope does not say which TIs verify_integrity reads in regions
         self._reporter.verified()
         verify_integrity(run, loop.version_of(run.id), scope, loop.session)
         if scope is None or scope.restored_tasks:
@@ -163,7 +164,7 @@ class Scheduling:
             loop.mended.append((loop.answers[run.id], sorted(made)))
 
     def _dag_to_verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun, scope: RunScope | None) -> Any:
-        """Return the DAG of a run; where the scheduler holds one that has been rewritten since, the new one."""
+        """Return the DAG of a run; read it again if the scheduler's cache lacks tasks that the database has."""
         dag = self._dag_of(runner, loop, run)
         if scope and not dag.task_dict.keys() >= set(scope.missing_tasks or ()):
             version = loop.version_of(run.id)
@@ -172,21 +173,21 @@ class Scheduling:
         return dag
 
     def _move_restored(self, loop: Loop, run: DagRun) -> None:
-        """Move the TIs that verify_integrity has taken back: REMOVED ones keep the version that they had."""
+        """Move the TIs that verify_integrity has restored, because REMOVED TIs are still on their old version."""
         with loop.session.connection().begin_nested() as savepoint:
             result = client.bump(loop.session, dag_run_ids=[run.id], caller_verifies=True, caller=callers.SCHEDULER)
             if any(row.dag_version_id != loop.version_of(run.id) for row in result.runs):
-                savepoint.rollback()  # a newer version has landed, for which nobody has verified the run
+                savepoint.rollback()  # a newer version has landed, and the run is not verified for it
 
     def _dag_of(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> Any:
-        """Return the DAG of a run that the loop knows; read once per version and loop."""
+        """Return the DAG of a run that the loop knows; each version is read once per loop."""
         version = loop.version_of(run.id)
         if version not in loop.dags:
             loop.dags[version] = dag_of_version(runner, version, loop.session)
         return loop.dags[version]
 
     def _without_waiting(self, runs: list[DagRun], loop: Loop) -> list[DagRun]:
-        """Return the runs that are to be scheduled; those that wait go to the end of Airflow's order."""
+        """Return the runs that are to be scheduled; waiting runs go to the end of Airflow's order."""
         if loop.lost or not loop.waiting:
             return runs
         for run in runs:
@@ -198,13 +199,13 @@ class Scheduling:
         return [run for run in runs if run.id not in loop.waiting]
 
     def _bump(self, runner: SchedulerJobRunner, runs: list[DagRun], loop: Loop) -> None:
-        """Bump the runs of a loop; on an error it is lost, and Airflow's own code does it."""
+        """Bump the runs of a loop; after an error the loop is lost, and Airflow's own code does the work."""
         fit = {run.id: run for run in runs if self.memory.may_be_bumped(run.id) and not _is_left_alone(run)}
         if not fit:
             return
         try:
             loop.outer = loop.session.get_nested_transaction()
-            # Not session.begin_nested(), which prohibit_commit would take for a commit.
+            # Not session.begin_nested(), because prohibit_commit would take the end of that savepoint for a commit.
             with loop.session.connection().begin_nested() as savepoint:
                 with self._reporter.timer():
                     result = client.bump(
@@ -222,13 +223,13 @@ class Scheduling:
                 else:
                     self._ask_for_scopes(result, loop)
         except Exception as error:
-            loop.lost = True  # whatever it has learnt so far
+            loop.lost = True
             if _is_over(loop.session, error):
                 raise
             self._reporter.failed(error)
             return
         if unfit:
-            # Nobody would call verify_integrity for them: the bump is made again, without them.
+            # Airflow would not call verify_integrity for the unfit runs, so repeat the bump without them.
             self.memory.leave_to_airflow(unfit)
             loop.forget()
             self._bump(runner, runs, loop)
@@ -237,7 +238,7 @@ class Scheduling:
         self._warn_of_holders(self.memory.locked_for_long(result.runs), loop)
 
     def _take(self, result: BumpResult, fit: dict[int, DagRun], loop: Loop) -> None:
-        """Take the answer of a bump. A run that is missing in it is Airflow's own."""
+        """Store the result of a bump in the loop; a run that is missing in it is left to Airflow's own code."""
         for row in result.runs:
             run, memory = row.dag_run_id, self.memory.runs[row.dag_run_id]
             loop.answers[run] = row
@@ -254,21 +255,21 @@ class Scheduling:
                 loop.mendable.add(run)
 
     def _is_fit(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> bool:
-        """Say whether Airflow's _schedule_dag_run gets as far as verifying a run, or ends it for its timeout first."""
+        """Return whether Airflow would verify a run; it skips a run that has no DAG or is past its timeout."""
         try:
             dag = self._dag_of(runner, loop, run)
         except DBAPIError:
             raise
-        except Exception:  # noqa: BLE001  (a DAG that cannot be read is its own run's trouble, and Airflow says so)
+        except Exception:  # noqa: BLE001  (an unreadable DAG concerns only this run, and Airflow reports it)
             return False
         now = datetime.now(timezone.utc)
         return bool(dag) and not (dag.dagrun_timeout and run.start_date and run.start_date < now - dag.dagrun_timeout)
 
     def _ask_for_scopes(self, result: BumpResult, loop: Loop) -> None:
-        """Ask what verify_integrity would find: in runs that are unverified or wait, and at times in the others.
+        """Ask what verify_integrity would find in runs that are unverified, wait, or are due for a look.
 
-        Where that fails, Airflow's own sign decides. Where a newer version has landed since the bump, the answer is of
-        that one, and the next loop verifies for it.
+        If the query fails, verify_integrity is called in full for unverified runs. If a newer version has landed since
+        the bump, the result is about the newer version, and the next loop verifies for it.
         """
         dag_ids = {row.dag_run_id: row.dag_id for row in result.runs if row.dag_run_id not in loop.waiting}
         to_look_at = self.memory.to_look_at(dag_ids)
@@ -285,13 +286,13 @@ class Scheduling:
         self.memory.looked_at(to_look_at)
         loop.scopes = {scope.dag_run_id: scope for scope in scopes if scope.missing_tasks is not None}
         if self._can_be_spared():
-            # Nothing of them needs the lock that is not to be had.
+            # verify_integrity would do nothing in these runs, so they do not need the locked version.
             loop.waiting -= {run for run, scope in loop.scopes.items() if would_do_nothing(scope)}
         if self._knows_verify:
             loop.mendable |= self._lacking(to_look_at - loop.unverified - loop.mendable, loop)
 
     def _lacking(self, runs: set[int], loop: Loop) -> set[int]:
-        """Return those of these runs that lack a task, and whose version can be locked as new TIs lock it."""
+        """Return the runs that lack a task and whose version can be locked as the foreign key of a new TI locks it."""
         lacking = {run for run in runs if run in loop.scopes and loop.scopes[run].missing_tasks}
         versions = {loop.version_of(run) for run in lacking}
         connection = loop.session.connection()
@@ -299,11 +300,11 @@ class Scheduling:
         return {run for run in lacking if loop.version_of(run) in free}
 
     def _can_be_spared(self) -> bool:
-        """Say whether verify_integrity does only what dagbump knows of."""
+        """Return whether verify_integrity has only effects that dagbump knows, so that a call may be skipped."""
         return self._knows_verify and not task_instances_are_mutated()
 
     def _warn_of_holders(self, late: list[RunBump], loop: Loop) -> None:
-        """Say once who holds a run that has been held for long; not to find out is no error of the loop."""
+        """Log who has locked runs for long; an error in this look-up is no error of the loop."""
         if not late:
             return
         with _attempt(loop, reporting.cannot_name_holders):
@@ -315,7 +316,7 @@ class Scheduling:
                     reporting.held_for_long(row, self.memory.warn_held_after, oldest[row.dag_run_id])
 
     def _tell(self, loop: Loop) -> None:
-        """Log what a loop that has committed has found."""
+        """Log the findings of a loop that has committed."""
         for answer, tasks in loop.mended:
             reporting.mended(answer, tasks)
         for run, scope in loop.scopes.items():
@@ -326,7 +327,7 @@ class Scheduling:
 
 @contextmanager
 def _attempt(loop: Loop, failed: Callable[[Exception], None]) -> Iterator[None]:
-    """Do what may fail: it is rolled back alone, and reported."""
+    """Run the body in a savepoint; if it fails, roll back only the savepoint and report the error."""
     try:
         with loop.session.connection().begin_nested():
             yield
@@ -337,20 +338,20 @@ def _attempt(loop: Loop, failed: Callable[[Exception], None]) -> Iterator[None]:
 
 
 def _is_over(session: Session, error: Exception) -> bool:
-    """Say whether nothing can run in the transaction after this error: Airflow rolls back, and tries the loop again.
+    """Return whether the transaction is unusable after this error; then Airflow rolls back and tries the loop again.
 
-    So it is where the connection is lost, and where a flush outside of any savepoint has failed.
+    It is unusable if the connection is lost or if a flush outside of any savepoint has failed.
     """
     return not session.is_active or (isinstance(error, DBAPIError) and error.connection_invalidated)
 
 
 def _go_to_the_end(run: DagRun) -> None:
-    """Let the runs that are not scheduled in this loop come after all others in the next ones."""
+    """Move a run that is not scheduled in this loop to the end of Airflow's order."""
     run.last_scheduling_decision = datetime.now(timezone.utc)
 
 
 def _is_left_alone(run: DagRun) -> bool:
-    """Say whether Airflow leaves a run as it is, whatever the versions of its DAG: nobody would verify it."""
+    """Return whether Airflow never verifies this run, because it is pinned or its logical date is in the future."""
     return bool(run.bundle_version or (run.logical_date and run.logical_date > datetime.now(timezone.utc)))
 
 

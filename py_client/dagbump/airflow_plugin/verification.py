@@ -1,12 +1,14 @@
-"""verify_integrity by the truth: called where it would do something, and with no more task instances than it needs.
+"""Calls verify_integrity only if it would do something, and lets it load only the task instances that it needs.
 
-What it does on a running run (the same in Airflow 3.0 to 3.4) is to take back REMOVED TIs whose task is in the DAG, to
-compare the indexes of mapped TIs with what they are mapped over, and to create the TIs of tasks that have none. For the
-first two it needs these TIs; of all others only their task_id, to know which tasks have one. `dagbump.verify_scope` has
-that from the database. A task_instance_mutation_hook is shown every TI: where there is one, it is left as it is.
+In a running run, verify_integrity does three things, the same in Airflow 3.0 to 3.4. It restores REMOVED TIs whose task
+is in the DAG. It compares the indexes of mapped TIs with the length of the input that they are mapped over. It creates
+a TI for each task that has none. The first two need the TIs themselves. The third needs only the task_ids of all other
+TIs, which `dagbump.verify_scope` reads from the database. If the deployment has a task_instance_mutation_hook,
+verify_integrity is called unchanged, because the hook must see every TI.
 
-It is no pure addition: it sets every mapped TI of a task to REMOVED, whatever its state, while the task's upstream
-cannot be counted. Airflow calls it once for a version. A call that Airflow would not make is only for what is missing.
+verify_integrity does not only add. It sets every mapped TI of a task to REMOVED, whatever its state, while the task's
+upstream cannot be counted. Airflow calls it once per version. So a call that Airflow would not make may only add what
+is missing.
 """
 
 from __future__ import annotations
@@ -25,35 +27,35 @@ from dagbump.results import RunScope
 
 
 class RolledBackError(Exception):
-    """verify_integrity wanted to roll the scheduler's transaction back, as another has created the same TI."""
+    """verify_integrity tried to roll back the scheduler's transaction, because another one has created the same TI."""
 
     def __init__(self) -> None:
         super().__init__("another transaction has created the same task instance")
 
 
 class VerifyError(Exception):
-    """verify_integrity raised what is its cause."""
+    """verify_integrity raised the error that is the ``__cause__`` of this one."""
 
 
 def would_do_nothing(scope: RunScope) -> bool:
-    """Say whether verify_integrity would leave everything as it is."""
+    """Return whether verify_integrity would change nothing."""
     return not (scope.missing_tasks or scope.restored_tasks or scope.has_mapped)
 
 
 def only_what_is_missing(scope: RunScope) -> RunScope:
-    """Return a scope in which there is no task that has a task instance that lives."""
+    """Return the scope without the tasks that have live task instances."""
     missing = set(scope.missing_tasks or ())
     restored = tuple(task for task in scope.restored_tasks or () if task in missing)
     return replace(scope, restored_tasks=restored, has_mapped=False)
 
 
 def verify_integrity(run: DagRun, version: UUID, scope: RunScope | None, session: Session) -> None:
-    """Call it for a version, with the task instances of a scope; without one, with all of them.
+    """Call verify_integrity for a version; it sees the task instances of the scope, or all of them without a scope.
 
     Raises:
-        VerifyError: it raised.
-        RolledBackError: it lost a race.
-        DBAPIError: the database.
+        VerifyError: verify_integrity raised.
+        RolledBackError: another transaction created the same task instance first.
+        DBAPIError: the database raised.
     """
     session.expire(run, ["task_instances"])
     with _few_task_instances(run, scope, session) if scope else nullcontext():
@@ -67,10 +69,10 @@ def verify_integrity(run: DagRun, version: UUID, scope: RunScope | None, session
 
 @contextmanager
 def _few_task_instances(run: DagRun, scope: RunScope, session: Session) -> Iterator[None]:
-    """Let verify_integrity load, of the run's TIs, only those that it may change.
+    """Let verify_integrity load only the TIs that it may change.
 
-    It asks ``run.get_task_instances`` once, in ``run._check_for_removed_or_restored_tasks``, whose answer is the
-    task_ids that have a TI.
+    verify_integrity calls ``run._check_for_removed_or_restored_tasks``, which returns the task_ids that have a TI. That
+    function calls ``run.get_task_instances`` once. Both are replaced on this run.
     """
     tasks = run.dag.task_dict
     changeable = set(scope.restored_tasks or ())
@@ -83,7 +85,7 @@ def _few_task_instances(run: DagRun, scope: RunScope, session: Session) -> Itera
             dag_id=run.dag_id, run_id=run.run_id, task_ids=sorted(changeable), session=session
         )
     check = run._check_for_removed_or_restored_tasks
-    # Of this object alone.
+    # Replace the methods of this object only.
     run.get_task_instances = lambda *_, **__: tis
     run._check_for_removed_or_restored_tasks = lambda *args, **options: check(*args, **options) | have_tis
     try:
@@ -94,14 +96,14 @@ def _few_task_instances(run: DagRun, scope: RunScope, session: Session) -> Itera
 
 @contextmanager
 def savepoint(session: Session, guard: Any) -> Iterator[None]:
-    """Do a part of a scheduler's transaction that can fail without the rest.
+    """Run the body in a savepoint of the scheduler's transaction, so that it can fail alone.
 
     Args:
-        session: the scheduler's.
-        guard: what prohibit_commit has made. Up to Airflow 3.3 it takes the end of a savepoint for a commit.
+        session: the scheduler's session.
+        guard: the object that prohibit_commit returns. Up to Airflow 3.3 it takes the end of a savepoint for a commit.
 
     Raises:
-        RolledBackError: in place of a rollback of the whole transaction.
+        RolledBackError: the body called ``session.rollback``, which would have rolled back the whole transaction.
     """
 
     def rollback() -> NoReturn:
@@ -110,7 +112,7 @@ def savepoint(session: Session, guard: Any) -> Iterator[None]:
     outer = session.get_nested_transaction()
     try:
         nested = session.begin_nested()
-        session.rollback = rollback  # type: ignore[method-assign]  # of this object alone
+        session.rollback = rollback  # type: ignore[method-assign]  # of this object only
         yield
         del session.rollback
         guard.expected_commit = True

@@ -1,6 +1,6 @@
-"""The command line, ``dagbump``: a module for each subject, and what they share.
+"""The command line ``dagbump``.
 
-`app` says which commands there are, `options` what they take. `install`, `bump`, `repair`, `history`, `run` and `demo`
-are the commands; `connecting`, `filters`, `output`, `tables` and `exit_codes` serve them; `postponed` stands for what
-only a command's work needs; `periodic_bump` is the engine room of ``dagbump run``.
+`app` lists the commands, and `options` has their options. The commands are in `install`, `check`, `bump`, `repair`,
+`history`, `run`, `holders`, `versions` and `demo`. They share `connecting`, `filters`, `output`, `tables` and
+`exit_codes`. `postponed` delays slow imports. `periodic_bump` is the loop of ``dagbump run``.
 """

@@ -1,4 +1,4 @@
-"""Which commands there are."""
+"""The list of the commands, with their summaries and examples."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help=f"""Keeps task_instance.dag_version_id right inside Airflow's PostgreSQL database.
+    help=f"""Keeps task_instance.dag_version_id correct inside Airflow's PostgreSQL database.
 
-    First time on a database: dagbump check, then dagbump upgrade, then dagbump preview, then dagbump bump.
+    First time on a database: run dagbump check, then dagbump upgrade, dagbump preview and dagbump bump.
 
     Exit codes: {_EXIT_CODES}.
     """,
-    rich_markup_mode=None,  # plain help is wrapped as it should be, in any terminal and in a pipe
+    rich_markup_mode=None,  # plain help is wrapped correctly in any terminal and in a pipe
 )
 
 
@@ -41,10 +41,10 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def before_every_command(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the release, and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the release and exit.")
     ] = False,
 ) -> None:
-    """Print what a terminal's encoding does not know in another way, rather than fail."""
+    """Print an escape for a character that the terminal's encoding lacks, so that printing does not fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "surrogateescape"}:
             stream.reconfigure(errors="backslashreplace")
@@ -57,27 +57,27 @@ def _add(command: Callable[..., None], summary: str, *examples: str) -> None:
 
 _add(
     install.upgrade,
-    "Install dagbump in Airflow's database, or mend what is there.",
+    "Install dagbump in the database, or repair the installation.",
     "dagbump upgrade",
-    "dagbump upgrade --with-index     and the optional index",
-    "dagbump upgrade --sql > up.sql   for a DBA who reviews before running",
+    "dagbump upgrade --with-index     with the optional index",
+    "dagbump upgrade --sql > up.sql   to review the script first",
 )
 _add(
     install.downgrade,
     "Remove dagbump from the database.",
-    "dagbump downgrade                all of it; asks first on a terminal",
-    "dagbump downgrade index@base     the optional index alone",
+    "dagbump downgrade                everything; asks first on a terminal",
+    "dagbump downgrade index@base     only the optional index",
     "dagbump downgrade --sql 0001:base",
 )
 _add(
     check.check,
-    "Check that all is as dagbump needs it; say what to do where it is not.",
+    "Check that all is as dagbump needs it; if not, say what to do.",
     "dagbump check",
     "dagbump check --json | jq '.[] | select(.ok | not)'",
 )
 _add(
     bump.preview,
-    "Show what is stale, and what bump would do about it.",
+    "Show the stale task instances and what bump would do.",
     "dagbump preview",
     "dagbump preview --dag-id etl --wide",
     "dagbump preview --json | jq '.[] | select(.verdict == \"bump\")'",
@@ -91,9 +91,9 @@ _add(
 )
 _add(
     repair.repair,
-    "Move all that may be moved, in small transactions.",
+    "Move all task instances that may be moved, in small transactions.",
     "dagbump repair --dry-run",
-    "dagbump repair                   asks first, and shows how far it is",
+    "dagbump repair                   asks first, and shows its progress",
     "dagbump repair --dag-id etl --batch-size 500 --yes",
 )
 _add(
@@ -104,19 +104,19 @@ _add(
 )
 _add(
     holders.holders,
-    "Show who holds the task instances that bump leaves for a lock.",
+    "Show who has locked the task instances that bump leaves alone.",
     "dagbump holders",
     "dagbump holders --dag-run-id 17 --json   a row per task instance",
 )
 _add(
     versions.versions,
-    "Show how many versions each DAG has, and what keeps the old ones.",
+    "Show how many versions each DAG has, and what keeps old ones.",
     "dagbump versions",
     "dagbump versions --dag-id etl --wide",
 )
 _add(
     history.history,
-    "Show what has been moved: when, by whom, from where.",
+    "Show what was moved: when, by whom, from which versions.",
     "dagbump history",
     "dagbump history --since 2h --dag-id etl",
     "dagbump history --follow --json",

@@ -66,7 +66,10 @@ def preview(
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """Show what bump would do, what it leaves alone and why, and which runs lack a task. Reads only."""
+    """Show what bump would do, what it would leave alone and why, and which runs lack a task.
+
+    This only reads.
+    """
     with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, max_runs)
         rows = client.preview(connection, dag_run_id, dag_id, max_runs, caller_verifies)
@@ -94,8 +97,9 @@ def bump(
 ) -> None:
     """Move stale task instances to the latest version of their DAG, once.
 
-    By hand this is the safe form: runs for which Airflow's verify_integrity is due are left to the scheduler,
-    which gets to them within a loop. It waits for no row lock; what is locked, a later call picks up.
+    Without --caller-verifies this is the safe form: a run for which Airflow's verify_integrity is due is left to the
+    scheduler, which handles it in its next loop. The command waits for no row lock. Locked task instances are left to a
+    later call.
     """
     if caller_verifies:
         _warn_about_caller_verifies(yes=yes)
@@ -117,7 +121,7 @@ def bump(
 
 
 def _nothing(what: str, which: str, chosen: filters.Filter) -> str:
-    """Say why an answer is empty, and of which runs that is said."""
+    """Say why the result is empty, and which runs were looked at."""
     if chosen.obstacle:
         return f"{what}. {chosen.obstacle}"
     return f"{what}{' in ' if chosen.name else ''}{chosen.name}: every {which} is on the latest version of its DAG."
@@ -126,8 +130,8 @@ def _nothing(what: str, which: str, chosen: filters.Filter) -> str:
 def _warn_about_caller_verifies(*, yes: bool) -> None:
     note(
         "--caller-verifies bumps runs that Airflow has not verified yet. Airflow verifies a run only while the latest\n"
-        "version is on none of its task instances: unless you run verify_integrity for each run answered with\n"
-        "needs_verify, the task instances of newly added tasks are never created in it."
+        "version is on none of its task instances. So run verify_integrity for each run that is shown with\n"
+        "needs_verify; otherwise the task instances of newly added tasks are never created in it."
     )
     if yes:
         return

@@ -42,13 +42,13 @@ def check(
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """Check that all is as dagbump needs it, and say what to do where it is not. Reads only.
+    """Check that everything is as dagbump needs it, and say what to do if it is not.
 
-    It answers where dagbump is not installed too, and says whether this role could install it.
+    This only reads. It also works if dagbump is not installed; then it says whether this role could install it.
 
-    Exit codes: 0 all is ok, 1 something is not, 2 wrong usage, 3 database not reachable, 4 dagbump is not installed
-    there, or cannot be used: it is somebody else's, for another Airflow, or of a release that this package does not
-    work with.
+    Exit codes: 0 all is ok, 1 something is not ok, 2 wrong usage, 3 database not reachable, 4 dagbump is not installed
+    in this database or cannot be used: schema dagbump belongs to another role, serves another Airflow, or is of a
+    release that does not fit this package.
     """
     with exit_codes(), database.connect(engine_for(url, trust_owner=trust_owner), airflow_schema) as connection:
         report = checking.look(connection, airflow_schema)

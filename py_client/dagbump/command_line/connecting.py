@@ -1,4 +1,4 @@
-"""From a command's ``--url`` to its database."""
+"""Connects a command to the database of its ``--url``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ else:
 
 
 def engine_for(url: str | None, *, trust_owner: bool = False) -> sa.engine.Engine:
-    """Find the database, from what was given or from the environment."""
+    """Return an engine for the given URL, else for the URL in the environment."""
     return database.create_engine(database.find_url(url), trust_owner=trust_owner)
 
 
@@ -28,7 +28,7 @@ def engine_for(url: str | None, *, trust_owner: bool = False) -> sa.engine.Engin
 def usable_connection(
     url: str | None, airflow_schema: str | None, *, trust_owner: bool = False
 ) -> Iterator[tuple[sa.engine.Connection, state.Installed]]:
-    """Connect for one command, after a look at what is installed, which says more than a missing function would."""
+    """Connect for one command; check the installation first, because its errors say more than a missing function."""
     with database.connect(engine_for(url, trust_owner=trust_owner), airflow_schema) as connection:
         with translated():
             installed = state.require_usable(connection, airflow_schema)

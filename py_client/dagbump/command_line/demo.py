@@ -1,4 +1,4 @@
-"""``dagbump demo``."""
+"""``dagbump demo`` shows dagbump on an embedded PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dagbump.errors import DagbumpError
 
 
 def demo(
-    runs: Annotated[int, typer.Option("--runs", min=1, metavar="N", help="Running runs in the fleet.")] = 20,
-    tis: Annotated[int, typer.Option("--tis", min=3, metavar="N", help="Task instances of each.")] = 100,
+    runs: Annotated[int, typer.Option("--runs", min=1, metavar="N", help="The number of running DAG runs.")] = 20,
+    tis: Annotated[int, typer.Option("--tis", min=3, metavar="N", help="The number of task instances per run.")] = 100,
 ) -> None:
     """Show on an embedded PostgreSQL what Airflow's schedulers do about DAG versions, and what dagbump does.
 
-    Touches no database of yours, and removes what it makes. Needs: pip install 'dagbump[demo]'.
+    The demo uses none of your databases, and removes everything that it creates. It needs: pip install 'dagbump[demo]'.
     """
     with exit_codes():
         try:

@@ -1,4 +1,4 @@
-"""How a command ends that did not do its work."""
+"""The exit codes of commands that fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ else:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """End with the exit code and one message, never a traceback, for what a user can mend."""
+    """Turn an error that a user can correct into one message and an exit code, without a traceback."""
     try:
         with quiet_when_nobody_reads():
             yield

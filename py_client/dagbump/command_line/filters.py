@@ -1,7 +1,7 @@
-"""What ``--dag-run-id`` and ``--dag-id`` name, so that an empty answer can say why it is empty.
+"""Looks up the runs and DAGs of ``--dag-run-id`` and ``--dag-id``, so that a command can say why its result is empty.
 
-The functions of schema ``dagbump`` do not tell a run that does not exist from one that has nothing stale. This looks
-into Airflow's own tables, which a role that may only call those functions cannot read.
+The functions of schema ``dagbump`` return no row both for a run that does not exist and for one with nothing stale. So
+this module reads Airflow's own tables. A role that may only call the functions cannot read them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     sa = Postponed("sqlalchemy")
 
-# Operands are text, because PostgreSQL would take an operator for varchar that somebody has made.
+# Operands are cast to text, because for varchar PostgreSQL might use an operator that somebody has created.
 _DAGS = "SELECT dag_id FROM {}.dag WHERE dag_id::text = ANY (CAST(:ids AS text[]))"
 _RUNS = "SELECT id, dag_id, state FROM {}.dag_run WHERE id = ANY (CAST(:ids AS bigint[]))"
 _RUNNING = """
@@ -37,8 +37,8 @@ class Filter:
     """The runs that a command was asked to look at.
 
     Attributes:
-        name: the filter in words; empty where there is none.
-        obstacle: why it can match nothing, as a sentence; empty where it can.
+        name: the filter in words; empty if there is none.
+        obstacle: a sentence that says why the filter can match nothing; empty if it can match.
     """
 
     name: str = ""
@@ -52,10 +52,10 @@ def look_up(
     dag_ids: Sequence[str] | None,
     max_runs: int | None,
 ) -> Filter:
-    """Look at what a filter names, in a transaction that is rolled back.
+    """Look up the runs and DAGs of a filter, in a transaction that is rolled back.
 
     Raises:
-        DagbumpError: a DAG or a run of it does not exist.
+        DagbumpError: a DAG or a run does not exist.
     """
     name = _in_words(dag_run_ids or (), dag_ids or (), max_runs)
     if max_runs == 0:
@@ -66,7 +66,7 @@ def look_up(
     except sa.exc.ProgrammingError as error:
         if sqlstate(error) != _INSUFFICIENT_PRIVILEGE:
             raise
-        return Filter(f"{name} (as far as this role can see, which may not read Airflow's tables)" if name else "")
+        return Filter(f"{name} (as far as this role can see; it may not read Airflow's tables)" if name else "")
     finally:
         connection.rollback()
 
@@ -90,7 +90,7 @@ def _obstacle(
     dag_run_ids: Sequence[int],
     dag_ids: Sequence[str],
 ) -> str:
-    """Say why the filter can match nothing."""
+    """Return a sentence that says why the filter can match nothing; an empty text if it can match."""
     runs = {run.id: (run.dag_id, run.state) for run in look(_RUNS, dag_run_ids)}
     dags = set(look(_DAGS, dag_ids).scalars())
     unknown = [f"run {run}" for run in dag_run_ids if run not in runs]

@@ -1,4 +1,4 @@
-"""``dagbump history``: what has been moved."""
+"""``dagbump history`` shows what bumps have moved."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ else:
     sa = Postponed("sqlalchemy")
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-# A row is seen when its transaction commits, which may be later than the time in it. A transaction that goes on for
-# longer than that is missed by --follow.
+# A row becomes visible when its transaction commits, which is later than the time in the row. --follow misses the rows
+# of a transaction that takes longer than this.
 _LATE = timedelta(minutes=5)
 
 _HISTORY = (
@@ -73,28 +73,30 @@ def history(
             "--since",
             parser=moment,
             metavar="TIME",
-            help="Not before: 2026-01-31, '2026-01-31 14:00', with a zone or in this machine's; or how long ago: "
-            "90s, 30m, 2h, 7d.",
+            help="Only rows from this time on: 2026-01-31 or '2026-01-31 14:00', in this machine's time zone if it has "
+            "none; or an age: 90s, 30m, 2h, 7d.",
         ),
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option("--until", parser=moment, metavar="TIME", help="Before that time; as --since.")
+        datetime | None,
+        typer.Option("--until", parser=moment, metavar="TIME", help="Only rows before this time; as --since."),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", callback=integer(BIGINT), metavar="N", help="The newest N.")
+        int, typer.Option("--limit", "-n", callback=integer(BIGINT), metavar="N", help="Only the newest N rows.")
     ] = 50,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Then print what comes, a line each, until Ctrl-C.")
+        bool, typer.Option("--follow", "-f", help="Then print each new row as a line, until Ctrl-C.")
     ] = False,
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """Show what has been moved: when, by whom, in which run, from which versions to which. The newest last.
+    """Show what was moved: when, by whom, in which run, from which versions to which.
 
-    With --follow, each is a line (with --json, an object on a line), looked for once a second. It does not reconnect.
+    The newest row is last. With --follow, the command looks for new rows once a second and prints each as a line (with
+    --json, as an object on one line). It does not reconnect after a lost connection.
     """
     if follow and until is not None:
-        raise typer.BadParameter("--follow prints what comes, and --until ends before it: say one of them")
+        raise typer.BadParameter("--follow prints what comes, and --until ends before that: say one of them")
     with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, _):
         rows = client.history(connection, dag_run_id, dag_id, since, until, limit)
         connection.rollback()
@@ -112,8 +114,8 @@ def history(
         elif rows:
             print_table(_HISTORY, rows, wide=wide)
         else:
-            asked_for = ", of what was asked for" if narrowed else ""
-            print_text(f"Nothing has been moved{asked_for}, as far as dagbump.history goes back.")
+            asked_for = " that these options select" if narrowed else ""
+            print_text(f"dagbump.history has no row{asked_for}.")
 
 
 def _what_comes(

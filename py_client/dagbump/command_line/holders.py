@@ -1,4 +1,4 @@
-"""``dagbump holders``, and what other commands say of holders."""
+"""``dagbump holders``, and the sentence about lock holders for other commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ else:
 
 @dataclass(frozen=True)
 class Hold:
-    """What one transaction holds of one run."""
+    """The rows of one run that one transaction has locked."""
 
     age: str
     pid: int | None
@@ -74,11 +74,11 @@ def holders(
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """Show who holds the task instances that bump counts in "locked", the oldest transaction first.
+    """Show which transactions have locked the task instances that bump counts in "locked", the oldest first.
 
-    A line per transaction and run; with --json, an object per task instance and transaction. Where "held" is
-    dag_version, it holds the latest version of the DAG, and all stale task instances of the run wait for it. Waits for
-    no lock and writes nothing.
+    Each line is one transaction and one run; with --json, each object is one task instance and one transaction. If
+    "held" is dag_version, the transaction has locked the latest version of the DAG, and all stale task instances of the
+    run wait for it. The command waits for no lock and writes nothing.
     """
     with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, None)
@@ -90,23 +90,23 @@ def holders(
         elif rows:
             print_table(_HOLDS, [_hold(group, now) for group in by_transaction(rows)], wide=wide)
         elif chosen.obstacle:
-            print_text(f"Nothing is held. {chosen.obstacle}")
+            print_text(f"Nothing is locked. {chosen.obstacle}")
         else:
-            print_text(f"Nothing is held{' in ' if chosen.name else ''}{chosen.name}: no lock is in the way of bump.")
+            print_text(f"Nothing is locked{' in ' if chosen.name else ''}{chosen.name}: no lock is in the way of bump.")
 
 
 def oldest_holder(connection: sa.engine.Connection, dag_run_ids: Iterable[int]) -> str:
-    """Say who has held something of these runs for longest; empty where nobody does any more.
+    """Name the oldest transaction that has locked rows of these runs; an empty text if there is none any more.
 
-    In a transaction of its own, which is rolled back: call it after a commit. Failing to find out is no error of the
-    work that is done, and is said.
+    Call it after a commit, because it uses a transaction of its own, which it rolls back. If the look-up fails, the
+    text says so; nothing is raised, because the work is done.
     """
     try:
         rows = client.holders(connection, dag_run_ids)
         now = client.server_time(connection)
     except (DagbumpError, sa.exc.SQLAlchemyError) as error:
         why = str(error) if isinstance(error, DagbumpError) else summary(error)
-        return f"Who holds them cannot be told: {'; '.join(why.splitlines())}"
+        return f"Cannot find out who has locked them: {'; '.join(why.splitlines())}"
     finally:
         with suppress(sa.exc.SQLAlchemyError):
             connection.rollback()

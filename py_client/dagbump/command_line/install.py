@@ -40,8 +40,8 @@ def upgrade(
         bool,
         typer.Option(
             "--with-index",
-            help="Also build the optional partial index on task_instance, CONCURRENTLY: with it, a loop in which "
-            "nothing changed costs the same however many task instances a run has.",
+            help="Also build the optional partial index on task_instance, CONCURRENTLY. With it, a loop in which "
+            "nothing changed costs the same, however many task instances a run has.",
         ),
     ] = False,
     sql: PrintSql = False,
@@ -49,9 +49,10 @@ def upgrade(
 ) -> None:
     """Install dagbump in Airflow's database, or bring it to the newest revision.
 
-    Everything goes into schema dagbump, in one transaction; Airflow's tables and its own migrations are left alone.
-    Only the optional index is on a table of Airflow's. To be run again after an `airflow db migrate` that has changed
-    Airflow's tables, as that to 3.4 does: it makes the functions anew for them, and the index, where there was one.
+    Everything goes into schema dagbump, in one transaction. Airflow's tables and migrations are not touched; only the
+    optional index is on one of Airflow's tables. Run this command again after an `airflow db migrate` that changes
+    Airflow's tables, such as the migration to 3.4. It then creates the functions for the new tables, and rebuilds the
+    optional index if there was one.
     """
     with exit_codes(), _unknown_revisions():
         _only_with_sql(airflow_shape, sql=sql)
@@ -71,20 +72,20 @@ def downgrade(
         str,
         typer.Argument(
             callback=text,
-            help="An Alembic revision; base removes dagbump, index@base the optional index. "
-            "With --sql: FROM:TO, as in 0001:base, or index_0001:base.",
+            help="An Alembic revision. base removes dagbump; index@base removes the optional index. "
+            "With --sql: FROM:TO, such as 0001:base or index_0001:base.",
         ),
     ] = "base",
     url: Url = None,
     airflow_schema: AirflowSchema = None,
     trust_owner: TrustOwner = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a history is dropped.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before dropping the history.")] = False,
     sql: PrintSql = False,
     airflow_shape: AirflowShape = None,
 ) -> None:
-    """Remove dagbump from the database, which is left as it was before the first upgrade.
+    """Remove dagbump from the database, and leave it as it was before the first upgrade.
 
-    On a terminal it asks first if rows in dagbump.history would be lost.
+    On a terminal, the command asks first if rows in dagbump.history would be lost.
     """
     with exit_codes(), _unknown_revisions():
         _only_with_sql(airflow_shape, sql=sql)
@@ -105,7 +106,7 @@ def downgrade(
 
 @dataclass(frozen=True)
 class _Found:
-    """What there is of dagbump in a database."""
+    """The parts of dagbump that a database has."""
 
     schema: bool = False
     index: bool = False
@@ -113,7 +114,7 @@ class _Found:
 
 
 def _look(engine: sa.engine.Engine, airflow_schema: str | None) -> _Found:
-    """Look at what a downgrade may remove. What is refused here, a downgrade refuses itself, and says why."""
+    """Look at what a downgrade may remove; errors are ignored, because the downgrade itself raises them again."""
     with database.connect(engine, airflow_schema) as connection, suppress(DagbumpError), translated():
         index = any(row.ours for row in state.named_as_optional_index(connection))
         if state.find_ours(connection, None) is None:
@@ -123,13 +124,13 @@ def _look(engine: sa.engine.Engine, airflow_schema: str | None) -> _Found:
 
 
 def _history_of(connection: sa.engine.Connection) -> sa.TextClause:
-    """Return how to count the rows of dagbump.history, which an incomplete installation may lack."""
+    """Return a query that counts the rows of dagbump.history, which an incomplete installation may lack."""
     is_there = connection.scalar(sa.text("SELECT pg_catalog.to_regclass('dagbump.history') IS NOT NULL"))
     return sa.text("SELECT pg_catalog.count(*) FROM dagbump.history" if is_there else "SELECT 0")
 
 
 def _may_remove_all(revision: str) -> bool:
-    """Tell whether a downgrade to this revision may remove all: to base, or back by a number of revisions."""
+    """Return whether a downgrade to this revision may remove everything; base and a relative revision may."""
     branch, _, target = revision.rpartition("@")
     return branch != "index" and (target == "base" or "-" in target)
 
@@ -152,12 +153,12 @@ def _what_was_removed(engine: sa.engine.Engine, before: _Found, airflow_schema: 
 
 def _only_with_sql(airflow_shape: str | None, *, sql: bool) -> None:
     if airflow_shape and not sql:
-        raise typer.BadParameter("--airflow-shape is for --sql; else the database is asked which tables it has")
+        raise typer.BadParameter("--airflow-shape is only for --sql; without it, dagbump looks into the database")
 
 
 @contextmanager
 def _index_progress() -> Iterator[installer.OnProgress]:
-    """Show how far the work on the index is: a bar on a terminal, and a line whenever it waits for somebody else."""
+    """Show the progress of the index build as a bar on a terminal, and a line when it waits for another process."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -184,7 +185,7 @@ def _waits_for(blocker: installer.Blocker) -> str:
 
 
 def _what_is_installed(engine: sa.engine.Engine, airflow_schema: str | None) -> str:
-    """Say what a look at the database finds, after an upgrade or a downgrade."""
+    """Look into the database after an upgrade or a downgrade, and say what is installed."""
     with database.connect(engine, airflow_schema) as connection, translated():
         installed = state.require_usable(connection, airflow_schema)
         index = state.optional_index(connection, installed.airflow_schema)
@@ -202,7 +203,7 @@ class UnknownRevision(DagbumpError):  # noqa: N818  (as in `dagbump.errors`)
 
 @contextmanager
 def _unknown_revisions() -> Iterator[None]:
-    """Tell a revision that does not exist from work that failed."""
+    """Raise `UnknownRevision` if Alembic does not know the revision; other errors are raised as they are."""
     try:
         yield
     except DagbumpError as error:

@@ -1,4 +1,4 @@
-"""How a table is laid out, and what becomes of it in 80 columns."""
+"""Lays out tables, also for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _UNFOLDED = 1_000_000
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Any], *, wide: bool) -> None:
-    """Print rows, in the first of these forms that fits the terminal without breaking a word, a number or a time.
+    """Print rows in the first of four forms that fits the terminal without breaking a word or a number.
 
-    A table; one with dag_id and run_id on a line of their own above each row; the same with times and states broken
-    at their spaces; a line per field. Columns in which every row says nothing are left out. In a pipe, a row is a line.
-    With ``wide``, every field of the rows is shown, a row a line too.
+    The forms are: a table; a table with dag_id and run_id on a line above each row; the same with times and states
+    broken at their spaces; one line per field. Columns that are empty in every row are left out. In a pipe, each row is
+    one line. With ``wide``, all fields are shown, and each row is one line too.
     """
-    # Nothing that comes from a database is markup.
+    # No markup, because the texts come from a database.
     console = Console(markup=False, emoji=False, highlight=False)
     if wide or not console.is_terminal:
         console.width = _UNFOLDED
@@ -39,22 +39,22 @@ def print_table(columns: Sequence[Column], rows: Sequence[Any], *, wide: bool) -
         lines = _table(console, below, above, widths, rows)
     else:
         lines = _records(shown, rows)
-    with console.capture() as text:  # rich would end the process over a closed pipe
+    with console.capture() as text:  # print it with print(), because rich ends the process if the pipe is closed
         for line in lines:
             line.rstrip()
             console.print(line, overflow="fold")
     print(text.get(), end="")
 
 
-# What a reader copies: never broken, unless it alone is wider than the terminal.
+# Readers copy these, so they are broken only if one alone is wider than the terminal.
 _IDS = frozenset({"dag_id", "run_id"})
 _GAP = "  "
-# Texts up to this length are not broken between words either: a state, an age.
+# Texts up to this length, such as a state or an age, are not broken between words.
 _SHORT = 17
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[Any], width: int, *, at_spaces: bool = False) -> list[int]:
-    """Return how wide each column is to be for all to fit; nothing where they do not."""
+    """Return the widths with which all columns fit; an empty list if they cannot."""
     most, least = [], []
     for column in columns:
         header = column.header or column.field
@@ -108,7 +108,7 @@ def _table(
 
 
 def _records(columns: Sequence[Column], rows: Sequence[Any]) -> Iterator[Text]:
-    """Print a line per field, as psql does in its expanded form."""
+    """Print one line per field, like psql's expanded display."""
     headers = [_header(column) for column in columns]
     width = max(header.cell_len for header in headers)
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""What the commands take, as types for typer, and what is refused before a command begins."""
+"""The options of the commands as types for typer, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dagbump.installation import shapes
 
 # The largest values of PostgreSQL's types.
 INTEGER, BIGINT = 2**31 - 1, 2**63 - 1
-# The pauses that a loop may make, in seconds.
+# The limits of `dagbump run --interval`, in seconds.
 SHORTEST, LONGEST = 0.1, 24 * 60 * 60
 
 
 def text(value: str | None) -> str | None:
-    """Refuse what is empty, as an unset variable is, and bytes that are no text."""
+    """Refuse an empty value, because it may be an unset variable, and bytes that are not text."""
     if value is not None and not value.strip():
         raise typer.BadParameter("it is empty")
     try:
@@ -29,7 +29,7 @@ def text(value: str | None) -> str | None:
 
 
 def shape(value: str | None) -> str | None:
-    """Refuse a shape of Airflow's tables that nobody knows."""
+    """Refuse an unknown shape of Airflow's tables."""
     try:
         return value and shapes.of_key(value).key
     except ValueError as error:
@@ -37,12 +37,12 @@ def shape(value: str | None) -> str | None:
 
 
 def texts(values: list[str] | None) -> list[str] | None:
-    """Refuse any such text among several."""
+    """Refuse a list with a value that `text` refuses."""
     return values and [value for value in values if text(value)]
 
 
 def integer(largest: int, smallest: int = 0) -> Callable[[Any], Any]:
-    """Refuse a number, or one of several, that PostgreSQL's type does not hold, or that means nothing here."""
+    """Return a check that refuses a number, or a list with a number, outside of these limits."""
 
     def check(value: int | list[int] | None) -> int | list[int] | None:
         for number in value if isinstance(value, list) else [value]:
@@ -54,8 +54,8 @@ def integer(largest: int, smallest: int = 0) -> Callable[[Any], Any]:
 
 
 def seconds(value: float) -> float:
-    """Refuse what Python takes for a float, and no clock does."""
-    if not SHORTEST <= value <= LONGEST:  # nor is "nan"
+    """Refuse an interval that is out of range, infinite or not a number."""
+    if not SHORTEST <= value <= LONGEST:  # also refuses "nan"
         raise typer.BadParameter(f"{value} is not a number from {SHORTEST} to {LONGEST}")
     return value
 
@@ -65,12 +65,12 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def moment(value: str) -> datetime:
-    """Read a time, in this machine's zone where it names none, or how long ago it was."""
+    """Parse a time or an age; a time without a zone is in this machine's zone."""
     age = _AGE.fullmatch(value)
     try:
         if age:
             return datetime.now(timezone.utc) - timedelta(**{_UNITS[age["unit"]]: int(age["count"])})
-        # Up to Python 3.10, it knows no Z.
+        # fromisoformat does not know "Z" before Python 3.11.
         return datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value)).astimezone()
     except (ValueError, OverflowError):
         raise typer.BadParameter(f"{value!r} is neither a time, as 2026-01-31 14:00, nor an age, as 2h") from None
@@ -81,7 +81,7 @@ Url = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="The database: any SQLAlchemy URL or libpq connection string. "
+        help="The database, as any SQLAlchemy URL or libpq connection string. "
         "Default: DAGBUMP_URL, else AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, else airflow.cfg.",
     ),
 ]
@@ -89,8 +89,8 @@ TrustOwner = Annotated[
     bool,
     typer.Option(
         "--trust-owner",
-        help="As a superuser, work although Airflow's tables belong to a role that is none: what that role has put in "
-        "their way runs with a superuser's rights. Or DAGBUMP_TRUST_OWNER=1.",
+        help="Let a superuser work although Airflow's tables belong to an ordinary role. Triggers and other code that "
+        "this role has put on the tables then run with a superuser's rights. DAGBUMP_TRUST_OWNER=1 does the same.",
     ),
 ]
 AirflowSchema = Annotated[
@@ -99,7 +99,7 @@ AirflowSchema = Annotated[
         "--airflow-schema",
         metavar="NAME",
         callback=text,
-        help="The schema of Airflow's tables. Default: where task_instance is found on the search path; "
+        help="The schema of Airflow's tables. Default: the schema on the search path that has task_instance; "
         "with --sql, public.",
     ),
 ]
@@ -109,7 +109,7 @@ OfAirflow = Annotated[
         "--airflow-schema",
         metavar="NAME",
         callback=text,
-        help="The schema of the Airflow that you mean, where the search path leads to another one.",
+        help="The schema of Airflow's tables, if the search path leads to another Airflow.",
     ),
 ]
 AirflowShape = Annotated[
@@ -118,12 +118,12 @@ AirflowShape = Annotated[
         "--airflow-shape",
         metavar="KEY",
         callback=shape,
-        help=f"With --sql: which of Airflow's tables the script is for, {shapes.described()}. "
-        f"Default: {shapes.FIRST.key}. Without --sql, the database is asked.",
+        help=f"With --sql: the shape of Airflow's tables that the script is for: {shapes.described()}. "
+        f"Default: {shapes.FIRST.key}. Without --sql, dagbump looks into the database.",
     ),
 ]
-PrintSql = Annotated[bool, typer.Option("--sql", help="Print the script for review; touch no database.")]
-Wide = Annotated[bool, typer.Option("--wide", help="Show every column, a row a line, however long.")]
+PrintSql = Annotated[bool, typer.Option("--sql", help="Print the script for review; use no database.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Show all columns, with one line per row, however long.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DagRunIds = Annotated[
     list[int] | None,
@@ -144,7 +144,7 @@ CallerVerifies = Annotated[
     bool,
     typer.Option(
         "--caller-verifies",
-        help="Also bump runs for which verify_integrity is due. You promise to run it for them in the same "
-        "transaction, which a command line cannot do: for tests and for repairs by people who know Airflow's code.",
+        help="Also bump runs for which verify_integrity is due. The caller must then run it for them in the same "
+        "transaction, which a command line cannot do. Only for tests, and for people who know Airflow's code.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""What a command prints: JSON, sentences, notes, and what becomes of it where nobody reads. Tables are in `tables`."""
+"""Prints JSON, sentences and notes, and handles closed pipes; tables are in `tables`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
-# Characters that move the cursor, end a line, or turn round what is read, rather than being shown.
+# Control characters: they move the cursor, end a line or change the direction of the text.
 _NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @contextmanager
 def printing(*, committed: bool = False) -> Iterator[None]:
-    """Print an answer. Failing to print it says nothing about the work, which may be done and committed."""
+    """Print a result; if that fails, say whether the work is committed all the same."""
     try:
         with quiet_when_nobody_reads():
             yield
@@ -42,7 +42,7 @@ def printing(*, committed: bool = False) -> Iterator[None]:
 
 @contextmanager
 def quiet_when_nobody_reads() -> Iterator[None]:
-    """End without a word where a pipe is closed at its other end, as by head."""
+    """Ignore a pipe that its reader has closed, as head does."""
     try:
         yield
         flush()
@@ -51,24 +51,24 @@ def quiet_when_nobody_reads() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Tell what has been done."""
+    """Print a sentence about work that is committed."""
     with printing(committed=True):
         print_text(message)
 
 
 def note(message: str) -> None:
-    """Tell a person what is no answer, beside standard output."""
-    with suppress(OSError):  # there is nowhere left to tell it
+    """Print a message for a person on standard error."""
+    with suppress(OSError):  # if standard error is closed, there is nowhere to print
         print(_wrapped(message, sys.stderr), file=sys.stderr, flush=True)
 
 
 def print_text(message: str) -> None:
-    """Print a sentence of an answer."""
+    """Print a sentence of a result."""
     print(_wrapped(message, sys.stdout))
 
 
 def _wrapped(message: str, stream: TextIO | None) -> str:
-    """Break lines between words where they go to a terminal, which would break them anywhere."""
+    """Break lines between words if they go to a terminal, because a terminal breaks them anywhere."""
     message = "\n".join(visible(line) for line in message.split("\n"))
     if stream is None or not stream.isatty():
         return message
@@ -79,23 +79,23 @@ def _wrapped(message: str, stream: TextIO | None) -> str:
 
 
 def print_json(rows: Sequence[DataclassInstance]) -> None:
-    """Print rows for programs: their fields by name, times as ISO 8601 has them."""
+    """Print rows as JSON objects, with times in ISO 8601."""
     print(json.dumps([asdict(row) for row in rows], indent=2, default=as_json))
 
 
 def as_json(value: object) -> str:
-    """Return what JSON has no word for."""
+    """Return a text for a value that JSON has no type for."""
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def sentence(result: BumpResult) -> str:
-    """Say what a bump did that had something to answer."""
+    """Return what a bump did, as a sentence."""
     changed = sum(1 for row in result.runs if row.bumped)
     parts = []
     if result.bumped:
         parts.append(f"bumped {counted(result.bumped, 'task instance')} in {counted(changed, 'run')}")
     if result.locked:
-        parts.append(f"left {counted(result.locked, 'task instance')} that other transactions hold")
+        parts.append(f"left {counted(result.locked, 'task instance')} that other transactions have locked")
     if result.needs_verify:
         waiting = counted(len(result.needs_verify), "run")
         parts.append(f"left {waiting} to the scheduler, whose verify_integrity is due")
@@ -103,16 +103,16 @@ def sentence(result: BumpResult) -> str:
 
 
 def visible(text: str) -> str:
-    """Escape what a terminal would obey: whoever may trigger a run chooses its run_id, and a role its name."""
+    """Escape control characters, because a run_id or the name of a role may contain them."""
     return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def flush() -> None:
-    """Print what is left in the buffer."""
-    if sys.stdout is not None:  # None where it was closed from the start
+    """Flush standard output."""
+    if sys.stdout is not None:  # None if it was closed from the start
         sys.stdout.flush()
 
 
 def _print_no_more() -> None:
-    """Let what is left in the buffer go nowhere; Python would fail over it at its end."""
+    """Redirect standard output to /dev/null, because Python would fail to flush the rest at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,6 @@
-"""``dagbump run``: one safe bump per interval, beside a stock scheduler, for as long as it takes.
+"""The loop of ``dagbump run``: one safe bump per interval, beside a stock scheduler.
 
-The work happens in a thread, so that a signal ends it at once, whatever the driver is waiting for.
+The bumps run in a thread of their own, so that a signal ends the loop at once even while the driver waits.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ else:
     sa = Postponed("sqlalchemy")
     tenacity = Postponed("tenacity")
 
-# Together below the second within which `dagbump run` promises to end.
+# Together these are less than the second within which `dagbump run` promises to end.
 _LOOK_SECONDS = 0.05
 _CANCEL_AFTER_SECONDS = 0.05
 _LEAVE_AFTER_SECONDS = 0.2
 
-# A rotated password reaches its users within minutes; an account that is locked out needs a person.
+# A rotated password reaches its clients within minutes. If it takes longer, a person has to help.
 REFUSED_FOR_SECONDS = 300.0
 
 
 class Reporter(Protocol):
-    """Who is told what becomes of the bumps."""
+    """Receives the results and errors of the bumps."""
 
     def result(self, result: BumpResult) -> None:
-        """Take the answer of every bump that worked."""
+        """Receive the result of a bump that succeeded."""
 
     def trouble(self, error: BaseException) -> None:
-        """Take the error of every try that failed and is followed by another."""
+        """Receive the error of a bump that failed and will be tried again."""
 
     def recovered(self) -> None:
-        """Take notice that a bump worked after trouble."""
+        """Learn that a bump succeeded after errors."""
 
 
 class PeriodicBump:
@@ -61,14 +61,14 @@ class PeriodicBump:
         reporter: Reporter,
         patience: float = REFUSED_FOR_SECONDS,
     ) -> None:
-        """Prepare; nothing is connected yet.
+        """Set up the loop without connecting to the database.
 
         Args:
-            prepare: called once, at the start, to look at the database. What it raises ends the work.
-            connect: makes each new connection, with the credentials of that moment.
-            interval: seconds between two calls.
-            reporter: is told what happens.
-            patience: for so many seconds of refused credentials, new ones are waited for.
+            prepare: is called once, at the start, to look at the database. An error in it ends the loop.
+            connect: makes each new connection, with the current credentials.
+            interval: seconds between two bumps.
+            reporter: receives results and errors.
+            patience: for how many seconds the loop tries again while the server refuses the credentials.
         """
         self._prepare = prepare
         self._connect = connect
@@ -76,28 +76,28 @@ class PeriodicBump:
         self._reporter = reporter
         self._patience = patience
         self._refused_since: float | None = None
-        self._asked_to_stop = False  # no lock in it: a signal handler sets it
+        self._asked_to_stop = False  # not an Event, because a signal handler sets it and must take no lock
         self._stopping = threading.Event()
         self._connection: sa.engine.Connection | None = None
         self._has_worked = False
         self._failure: BaseException | None = None
 
     def stop(self) -> None:
-        """Make `run` return within a second; may be called from a signal handler."""
+        """Make `run` return within a second; a signal handler may call this."""
         self._asked_to_stop = True
 
     def run(self) -> None:
-        """Bump until `stop`. A bump that is under way then is cancelled by the server and rolled back.
+        """Bump until `stop` is called; then the server cancels the current bump and rolls it back.
 
-        Where the server hangs, a thread is left behind that ends with the process.
+        If the server hangs, the thread stays behind and ends with the process.
 
-        What may pass is waited for, with growing pauses: a lost database, a lock, a timeout. Once a bump has worked,
-        so are missing functions and tables, because a restore or a migration may be under way, and refused
-        credentials, for a time, because they may have been rotated.
+        After a temporary error (a lost connection, a lock, a timeout) the loop tries again, with growing pauses. Once a
+        bump has succeeded, it also tries again if functions or tables are missing, because a restore or a migration may
+        be running. It does so for some time if the credentials are refused, because they may have been rotated.
 
         Raises:
-            DagbumpError: the database cannot be reached at the start, or has refused the credentials for too long;
-                dagbump is not installed, or not usable.
+            DagbumpError: the database cannot be reached at the start, or has refused the credentials for too long, or
+                dagbump is not installed or not usable.
         """
         worker = threading.Thread(target=self._work, name="dagbump-run", daemon=True)
         worker.start()
@@ -151,7 +151,7 @@ class PeriodicBump:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(sa.exc.SQLAlchemyError):
-                connection.invalidate()  # no ROLLBACK, which a server in trouble may not answer
+                connection.invalidate()  # close without a ROLLBACK, because a server in trouble may not answer it
                 connection.close()
 
     def _may_pass(self, error: BaseException) -> bool:
@@ -169,14 +169,14 @@ class PeriodicBump:
             self._reporter.trouble(error)
 
     def _cancel(self) -> None:
-        """Ask the server to cancel what it does, from a process of its own.
+        """Ask the server to cancel the current statement; a forked process sends the request.
 
-        The request waits for as long as the server hangs, and most drivers keep the whole process waiting with it.
+        The request waits while the server hangs, and most drivers block the whole process during that time.
         """
         connection = self._connection
         if connection is not None and os.fork() == 0:
             try:
-                os.closerange(0, 3)  # who reads the output of `dagbump run` is not kept waiting
+                os.closerange(0, 3)  # so that a reader of the output of `dagbump run` does not wait for this process
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
                 signal.setitimer(signal.ITIMER_REAL, 1.0)  # ends the process
                 driver_connection: Any = connection.connection.driver_connection

@@ -1,7 +1,7 @@
-"""Modules that are imported when something of them is used, so that a word of help does not wait for SQLAlchemy.
+"""Postpones imports to the first use, so that ``--help`` does not wait for SQLAlchemy.
 
-A command's module has to be imported for its help and for completion; SQLAlchemy, Alembic and rich, which take a
-second, only for its work.
+Help and completion import the modules of all commands. SQLAlchemy, Alembic and rich take a second to import, and only
+the work of a command needs them.
 """
 
 from __future__ import annotations
@@ -18,5 +18,5 @@ class Postponed:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        """Import the module, and look there."""
+        """Import the module, and return its attribute."""
         return getattr(import_module(self._name), attribute)

@@ -1,4 +1,4 @@
-"""How far a repair is, on a terminal."""
+"""The progress bar of a repair, on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 @contextmanager
 def progress_bar(to_do: int) -> Iterator[Callable[[int], None] | None]:
-    """Lend what moves a bar on standard error; None where that is no terminal."""
+    """Yield a function that moves a bar on standard error; None if standard error is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None

@@ -1,4 +1,4 @@
-"""``dagbump repair``: everything that may be moved is moved, in small transactions, on a live system."""
+"""``dagbump repair`` moves all task instances that may be moved, in small transactions, on a live system."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ else:
     client = Postponed("dagbump.client")
     state = Postponed("dagbump.installation.state")
 
-# As in the procedure dagbump.repair: a batch looks at so many runs at most, however little there is to do in them.
+# The largest number of runs in a batch, as in the procedure dagbump.repair. It keeps a batch short even if the runs
+# have few task instances to move.
 _RUNS_AT_ONCE = 100
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -63,29 +64,30 @@ def repair(
             "--batch-size",
             callback=integer(INTEGER, smallest=1),
             metavar="N",
-            help="At most N task instances between two COMMITs.",
+            help="Commit after at most N task instances.",
         ),
     ] = 1000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what there is to do, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what there is to do; write nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
     """Move every stale task instance that may be moved, in small transactions, on a live system.
 
-    Does what bump does, with a COMMIT after each batch; in pinned runs, task instances on no version at all get the one
-    that their run was created with. Waits for no row lock. Ctrl-C ends it after the batch under way, and the same
-    command goes on; several at once share the work. At the end it lists what cannot be moved, and why.
+    It does what bump does, with a COMMIT after each batch. In a pinned run, task instances without a version get the
+    version that the run was created with. It waits for no row lock. Ctrl-C ends it after the current batch; to
+    continue, run the same command again. Several repairs at once share the work. At the end it lists the runs that it
+    could not move, and why.
     """
     if not (dry_run or yes or sys.stdin.isatty()):
         note(
-            "dagbump repair writes in many transactions: say --yes to go on without being asked, or --dry-run to look."
+            "dagbump repair writes in many transactions. Add --yes to run it without a question, or --dry-run to look."
         )
         raise typer.Exit(ExitCode.WRONG_USAGE)
     with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         filters.look_up(connection, installed.airflow_schema, None, dag_id, None)
         runs = client.repairable(connection, dag_id)
-        connection.rollback()  # looking is over: no transaction is open while a person thinks
+        connection.rollback()  # so that no transaction is open while a person thinks
         done = Done()
         if not dry_run and (to_do := _task_instances(runs)):
             if not yes:
@@ -114,14 +116,14 @@ def repair(
 
 @dataclass
 class Done:
-    """How far a repair has got."""
+    """The progress of a repair."""
 
     task_instances: int = 0
     runs: set[int] = field(default_factory=set)
     interrupted: bool = False
 
     def sentence(self) -> str:
-        """Say it."""
+        """Return the progress as a sentence."""
         moved = f"{counted(self.task_instances, 'task instance')} moved in {counted(len(self.runs), 'run')}"
         return f"Interrupted: {moved}; the same command goes on." if self.interrupted else f"Done: {moved}."
 
@@ -143,9 +145,10 @@ def _repair(
     show: Callable[[int], None],
     stop: Event,
 ) -> None:
-    """Do what the procedure dagbump.repair does, whose notices not every driver tells as they come.
+    """Do what the procedure dagbump.repair does, because not every driver shows that procedure's notices at once.
 
-    A pass over the runs, then one over those in which others held something; until a pass moves nothing.
+    The first pass visits all runs. Each further pass visits the runs in which task instances were locked, until a pass
+    moves nothing.
     """
     try:
         while True:
@@ -173,7 +176,7 @@ def _repair(
 
 @contextmanager
 def _telling_how_far(to_do: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line now and then elsewhere; beside standard output."""
+    """Show the progress on standard error, as a bar on a terminal, else as a line every few seconds."""
     from dagbump.command_line.progress_bar import progress_bar
 
     with progress_bar(to_do) as bar:

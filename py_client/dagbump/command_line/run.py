@@ -1,4 +1,4 @@
-"""``dagbump run``: how it is started, what it prints, and what ends it."""
+"""``dagbump run``: its start, its output and its end."""
 
 from __future__ import annotations
 
@@ -34,20 +34,25 @@ def run(
     trust_owner: TrustOwner = False,
     interval: Annotated[
         float,
-        typer.Option("--interval", metavar="SECONDS", callback=seconds, help="Between two bumps: from 0.1 to a day."),
+        typer.Option(
+            "--interval",
+            metavar="SECONDS",
+            callback=seconds,
+            help="The pause between two bumps, from 0.1 seconds to a day.",
+        ),
     ] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Bump once per interval, beside a stock scheduler, until SIGTERM or Ctrl-C.
 
-    Each bump is the safe form, in a transaction of its own. Prints a line per loop that changed something, and one when
-    other runs than before are left to Airflow or held. What may pass is waited for, with growing pauses: a lost
-    database, a lock, a timeout, a migration. Credentials are read anew for each connection; it ends with exit code 3
-    when they have been refused for 5 minutes.
+    Each bump is the safe form, in a transaction of its own. The command prints a line for each bump that changed
+    something. It also prints a line when other runs than before are locked or left to Airflow. After a temporary error
+    (a lost connection, a lock, a timeout, a migration) it tries again, with growing pauses. It reads the credentials
+    anew for each connection. If the server refuses them for 5 minutes, the command ends with exit code 3.
     """
 
     def prepare() -> None:
-        # What cannot be waited out fails here.
+        # An error that does not pass ends the command here, before the loop.
         with usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, _):
             where = database.describe(connection.engine)
         note(f"dagbump run: one safe bump every {interval:g} s in {where}. Ctrl-C ends it.")
@@ -61,11 +66,11 @@ def run(
             bumping.run()
             note("dagbump run: ended.")
             flush()
-            os._exit(0)  # Python's own way out takes a part of that second, and more where a thread hangs in a driver
+            os._exit(0)  # a normal exit takes part of the promised second, and more if a thread hangs in a driver
 
 
 class _Report:
-    """What `dagbump run` prints: what is new, once, with the time."""
+    """Prints what is new in the loop of `dagbump run`, once, with the time."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
@@ -73,7 +78,7 @@ class _Report:
         self._troubles: set[str] = set()
 
     def result(self, result: BumpResult) -> None:
-        # A run that waits for Airflow, or for a lock, is in every loop's answer; say it when it is new.
+        # A run that waits for Airflow or for a lock is in every result. Print it only when it is new.
         waiting = [row for row in result.runs if row.locked or row.needs_verify]
         before, self._seen = self._seen, [(row.dag_run_id, row.dag_version_id, row.locked) for row in waiting]
         if not result.bumped and (not waiting or self._seen == before):
@@ -85,8 +90,8 @@ class _Report:
         try:
             print(line, flush=True)
         except BrokenPipeError:
-            raise  # it is read by nobody any more
-        except OSError as error:  # a full disk, for one, does not stop the work
+            raise  # the reader has closed the pipe
+        except OSError as error:  # for example, a full disk must not stop the work
             note(f"{_now()} dagbump run: a line cannot be printed: {error.strerror}")
 
     def trouble(self, error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a command that has work under way."""
+"""Handles Ctrl-C and SIGTERM while a command works."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def stopping_with(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first such signal ask for an end; a second one ends the process on the spot."""
+    """Call ``stop`` on the first Ctrl-C or SIGTERM; a second one ends the process at once."""
     before = {number: signal.getsignal(number) for number in _ENDING}
 
     def ask(*_: object) -> None:

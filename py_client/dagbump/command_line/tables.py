@@ -1,4 +1,4 @@
-"""What a table shows to people: which columns, in what order, and what is coloured. `layout` prints it."""
+"""The columns of a table and their colours; `layout` prints the table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from dagbump.verdicts import verdict_of
 
-# Colours that can be read on a light and on a dark background, as rich names them.
+# Colours, by rich's names, that are readable on a light and on a dark background.
 WRONG, WAITING, GOOD, IDLE = "bold red", "magenta", "green", "dim"
 
 
@@ -18,8 +18,8 @@ class Column:
 
     Attributes:
         field: the field of the row.
-        header: what stands above it; the field's name, where it is left out.
-        style: of a value.
+        header: the title of the column; by default the field's name.
+        style: returns the style of a value.
     """
 
     field: str
@@ -28,22 +28,22 @@ class Column:
 
 
 def one_of(styles: Mapping[Any, str]) -> Callable[[Any], str | None]:
-    """Colour values by what they are."""
+    """Return a style function that looks the value up in a mapping."""
     return styles.get
 
 
 def of_verdict(name: str) -> str:
-    """Colour a verdict by how much it calls for somebody."""
+    """Return the style for a verdict, by its urgency."""
     return {"wrong": WRONG, "waiting": WAITING, "idle": IDLE}[verdict_of(name).tone]
 
 
 def if_any(style: str) -> Callable[[Any], str | None]:
-    """Colour a count that is not 0, or a list that is not empty."""
+    """Return a style function for a count that is not 0 or a list that is not empty."""
     return lambda value: style if value else None
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Any], *, wide: bool) -> None:
-    """Print rows; rich, which lays them out, is imported only here."""
+    """Print rows; rich is imported only here, because it is slow to import."""
     from dagbump.command_line import layout
 
     layout.print_table(columns, rows, wide=wide)

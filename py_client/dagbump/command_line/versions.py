@@ -1,4 +1,4 @@
-"""``dagbump versions``."""
+"""``dagbump versions`` shows the versions of each DAG."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def versions(
 ) -> None:
     """Show how many versions each DAG has, and what keeps the old ones from airflow db clean.
 
-    "stale only": versions that only stale task instances refer to: once bump has moved those, airflow db clean may
-    delete them. "unreferenced": it may now. Reads all of task_instance once, which takes seconds on a big database.
+    "stale only" counts versions to which only stale task instances refer; when bump has moved these, airflow db clean
+    may delete the versions. "unreferenced" counts versions that airflow db clean may delete now. The command reads all
+    of task_instance once, which takes seconds on a big database.
     """
     with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, None, dag_id, None)

@@ -1,6 +1,6 @@
-"""What installs dagbump into a database, and what says whether it is there.
+"""Installs dagbump into a database, and checks whether it is installed.
 
-`installer` runs the Alembic environment in ``migrations/``; `state` looks at what a database holds, and needs no
-Alembic; `sql_files` are what both work with, `in_migration` and `concurrent_index` what the environment and its
-revisions call.
+`installer` runs the Alembic environment in ``migrations/``. The environment and its revisions call `in_migration` and
+`concurrent_index`. `state` checks the database, without Alembic. `sql_files` and `shapes` compose the SQL for all of
+them.
 """

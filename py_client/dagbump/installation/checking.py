@@ -1,4 +1,4 @@
-"""What ``dagbump check`` says of a database: `dagbump.check`, where that can be called and believed, else why not."""
+"""The work of ``dagbump check``: call `dagbump.check`, or say why it cannot be called or trusted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dagbump.results import CheckItem
 
 @dataclass(frozen=True)
 class Report:
-    """What a check has found.
+    """The result of a check.
 
     Attributes:
-        items: a row each.
-        exit_code: 0 where all is ok, 1 where a row is not, 4 where dagbump is not installed or cannot be used.
+        items: the rows.
+        exit_code: 0 if all rows are ok, 1 if a row is not, 4 if dagbump is not installed or cannot be used.
     """
 
     items: tuple[CheckItem, ...]
@@ -26,11 +26,11 @@ class Report:
 
 
 def look(connection: sa.engine.Connection, airflow_schema: str | None = None) -> Report:
-    """Check a database, whatever is in it. Reads only; calls nothing that is not provably dagbump's.
+    """Check a database in any state; this only reads, and calls only functions that are provably dagbump's.
 
     Args:
-        connection: of whoever wants to know.
-        airflow_schema: where that one's Airflow has its tables; None: where ``task_instance`` is on the search path.
+        connection: a connection to the database.
+        airflow_schema: the schema of Airflow's tables; None: the schema on the search path that has ``task_instance``.
     """
     try:
         with translated():
@@ -55,7 +55,7 @@ def _package(installed: state.Installed) -> CheckItem:
 
 
 def _unusable(connection: sa.engine.Connection, airflow_schema: str | None, why: str, exit_code: ExitCode) -> Report:
-    """Say why nothing there can be called, and, where the advice is an upgrade, whether that would be refused."""
+    """Report why dagbump cannot be used and, if an upgrade would help, whether the upgrade would be refused."""
     connection.rollback()
     items = [CheckItem("dagbump", ok=False, detail=_one_line(why))]
     if "dagbump upgrade" in why:
@@ -64,7 +64,7 @@ def _unusable(connection: sa.engine.Connection, airflow_schema: str | None, why:
 
 
 def _upgrade(connection: sa.engine.Connection, airflow_schema: str | None) -> CheckItem:
-    """Look as an upgrade does, which reads catalogs only, before it writes anything."""
+    """Run the checks that an upgrade runs before it writes; they only read the catalogs."""
     schema = state.find_airflow_schema(connection, airflow_schema)
     shape = state.airflow_shape(connection, schema)
     refuse = sql_files.render(sql_files.installer("refuse_upgrade"), schema, shape)

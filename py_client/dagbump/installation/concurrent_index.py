@@ -1,10 +1,10 @@
-"""The optional index, built and dropped CONCURRENTLY: one at a time, and what was cut off is cleaned up.
+"""Builds and drops the optional index CONCURRENTLY, one build at a time, and cleans up interrupted builds.
 
-What counts is the index in the catalog, never a record of it.
+Decisions depend on the index in the catalog, never on a record of it.
 
-CONCURRENTLY works outside of any transaction only, where a search path, a role or a lock could be set for the session
-alone, and would stay on a pooled connection. So these statements qualify every name and operator, and run as the role
-that has connected; and whose turn it is is decided in the transaction before (`_state_when_alone`).
+CONCURRENTLY works only outside of a transaction. There, a search path, a role or a lock would belong to the session and
+stay on a pooled connection. So these statements qualify every name and operator, and run as the role that has
+connected. The turn is taken in the transaction before (`_state_in_turn`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from dagbump.installation.names import INDEX
 from dagbump.installation.state import OptionalIndex
 
 _POLL_SECONDS = 0.2
-# From the COMMIT that ends a turn, so long until the build that follows it has its lock, for others to see.
+# The time from the COMMIT that ends a turn until the build has its lock, which other sessions can see.
 _HEAD_START_SECONDS = 0.3
 _DEADLOCK_DETECTED, _QUERY_CANCELED = "40P01", "57014"
 _TRIES_TO_CLEAN_UP = 3
 
-# Whoever builds an index CONCURRENTLY on a task_instance of this database. The lock is for everybody to see; the table
-# of the build is not.
+# The backends that build an index CONCURRENTLY on a task_instance of this database. The query uses their locks, which
+# every role may see, because pg_stat_progress_create_index shows the table only to some roles.
 BUILDERS = """
     SELECT build.pid
     FROM pg_catalog.pg_stat_progress_create_index AS build
@@ -55,29 +55,29 @@ _WHO_WORKS = sa.text(
 
 
 class BuiltMeanwhile(Exception):  # noqa: N818  (not an error: a reason to look again)
-    """Another upgrade has built the index, and recorded it, while this one waited for its turn."""
+    """Another upgrade has built and recorded the index while this one waited for its turn."""
 
 
 class Stopped(Exception):  # noqa: N818
-    """Whoever waits for its turn has been asked to stop."""
+    """The build was asked to stop while it waited for its turn."""
 
 
 def build(create: Path, revision: str) -> None:
-    """Build the index, outside of any transaction; return in a new one, in which it may be recorded.
+    """Build the index outside of any transaction, and begin a new transaction, in which it may be recorded.
 
-    An invalid index, which a build that was cut off leaves behind, is dropped: an earlier one's first, and this one's
-    at the end; so is one that was built for other tables.
+    An invalid index of an interrupted build, or an index for an older shape of Airflow's tables, is dropped first. If
+    this build fails, its own invalid index is dropped too.
 
     Args:
         create: the file with the CREATE INDEX CONCURRENTLY.
-        revision: the revision that the migration under way records.
+        revision: the revision that the current migration records.
 
     Raises:
         BuiltMeanwhile: there is nothing left to do.
-        DagbumpError: something else has that name, or this role may not build it.
+        DagbumpError: something else has the index's name, or this role may not build the index.
     """
     airflow_schema: str = context.get_context().opts["airflow_schema"]
-    if context.get_context().as_sql:  # a script cannot look; nor can two of them be kept apart
+    if context.get_context().as_sql:  # a script can neither look into the catalog nor wait for another build
         with in_migration.outside_transaction():
             _drop(airflow_schema)
             in_migration.run(create)
@@ -103,7 +103,7 @@ def build(create: Path, revision: str) -> None:
 
 
 def drop() -> None:
-    """Drop the index, wherever it is, without blocking anybody; return in a new transaction."""
+    """Drop the index in every schema, without blocking other sessions, and begin a new transaction."""
     if context.get_context().as_sql:
         with in_migration.outside_transaction():
             _drop(context.get_context().opts["airflow_schema"])
@@ -122,22 +122,22 @@ def drop() -> None:
 
 
 def is_left(connection: sa.engine.Connection) -> bool:
-    """Say whether there is such an index anywhere."""
+    """Return whether any schema has an optional index that may be dropped."""
     return bool(_schemas_of_ours(connection))
 
 
 def _schemas_of_ours(connection: sa.engine.Connection) -> list[str]:
-    """Return where there is one that the owner may drop, wherever Airflow's tables are by now."""
+    """Return the schemas with an optional index that the owner may drop, even if Airflow's tables have moved."""
     return [row.schema for row in state.named_as_optional_index(connection) if row.ours and row.mine]
 
 
 def _state_in_turn(connection: sa.engine.Connection, airflow_schema: str, wanted: OptionalIndex) -> OptionalIndex:
-    """Wait until nobody else builds an index on the table, and say what there is of ours; or say `wanted` at once.
+    """Wait until no other session builds an index on the table; return the state of ours, or `wanted` at once.
 
-    A build that waits for the lock of another one holds a snapshot, for whose end that other one waits at last: then
-    PostgreSQL ends one of the two. So a build is sent only where none is to be seen. In the transaction that looks,
-    nobody else can look; and it looks only after a while, since the build for which the turn before was taken is to be
-    seen only when the server has begun it.
+    Two builds on the same table deadlock, and PostgreSQL cancels one of them. The second build holds a snapshot while
+    it waits for the first one's lock, and the first build waits at its end for older snapshots. So a build is started
+    only if no other one is running. The upgrade lock lets one session check at a time. The check comes after a short
+    pause, because the build of the turn before becomes visible only when the server has begun it.
     """
     while True:
         in_migration.keep_others_out()
@@ -147,7 +147,7 @@ def _state_in_turn(connection: sa.engine.Connection, airflow_schema: str, wanted
         _pause(_HEAD_START_SECONDS)
         if not _others_build(connection):
             return state.optional_index(connection, airflow_schema)
-        with _working_outside(connection):  # nobody has to wait for a transaction that waits
+        with _working_outside(connection):  # wait without an open transaction, so that no session waits for this one
             while _others_build(connection):
                 _pause(_POLL_SECONDS)
 
@@ -162,16 +162,17 @@ def _pause(seconds: float) -> None:
 
 
 def _told(what: str) -> Event:
-    """Return what the one who runs the migration, and the migration, tell each other by."""
+    """Return the event by which the migration and the thread that runs it signal each other."""
     event: Event = context.config.attributes.setdefault(what, Event())
     return event
 
 
 @contextmanager
 def _working_outside(connection: sa.engine.Connection) -> Iterator[None]:
-    """Work outside of any transaction; where two builds have met all the same, and one was ended, look again."""
+    """Run the body outside of any transaction; ignore a deadlock of two builds, because the caller checks again."""
     with in_migration.outside_transaction():
-        # For whoever watches. Behind a pooler it may be another one by now; then there is less to see.
+        # The progress display needs the pid. Behind a pooler the next statement may use another backend; then the
+        # display shows less.
         context.config.attributes["backend_pid"] = connection.scalar(sa.text("SELECT pg_catalog.pg_backend_pid()"))
         try:
             yield
@@ -181,23 +182,23 @@ def _working_outside(connection: sa.engine.Connection) -> Iterator[None]:
 
 
 def _clean_up(connection: sa.engine.Connection, airflow_schema: str) -> None:
-    """Drop what is left of a build; where that fails, the next build does."""
+    """Drop the unfinished index of a build; if that fails, the next build drops it."""
     with _not_cancelled():
         for _ in range(_TRIES_TO_CLEAN_UP):
             if connection.invalidated:
                 return
             try:
-                with in_migration.outside_transaction():  # the one under way may have failed
+                with in_migration.outside_transaction():  # end the current transaction, which may have failed
                     pass
                 in_migration.keep_others_out()
-                if _others_build(connection):  # then what there is, is theirs
+                if _others_build(connection):  # then the unfinished index is theirs
                     return
                 found = state.optional_index(connection, airflow_schema)
                 if found in {OptionalIndex.INVALID, OptionalIndex.OUTDATED}:
                     with in_migration.outside_transaction():
                         _drop(airflow_schema)
             except sa.exc.DBAPIError as error:
-                if sqlstate(error) != _QUERY_CANCELED:  # by a request that was under way
+                if sqlstate(error) != _QUERY_CANCELED:  # a late cancel request may have hit this statement
                     return
             else:
                 return
@@ -205,7 +206,7 @@ def _clean_up(connection: sa.engine.Connection, airflow_schema: str) -> None:
 
 @contextmanager
 def _not_cancelled() -> Iterator[None]:
-    """Keep Ctrl-C from cancelling what cleans up."""
+    """Keep Ctrl-C from cancelling the clean-up."""
     was_told = _told("not_to_cancel").is_set()
     _told("not_to_cancel").set()
     try:
@@ -218,20 +219,21 @@ def _not_cancelled() -> Iterator[None]:
 def _refuse_foreign(found: OptionalIndex, airflow_schema: str) -> None:
     if found is OptionalIndex.FOREIGN:
         raise DagbumpError(
-            f'in schema "{airflow_schema}" is something named {INDEX} that is not the optional index: look what it is, '
-            "and drop or rename it."
+            f'schema "{airflow_schema}" has a {INDEX} that is not the optional index. Find out what it is, and drop or '
+            "rename it."
         )
 
 
 def _refuse_who_may_not(connection: sa.engine.Connection, airflow_schema: str, *, create: bool) -> None:
-    """Refuse a role that only SET ROLE makes the owner, and, where one is to be made, one that may make none."""
+    """Refuse a role that does not inherit the owner's rights or that may not create an index in the schema."""
     who = connection.execute(_WHO_WORKS, {"schema": airflow_schema}).first()
     if who is None:
         return
     if not who.inherits:
         raise InsufficientPrivilege(
-            f"{INDEX} is built and dropped outside of any transaction, where {who.role} cannot act as {who.owner}, the "
-            f"owner of Airflow's tables, because it does not inherit that role's rights. Connect as {who.owner}."
+            f"{INDEX} is built and dropped outside of any transaction. There, {who.role} cannot act as {who.owner}, "
+            "the owner of Airflow's tables, because it does not inherit that role's rights. "
+            f"Connect as {who.owner}."
         )
     if create and not who.may_create:
         grant = f"GRANT CREATE ON SCHEMA {sql_files.identifier(airflow_schema)} TO {sql_files.identifier(who.role)};"

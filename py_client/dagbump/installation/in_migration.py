@@ -1,4 +1,4 @@
-"""What a migration under way does with the SQL files."""
+"""Runs SQL in the current migration; the Alembic environment and the revisions call these functions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dagbump.installation.names import UPGRADE_LOCK
 
 
 def begin() -> None:
-    """Keep others out, refuse what has to be refused, and go on as the owner of Airflow's tables.
+    """Take the upgrade lock, refuse a database that does not fit, and become the owner of Airflow's tables.
 
-    To be called first in each transaction. All of it ends with that transaction, because whatever is set for a session
-    stays on a pooled connection, and the next client gets it.
+    Call this first in each transaction. Lock, role and settings end with the transaction, because a session's settings
+    would stay on a pooled connection and reach the next client.
     """
     context.execute("SET LOCAL search_path = pg_catalog, pg_temp")
     keep_others_out()
@@ -28,43 +28,45 @@ def begin() -> None:
 
 
 def keep_others_out() -> None:
-    """Wait for other upgrades and downgrades, and have them wait until the transaction ends."""
+    """Take the advisory lock that makes upgrades and downgrades wait for each other until the transaction ends."""
     context.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({UPGRADE_LOCK})")
 
 
 @contextmanager
 def outside_transaction() -> Iterator[None]:
-    """Commit, run the body outside of any transaction, and begin again; after an error, the caller ends it all.
+    """Commit, run the body outside of any transaction, and begin a new transaction.
 
-    In the body there is no pinned search path, no role but the session's, and no lock.
+    In the body, the search path is not pinned, the role is the session's, and the upgrade lock is not held. After an
+    error in the body, the caller has to end the migration.
     """
     with context.get_context().autocommit_block():
         yield
 
 
 def run(path: Path, **literals: str) -> None:
-    """Run a file in the migration under way, for the shape of Airflow's tables; with ``--sql``, print it."""
+    """Run a file for the shape of Airflow's tables; with ``--sql``, print it."""
     options = context.get_context().opts
     execute(sql_files.render(path, options["airflow_schema"], options["airflow_shape"], **literals))
 
 
 def execute(text: str) -> None:
-    """Run SQL in the migration under way, to the letter; with ``--sql``, print it."""
+    """Run SQL exactly as it is; with ``--sql``, print it."""
     context.execute(sql_files.as_it_is(text.strip().removesuffix(";")))
 
 
 def drop_keeping_grants(name: str) -> None:
-    """Drop a function whose answer gets other columns; to be called by a revision's upgrade and its downgrade.
+    """Drop a function whose columns change; a revision's upgrade and downgrade call this.
 
-    `run_objects`, at the end of the upgrade, makes the new one, and gives it to whoever was granted the old one.
+    At the end of the migration, `run_objects` creates the new function and grants it to the roles that had the old one.
     """
     run(sql_files.installer("drop_keeping_grants"), name=name)
 
 
 def run_objects(revision: str | None) -> None:
-    """Make the objects of the main branch those of a revision, whatever is there; None: remove the functions.
+    """Create or replace all objects of the main branch as they are in a revision; None removes the functions.
 
-    The files create what is missing and replace what is there, so that grants survive; operators get what is new.
+    It does not matter which objects are there. The files replace existing objects, so that grants stay. Operators are
+    granted the new objects.
     """
     run(sql_files.installer("remember_operators"))
     wanted = sql_files.objects(revision) if revision else {}

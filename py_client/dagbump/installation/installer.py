@@ -1,6 +1,6 @@
-"""Installs dagbump into a database and removes it again, by running the Alembic environment in ``migrations/``.
+"""Installs dagbump into a database, and removes it, by running the Alembic environment in ``migrations/``.
 
-``alembic -c migrations/alembic.ini …`` does the same: all that happens inside the database is decided there.
+``alembic -c migrations/alembic.ini …`` does the same, because the environment does everything inside the database.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _PROGRESS_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Blocker:
-    """A transaction, or another build, that the work on the index waits for.
+    """A transaction or another index build, for which the work on the index waits.
 
     Attributes:
-        pid: of its backend.
+        pid: the process id of its backend.
         usename: its role.
-        application_name: what it calls itself.
-        xact_start: when its transaction began, in the server's words; None where this role may not see that.
+        application_name: its application name.
+        xact_start: when its transaction began, as the server prints it; None if this role may not see that.
     """
 
     pid: int
@@ -48,12 +48,12 @@ class Blocker:
 
 @dataclass(frozen=True)
 class IndexProgress:
-    """How far the work on the index is.
+    """The progress of the work on the index.
 
     Attributes:
-        phase: of pg_stat_progress_create_index; ``waiting`` where nothing is built.
-        done: how much of the phase is done, 0 to 1.
-        blocker: whom it waits for.
+        phase: the phase from pg_stat_progress_create_index; ``waiting`` if no build is running.
+        done: how much of the phase is done, from 0 to 1.
+        blocker: the transaction or build that it waits for; None if there is none.
     """
 
     phase: str
@@ -73,24 +73,25 @@ def upgrade(
     airflow_shape: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> bool:
-    """Install dagbump, or bring it to a revision; whatever is recorded, make what is there what it should be.
+    """Install dagbump, or bring it to a revision; all objects are replaced, also if that revision is recorded already.
 
-    An interrupt (Ctrl-C) while the optional index is built cancels the build, and what there is of it is dropped.
+    An interrupt (Ctrl-C) during the build of the optional index cancels the build and drops the unfinished index.
 
     Args:
         engine: the database; None with ``sql``.
-        revision: an Alembic revision; `NEWEST_INDEX` builds the optional index, without blocking anybody.
-        airflow_schema: where Airflow's tables are; None: where ``task_instance`` is found on the search path, else
-            where dagbump has been installed for.
-        sql: print the script and leave the database alone.
-        airflow_shape: with ``sql``, for which of Airflow's tables, a key of `shapes`; None: the first.
-        on_progress: called several times a second while the index is built, or is waited for.
+        revision: an Alembic revision. `NEWEST_INDEX` builds the optional index, without blocking other sessions.
+        airflow_schema: the schema of Airflow's tables; None: the schema on the search path that has ``task_instance``,
+            else the schema that dagbump serves already.
+        sql: print the script, and do not touch the database.
+        airflow_shape: with ``sql``, the shape of Airflow's tables, as a key of `shapes`; None: the first shape.
+        on_progress: is called several times a second while the index is built or the build has to wait.
 
     Returns:
-        Whether the optional index has to be built again: it is there for other tables of Airflow's, or went with them.
+        True if the optional index has to be built again, because it was built for an older shape of Airflow's tables or
+        was dropped with them.
 
     Raises:
-        DagbumpError: the database was refused; nothing was written.
+        DagbumpError: the database was refused. Nothing was written.
     """
     config = _config(engine, airflow_schema, airflow_shape)
     _run(config, lambda: command.upgrade(config, revision, sql=sql), on_progress)
@@ -108,7 +109,7 @@ def downgrade(
 ) -> None:
     """Go back to an older revision; ``base`` leaves the database as it was before the first upgrade.
 
-    Takes the arguments of `upgrade`; with ``sql``, ``revision`` is ``FROM:TO``.
+    The arguments are those of `upgrade`; with ``sql``, ``revision`` is ``FROM:TO``.
     """
     config = _config(engine, airflow_schema, airflow_shape)
     _run(config, lambda: command.downgrade(config, revision, sql=sql), on_progress)
@@ -122,7 +123,7 @@ def _run(config: Config, work: Callable[[], None], on_progress: OnProgress | Non
     if on_progress is None:
         do_it()
         return
-    # Both are apart from this thread, which a signal has to find free, whatever a driver waits for in them.
+    # Work and watch run in threads of their own, so that this thread can handle a signal while a driver waits.
     with ThreadPoolExecutor(2) as pool:
         working = pool.submit(do_it)
         watching = pool.submit(_watch, working, config, on_progress)
@@ -138,7 +139,7 @@ def _run(config: Config, work: Callable[[], None], on_progress: OnProgress | Non
 
 
 def _watch(working: Future[None], config: Config, on_progress: OnProgress) -> None:
-    """Report how far the work is, until it ends or cannot be seen, as where a pooler has no other connection."""
+    """Report the progress until the work ends, or until no connection is left to watch it, as behind a small pooler."""
     with suppress(DagbumpError, sa.exc.SQLAlchemyError):
         engine: sa.engine.Engine = config.attributes["engine"]
         with database.connect(engine, config.attributes["airflow_schema"]) as observer:
@@ -153,17 +154,17 @@ def _watch(working: Future[None], config: Config, on_progress: OnProgress) -> No
 
 
 def _cancel(working: Future[None], config: Config) -> None:
-    """Cancel what is under way, and wait until what there is of the index is dropped.
+    """Cancel the build, and wait until the unfinished index is dropped.
 
-    Again and again, because the server may not have come to the statement yet. Asked by the driver, which needs no
-    further connection to the database, and gets through to the right one behind a pooler.
+    The request is repeated, because the server may not have begun the statement yet. The driver sends it as a cancel
+    request, which needs no other database session and reaches the right session behind a pooler.
     """
     attributes = config.attributes
     attributes["stopping"].set()
     while not wait([working], timeout=_PROGRESS_SECONDS).done:
         connection: sa.engine.Connection | None = attributes.get("connection")
         if connection is not None and not attributes["not_to_cancel"].is_set():
-            with suppress(Exception):  # it is no connection any more: then there is nothing to cancel
+            with suppress(Exception):  # if the connection is closed, there is nothing to cancel
                 connection.connection.driver_connection.cancel()  # type: ignore[union-attr]
 
 
@@ -195,8 +196,8 @@ def _config(engine: sa.engine.Engine | None, airflow_schema: str | None, airflow
         "airflow_schema": airflow_schema,
         "airflow_shape": airflow_shape,
         "quiet": True,
-        "stopping": Event(),  # whoever waits for its turn gives up
-        "not_to_cancel": Event(),  # what is under way cleans up
+        "stopping": Event(),  # set: a build that waits for its turn gives up
+        "not_to_cancel": Event(),  # set: the current statement cleans up, and must not be cancelled
     }
     config.attributes.update(attributes)
     return config
@@ -204,7 +205,7 @@ def _config(engine: sa.engine.Engine | None, airflow_schema: str | None, airflow
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Raise what env.py refused as what it is; plain alembic wants a CommandError around it."""
+    """Raise the DagbumpError that env.py has wrapped in a CommandError, which plain alembic needs."""
     try:
         yield
     except CommandError as error:
@@ -215,11 +216,13 @@ def _refusals() -> Iterator[None]:
         lost = _lost_connection(error)
         if lost is None:
             raise
-        raise Unreachable(f"the connection was lost: {summary(lost)}; run the same again, which cleans up.") from error
+        raise Unreachable(
+            f"the connection was lost: {summary(lost)}; run the same command again, which cleans up."
+        ) from error
 
 
 def _lost_connection(error: BaseException | None) -> sa.exc.DBAPIError | None:
-    """Return the error behind this one that says that the connection is gone."""
+    """Return the error in this chain that says that the connection is lost; None if there is none."""
     while error is not None:
         if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
             return error

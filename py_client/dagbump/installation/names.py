@@ -1,9 +1,9 @@
-"""What dagbump is called in a database: its schema, its index, its lock."""
+"""The names of dagbump's schema and index in a database, and the number of its lock."""
 
 from __future__ import annotations
 
 SCHEMA = "dagbump"
 INDEX = "dagbump_ti_unfinished"
 
-# An advisory lock, of a transaction: one upgrade or downgrade at a time. Any number that is nobody else's.
+# The key of a transaction-level advisory lock: one upgrade or downgrade at a time. Any unused number will do.
 UPGRADE_LOCK = int.from_bytes(b"dagbump", "big")

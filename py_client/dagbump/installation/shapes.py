@@ -1,6 +1,7 @@
-"""The shapes that Airflow's tables have had, the oldest first, and how to tell them apart.
+"""The shapes of Airflow's tables, the oldest first, and how to tell them apart.
 
-SQL that reads otherwise for a shape stands in a folder with its key. What is not there is taken from the shape before.
+SQL that differs for a shape is in a folder named by the key of the shape. A file that the folder lacks is taken from
+the shape before.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ class Shape:
     """A shape of Airflow's tables.
 
     Attributes:
-        key: what the tables are. It is recorded in dagbump.installation, and never changes.
-        label: the Airflow releases that have it, for people. It may grow with each release.
-        probe: a table, and a column that it has in this shape and in those after it; None: of the first shape.
+        key: the name of the shape. It is recorded in dagbump.installation and never changes.
+        label: the Airflow releases that have this shape, for people. It may change with each release.
+        probe: a table and a column that exist in this shape and in all later ones; None for the first shape.
     """
 
     key: str
@@ -24,16 +25,16 @@ class Shape:
 
 
 SHAPES = (
-    # Past tries of a task instance are in a table of their own, task_instance_history.
+    # Past tries of a task instance are in a separate table, task_instance_history.
     Shape("tries_apart", "3.0 to 3.3", None),
-    # They are rows of task_instance itself.
+    # Past tries are rows of task_instance itself.
     Shape("tries_inside", "3.4", ("task_instance", "working_set")),
 )
 FIRST, NEWEST = SHAPES[0], SHAPES[-1]
 
 
 def up_to(shape: Shape) -> tuple[Shape, ...]:
-    """Return a shape and those before it, the newest first."""
+    """Return a shape and the older ones, the newest first."""
     return SHAPES[SHAPES.index(shape) :: -1]
 
 
@@ -41,19 +42,19 @@ def of_key(key: str) -> Shape:
     """Return the shape with a key.
 
     Raises:
-        ValueError: there is none; the message names those that there are.
+        ValueError: there is no such shape; the message lists the known ones.
     """
     for shape in SHAPES:
         if shape.key == key:
             return shape
-    raise ValueError(f"{key!r} is none of {described()}")
+    raise ValueError(f"{key!r} is not one of {described()}")
 
 
 def label_of(key: str) -> str:
-    """Return the Airflow releases that a recorded key stands for; a key of a later dagbump stands for itself."""
+    """Return the Airflow releases of a recorded key; for a key that only a later dagbump knows, return the key."""
     return next((shape.label for shape in SHAPES if shape.key == key), key)
 
 
 def described() -> str:
-    """Return the keys, each with its releases."""
+    """Return the list of keys, each with its releases."""
     return ", ".join(f"{shape.key} (Airflow {shape.label})" for shape in SHAPES)

@@ -1,9 +1,9 @@
-r"""The SQL that is installed: which files it is made from, and how.
+r"""Finds the SQL files, and composes the SQL that is installed.
 
-``sql/NAME.sql`` is an object as it is now; ``sql/parts/`` is what several of them share. A migration puts the parts in
-when it runs, so that each function reads whole in psql's ``\sf``. What a released revision brought is kept, with its
-parts put in, in ``migrations/released/REVISION/NAME.sql``. Beside a file or a part, a folder with the key of a shape of
-Airflow's tables holds what it reads for these (`shapes`).
+``sql/NAME.sql`` defines one object, and ``sql/parts/`` has the parts that several objects share. A migration inserts
+the parts when it runs, so that psql's ``\sf`` shows each function complete. The composed SQL of a released revision is
+kept in ``migrations/released/REVISION/NAME.sql``. If a file or part differs for a shape of Airflow's tables (`shapes`),
+that version is in a folder beside it, named by the key of the shape.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def _directory(name: str) -> Path:
-    # Inside the package in a wheel, at the top in a checkout.
+    # In a wheel the directory is inside the package, in a checkout at the top.
     return next(path for path in (_PACKAGE / name, _PACKAGE.parents[1] / name) if path.is_dir())
 
 
@@ -34,7 +34,7 @@ RELEASED = MIGRATIONS / "released"
 
 _INCLUDE = re.compile(r"@include:(?P<name>\w+)@")
 _ALONE = re.compile(r"^(?P<indent> *)@include:(?P<name>\w+)@$")
-# For the reader of the part, who does not see the function around it.
+# A comment for readers of a part, who do not see the function around it.
 TAKES = re.compile(r"\A-- Takes: (?P<names>(?:.*\n-- )*?.*\.)\n")
 _HEADER = re.compile(r"\A(--.*\n)+")
 _PLACEHOLDER = re.compile(r"@(?P<name>\w+)@")
@@ -42,10 +42,11 @@ _DOLLAR_QUOTE = re.compile(r"\$\w+\$")
 
 
 def objects(revision: str | None = None) -> dict[str, Path]:
-    """Return the file of each object of the main branch, by name, at a revision.
+    """Return the file of each object of the main branch, by the object's name.
 
     Args:
-        revision: one that is released, whose copies these are, or the newest; None: what the sources are now.
+        revision: a released revision gives its released files. Any other revision, or None, gives the files in
+            ``sql/``.
     """
     released = sorted(path for path in RELEASED.glob("[0-9]*") if path.is_dir())
     if revision in {path.name for path in released}:
@@ -56,20 +57,20 @@ def objects(revision: str | None = None) -> dict[str, Path]:
 
 
 def of_index(revision: str, name: str) -> Path:
-    """Return a file of a revision of the optional index: its copy, where that is released."""
+    """Return a file of a revision of the optional index: the released copy if there is one, else the source."""
     released = RELEASED / revision / f"{name}.sql"
     return released if released.exists() else SOURCES / "index" / f"{name}.sql"
 
 
 def installer(name: str) -> Path:
-    """Return the file of what an upgrade does besides its revisions: always the newest."""
+    """Return the file of a step that every upgrade runs besides its revisions; it is always the newest."""
     return SOURCES / "installer" / f"{name}.sql"
 
 
 def compose(path: Path, shape: Shape) -> str:
-    """Return what a file says for a shape of Airflow's tables, with its parts, and theirs, put in.
+    """Return a file's SQL for a shape of Airflow's tables, with all parts inserted, recursively.
 
-    A part alone on its line keeps the comment at its head; one inside a line is put in without it.
+    A part that is alone on its line keeps its head comment; a part inside a line loses it.
     """
     text = _for_shape(path, shape).read_text("utf-8")
     return "\n".join(_with_parts(line, shape) for line in text.split("\n"))
@@ -97,14 +98,15 @@ def _part(name: str, shape: Shape) -> str:
 
 
 def render(path: Path, airflow_schema: str, shape: Shape = shapes.FIRST, **literals: str) -> str:
-    """Return what a file says, ready to run.
+    """Return a file's SQL, ready to run.
 
-    The schema of Airflow's tables is filled in for ``@airflow_schema@``, as an identifier, and for
-    ``@airflow_schema_literal@``; the key of their shape for ``@airflow_shape_literal@``, its releases for
-    ``@airflow_releases_literal@``; the qualified names of its table and of the optional index for
-    ``@task_instance_literal@`` and ``@optional_index_literal@``; each of `literals` for its name with ``_literal``
-    behind. A schema may have any name that PostgreSQL allows: what is put in is not looked at again, and a dollar quote
-    that it would end gets another tag.
+    These placeholders are replaced: ``@airflow_schema@`` by the schema of Airflow's tables as an identifier,
+    ``@airflow_schema_literal@`` by the same as a literal, ``@airflow_shape_literal@`` by the key of the shape,
+    ``@airflow_releases_literal@`` by its releases, ``@task_instance_literal@`` and ``@optional_index_literal@`` by the
+    qualified names of the table and of the optional index, and ``@NAME_literal@`` by the value of NAME in `literals`.
+
+    The schema may have any name that PostgreSQL allows. So inserted text is not searched for placeholders, and a dollar
+    quote gets another tag if its tag occurs in the name.
     """
     texts = {
         "airflow_schema": airflow_schema,
@@ -135,12 +137,12 @@ def identifier(name: str) -> str:
 def literal(value: str) -> str:
     """Quote a text for SQL."""
     quoted = "'{}'".format(value.replace("'", "''"))
-    # Under standard_conforming_strings = off, and in a script, a backslash has to mean itself.
+    # E'' with doubled backslashes means the same whether standard_conforming_strings is on or off.
     return quoted if "\\" not in value else "E" + quoted.replace("\\", "\\\\")
 
 
 def as_it_is(text: str) -> sa.TextClause:
-    """Return SQL in which SQLAlchemy takes nothing for a parameter."""
-    import sqlalchemy as sa  # not above: the command line's help needs the names in this module
+    """Return SQL with all colons escaped, so that SQLAlchemy finds no parameters in it."""
+    import sqlalchemy as sa  # here, because the command line's help imports this module
 
     return sa.text(text.replace(":", r"\:"))

@@ -1,6 +1,6 @@
-"""What a database holds of dagbump, looked at before anything in its schema is called or believed.
+"""Checks what a database has of dagbump, before anything in schema ``dagbump`` is called or trusted.
 
-Brings no Alembic: the command line and the Airflow plugin look here.
+This module does not import Alembic, because the command line and the Airflow plugin use it too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dagbump.installation import sql_files
 from dagbump.installation.names import SCHEMA
 from dagbump.installation.shapes import FIRST, SHAPES, Shape, label_of
 
-# The newest revision of the main branch that this package brings, and the oldest that it works with.
+# The newest revision of the main branch in this package, and the oldest revision that this package works with.
 NEWEST_REVISION = "0001"
 OLDEST_REVISION = "0001"
 
@@ -53,11 +53,11 @@ _HAS_COLUMN = sa.text(
 
 
 class OptionalIndex(Enum):
-    """What there is under the optional index's name, and what to say of it."""
+    """The state of the optional index, with the text for messages."""
 
     MISSING = "is not there: --with-index builds it"
-    INVALID = "is not valid: --with-index mends it"
-    OUTDATED = "was built for other tables of Airflow's than these: --with-index builds it anew"
+    INVALID = "is not valid: --with-index rebuilds it"
+    OUTDATED = "was built before Airflow's tables changed: --with-index rebuilds it"
     VALID = "is there"
     FOREIGN = "is not there, but something else of that name is"
 
@@ -68,9 +68,9 @@ class Installed:
 
     Attributes:
         airflow_schema: the schema of Airflow's tables.
-        airflow_shape: the key of the shape of Airflow's tables that the functions were made for.
-        revision: the Alembic revision, the optional index aside.
-        works_with_packages_from: the oldest revision whose package works with it.
+        airflow_shape: the key of the shape of Airflow's tables for which the functions were made.
+        revision: the Alembic revision of the main branch.
+        works_with_packages_from: the oldest revision whose package works with this installation.
         release: the release of the package that ran the upgrade.
     """
 
@@ -82,27 +82,27 @@ class Installed:
 
 
 def pinned(connection: sa.engine.Connection) -> str | None:
-    """Pin the search path, and return the first schema that it had with a task_instance in it."""
+    """Pin the search path, and return the first schema of the old path that has a task_instance."""
     return next((schema for schema in search_path.pin(connection) if has_task_instance(connection, schema)), None)
 
 
 def find_airflow_schema(connection: sa.engine.Connection, named: str | None) -> str:
-    """Return the schema that was named, else the one on the search path, else the one that dagbump serves already.
+    """Return the named schema, else the one on the search path, else the one that dagbump already serves.
 
-    Pins the search path for the transaction.
+    This pins the search path for the transaction.
     """
     on_path = pinned(connection)
-    # Where there is none at all, the check of an upgrade says so.
+    # If there is no such schema, the check of an upgrade says so.
     return named or on_path or served_schema(connection) or "public"
 
 
 def has_task_instance(connection: sa.engine.Connection, schema: str) -> bool:
-    """Say whether there is a relation of that name in a schema."""
+    """Return whether a schema has a relation named task_instance."""
     return bool(connection.scalar(_HAS_TASK_INSTANCE, {"schema": schema}))
 
 
 def airflow_shape(connection: sa.engine.Connection, schema: str) -> Shape:
-    """Return the shape that Airflow's tables in a schema have, if they have any that is known."""
+    """Return the shape of Airflow's tables in a schema; the first shape if none is recognized."""
     for shape in reversed(SHAPES):
         if shape.probe is None or _has_column(connection, schema, *shape.probe):
             return shape
@@ -115,25 +115,25 @@ def _has_column(connection: sa.engine.Connection, schema: str, relation: str, at
 
 
 def served_schema(connection: sa.engine.Connection) -> str | None:
-    """Return the schema that the installed functions work on; None where there are none, or it has been renamed."""
+    """Return the schema on which the installed functions work; None if there are none, or if it was renamed."""
     row = _find_served(connection, None)
     return row.served if row else None
 
 
 def _find_served(connection: sa.engine.Connection, airflow_schema: str | None) -> sa.engine.Row[Any] | None:
-    # Where it is not known, a schema in which nobody can have a table.
+    # If the schema is unknown, use pg_catalog, in which nobody can have a table.
     text = sql_files.render(sql_files.installer("find_served_schema"), airflow_schema or "pg_catalog")
     return connection.execute(sql_files.as_it_is(text)).first()
 
 
 def named_as_optional_index(connection: sa.engine.Connection) -> Sequence[sa.engine.Row[Any]]:
-    """Return what has the optional index's name: its ``schema``; is it ``ours``, ``valid``, ``mine``; ``fits``."""
+    """Return each relation with the optional index's name: its ``schema``, ``ours``, ``valid``, ``mine``, ``fits``."""
     text = sql_files.render(sql_files.installer("find_optional_index"), "pg_catalog")
     return connection.execute(sql_files.as_it_is(text)).all()
 
 
 def optional_index(connection: sa.engine.Connection, airflow_schema: str) -> OptionalIndex:
-    """Say what there is in that schema under the optional index's name."""
+    """Return the state of the optional index in a schema."""
     named = named_as_optional_index(connection)
     row = next((row for row in named if row.schema == airflow_schema), None)
     if row is None:
@@ -146,18 +146,18 @@ def optional_index(connection: sa.engine.Connection, airflow_schema: str) -> Opt
 
 
 def require_usable(connection: sa.engine.Connection, airflow_schema: str | None = None) -> Installed:
-    """Return what is installed, where this package can work with it, and it is dagbump's.
+    """Return the installation, if it is dagbump's and this package can work with it.
+
+    The search path stays pinned to pg_catalog for the transaction.
 
     Args:
-        connection: of whoever wants to use it.
-        airflow_schema: where that one's Airflow has its tables; None: where ``task_instance`` is on the search path.
-
-    Leaves the search path pinned to pg_catalog for the transaction.
+        connection: a connection to the database.
+        airflow_schema: the schema of Airflow's tables; None: the schema on the search path that has ``task_instance``.
 
     Raises:
-        NotInstalled: there is no schema ``dagbump``, or it is somebody else's.
-        UnsupportedAirflow: it serves another Airflow than that, or Airflow's tables have changed since.
-        VersionMismatch: it is too old for this package, or this package for it.
+        NotInstalled: there is no schema ``dagbump``, or it belongs to another role than Airflow's tables.
+        UnsupportedAirflow: dagbump serves another Airflow than this one, or Airflow's tables have changed since.
+        VersionMismatch: the installation is too old for this package, or this package is too old for the installation.
         InsufficientPrivilege: this role may not read ``dagbump.installation``.
     """
     on_path = pinned(connection)
@@ -169,25 +169,25 @@ def require_usable(connection: sa.engine.Connection, airflow_schema: str | None 
 
 
 def find_ours(connection: sa.engine.Connection, airflow_schema: str | None) -> sa.engine.Row[Any] | None:
-    """Return what schema ``dagbump`` serves (as ``served``), None where there is no such schema.
+    """Return a row whose ``served`` is the schema that dagbump works on; None if there is no schema ``dagbump``.
 
     Raises:
-        NotInstalled: it is somebody else's, or holds what is.
+        NotInstalled: the schema, or an object in it, belongs to another role than the owner of Airflow's tables.
     """
     found = _find_served(connection, airflow_schema)
     if found is None:
         return None
     if found.by_owner is False:
         raise NotInstalled(
-            f"there is a schema {SCHEMA} that does not belong to the owner of Airflow's tables, but to "
-            f"{found.belongs_to}; nothing in it was called. `dagbump upgrade` says more."
+            f"schema {SCHEMA} belongs to {found.belongs_to}, not to the owner of Airflow's tables. Nothing in it was "
+            "called. `dagbump upgrade` says more."
         )
     text = sql_files.render(sql_files.installer("find_foreign_objects"), "pg_catalog")
     findings = connection.scalars(sql_files.as_it_is(text)).all()
     if findings:
         raise NotInstalled(
-            f"schema {SCHEMA} holds what dagbump has not created: {'; '.join(findings)}. Nothing in it was called. "
-            "Find out who created it, and why; then give it back, drop or rename it."
+            f"schema {SCHEMA} has objects that dagbump did not create: {'; '.join(findings)}. Nothing in it was "
+            "called. Find out who created them and why, and give them back, drop or rename them."
         )
     return found
 
@@ -202,9 +202,9 @@ def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) 
         )
     if airflow_schema not in {None, found.served}:
         raise UnsupportedAirflow(
-            f'dagbump in this database serves the Airflow in schema "{found.served}", not one in "{airflow_schema}", '
-            "which was named, or is where the search path leads. If you mean the former, name it with "
-            "--airflow-schema; the latter needs a database of its own."
+            f'dagbump in this database serves the Airflow in schema "{found.served}", but "{airflow_schema}" was asked '
+            f'for or is first on the search path. For "{found.served}", use --airflow-schema. An Airflow in '
+            f'"{airflow_schema}" needs a database of its own.'
         )
     return found
 
@@ -230,8 +230,8 @@ def _require_its_shape(connection: sa.engine.Connection, installed: Installed) -
     found = airflow_shape(connection, installed.airflow_schema)
     if installed.airflow_shape != found.key:
         raise UnsupportedAirflow(
-            f"Airflow's tables have changed since dagbump was installed: they are as in Airflow {found.label}, and its "
-            f"functions are for {label_of(installed.airflow_shape)}. Run `dagbump upgrade`, which makes them anew."
+            f"Airflow's tables have changed since dagbump was installed: they are as in Airflow {found.label}, but "
+            f"dagbump's functions are for {label_of(installed.airflow_shape)}. Run `dagbump upgrade` to replace them."
         )
 
 

@@ -1,8 +1,9 @@
-"""Whose code may run: the one check that stands before everything that a command reads.
+"""Refuses to let a superuser run code that an ordinary role owns; every command calls this check before it reads.
 
-Whoever owns a table can put code in the way of everybody who reads or writes it, and can do so while somebody waits for
-it: PostgreSQL protects nobody from that. So a superuser works for an owner with fewer rights only after saying so. What
-is asked here is asked of pg_catalog, which that owner can neither change nor lock.
+The owner of a table can attach code to it, such as a trigger, which runs with the rights of every role that uses the
+table. The owner can do so even while another session waits for the table. PostgreSQL protects nobody from that. So a
+superuser may work on the tables of an ordinary role only with --trust-owner. This check itself reads only pg_catalog,
+which the owner can neither change nor lock.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dagbump.installation import state
 
 VARIABLE = "DAGBUMP_TRUST_OWNER"
 
-# The tables that dagbump reads, in whichever release of Airflow. A member of a superuser's role may become one.
+# The tables that dagbump reads in any release of Airflow. A member of a superuser role counts as a superuser, because
+# it can become one with SET ROLE.
 _OWNER = sa.text(
     """
     SELECT owner.rolname::text AS owner, CURRENT_USER::text AS role
@@ -41,21 +43,22 @@ _OWNER = sa.text(
 
 
 def refuse_superuser_of_another_owner(connection: sa.engine.Connection, airflow_schema: str | None) -> None:
-    """Refuse a superuser where Airflow's tables belong to a role that is none.
+    """Refuse a superuser if Airflow's tables belong to an ordinary role.
 
     Args:
-        connection: the superuser's.
-        airflow_schema: where Airflow's tables are; None: where an upgrade would find them.
+        connection: the connection to check.
+        airflow_schema: the schema of Airflow's tables; None: the schema in which an upgrade would find them.
 
     Raises:
-        InsufficientPrivilege: it is such a one; the message says what to do.
+        InsufficientPrivilege: the connection's role is or can become a superuser, and the owner of the tables is not
+            one; the message says what to do.
     """
     schema = state.find_airflow_schema(connection, airflow_schema)
     found = connection.execute(_OWNER, {"schema": schema}).first()
     if found is not None:
         raise InsufficientPrivilege(
-            f"{found.role} is a superuser, or may become one, and Airflow's tables belong to {found.owner}, who is "
-            f"none: what {found.owner} puts in their way would run with a superuser's rights. Nothing was read.\n"
-            f"Connect as {found.owner}; or, where you trust that role with all that a superuser may do, say "
-            f"--trust-owner (or {VARIABLE}=1)."
+            f"{found.role} is a superuser, or may become one, but Airflow's tables belong to {found.owner}, which is "
+            f"not one. Code that {found.owner} has attached to the tables would run with a superuser's rights, so "
+            f"nothing was read.\nConnect as {found.owner}. Or, if you trust that role with a superuser's rights, add "
+            f"--trust-owner (or set {VARIABLE}=1)."
         )

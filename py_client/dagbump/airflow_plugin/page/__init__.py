@@ -1,20 +1,22 @@
-"""The page "DAG versions" in Airflow's web UI: the drift, why it is there, and a button that mends it.
+"""The page "DAG versions" in Airflow's UI: which task instances are stale and why, with a button that bumps them.
 
-Airflow's API server mounts `Page` under ``/dagbump``. What it consists of is imported with the first request, by that
-process alone; a scheduler imports this module and no more, so never FastAPI.
+Airflow's API server mounts `Page` under ``/dagbump``. The API server imports the other modules at the first request. A
+scheduler imports only this module, so it never imports FastAPI.
 
-    application   the FastAPI app: routes, headers, and what an error looks like
-    access        who asks, and which DAGs they may see and edit; the token without which nothing is written
-    turns         few requests at a time, and none whose client has gone
-    database      the transactions in which dagbump's functions are called, after a look whether it is there and ours
+    application   the FastAPI app: routes, headers and error pages
+    access        the user, the DAGs that the user may see and edit, and the token that each write needs
+    turns         limits the number of requests at a time, and ends a request if its client has gone
+    database      the transactions in which dagbump's functions are called, after a check of the installation
     airflow_tables
-                  which DAGs there are to ask the auth manager about; Airflow's audit log
+                  reads DAG ids, about which the auth manager is asked; writes Airflow's audit log
     runs, versions, history
-                  what each of the three tabs shows, as the templates take it
-    templates/    HTML, by Jinja;   static/   the style sheet and the one script
+                  the contents of the three tabs, in the form that the templates need
+    bumping       the button
+    plugin_state  whether the scheduler's plugin is on
+    templates/    Jinja templates;   static/   the style sheet and the script
 
-It shows what dagbump's SQL functions answer. The auth manager is asked only about DAGs that the answer names, and while
-no connection is held.
+The page shows the rows of dagbump's SQL functions. The auth manager is asked only about DAGs in these rows, and only
+while no database connection is held.
 """
 
 from __future__ import annotations
@@ -46,10 +48,10 @@ class Page:
 
 
 def page_in_menu() -> dict[str, str]:
-    """Return what Airflow's UI needs for an entry in its menu, that shows the page in a frame."""
+    """Return the entry for Airflow's menu; it shows the page in a frame."""
     from airflow.configuration import conf
 
-    # As Airflow's own API server does; there may be none.
+    # Airflow's API server takes the path from base_url in the same way; base_url may be empty.
     path = urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
     return {
         "name": "DAG versions",

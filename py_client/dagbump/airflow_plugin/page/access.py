@@ -1,8 +1,8 @@
-"""Who asks, which DAGs they may see and edit, and the token without which nothing is written.
+"""The user of a request, the DAGs that the user may see and edit, and the token that each write needs.
 
-All of it is Airflow's: its login, and its auth manager's permissions per DAG. Who may read a DAG and its runs is shown
-them; who may edit both has the button. A cookie alone writes nothing: with it has to come a token that this page gave
-to the same user, in a header that no form and no other site can send.
+Login and permissions are Airflow's: its auth manager decides for each DAG. A user who may read a DAG and its runs sees
+them. A user who may edit both gets the button. A write needs more than the login cookie. It also needs a token that
+this page gave to the same user, in a header that no form and no other site can send.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _TOKEN_SECONDS = 24 * 60 * 60
 
 @dataclass(frozen=True)
 class Viewer:
-    """A user of Airflow's who looks at the page."""
+    """A user of Airflow who looks at the page."""
 
     user: Any
 
     @property
     def name(self) -> str:
-        """As Airflow's audit log has it."""
+        """The user's name, as in Airflow's audit log."""
         return str(self.user.get_name())
 
-    # The auth manager may take a connection of the same pool, or ask another server: never ask in a transaction.
+    # Never ask the auth manager in a transaction, because it may use a connection of the same pool, or another server.
 
     def readable(self, dag_ids: Collection[str]) -> set[str]:
-        """Return those of these DAGs that they may see, and their runs."""
+        """Return the DAGs, among these, that the user may see together with their runs."""
         return self._allowed("GET", self._allowed("GET", dag_ids), DagAccessEntity.RUN)
 
     def editable(self, dag_ids: Collection[str]) -> set[str]:
-        """Return those of these DAGs that they may edit, and their runs."""
+        """Return the DAGs, among these, that the user may edit together with their runs."""
         return self._allowed("PUT", self._allowed("PUT", dag_ids), DagAccessEntity.RUN)
 
     def _allowed(self, method: str, dag_ids: Collection[str], entity: DagAccessEntity | None = None) -> set[str]:
@@ -55,11 +55,11 @@ class Viewer:
 
     @property
     def token(self) -> str:
-        """What has to come with a request of theirs that writes."""
+        """The token that each write of this user needs."""
         return str(_signer().dumps(self._id))
 
     def owns(self, token: str) -> bool:
-        """Say whether a token was given to them, and not too long ago."""
+        """Return whether a token was given to this user and has not expired."""
         try:
             owner = _signer().loads(token, max_age=_TOKEN_SECONDS)
         except BadSignature:
@@ -72,15 +72,15 @@ class Viewer:
 
 
 def _signer() -> URLSafeTimedSerializer:
-    # Where it is set, it is the same in all processes of an API server, and on all of its hosts.
+    # If [api] secret_key is set, it is the same in all processes and on all hosts of the API server.
     return URLSafeTimedSerializer(get_signing_key("api", "secret_key"), salt="dagbump")
 
 
 def viewer(user: Annotated[Any, Depends(get_user)]) -> Viewer:
-    """Return who asks.
+    """Return the user of a request.
 
     Raises:
-        HTTPException: 401 or 403, nobody whom Airflow knows.
+        HTTPException: 401 or 403, if Airflow does not know the user.
     """
     return Viewer(user)
 
@@ -89,10 +89,10 @@ AnyViewer: TypeAlias = Annotated[Viewer, Depends(viewer)]
 
 
 def writer(viewer: AnyViewer, x_dagbump_token: Annotated[str, Header()] = "") -> Viewer:
-    """Return who asks for something to be written.
+    """Return the user of a request that writes.
 
     Raises:
-        HTTPException: 403, the request does not come from a page that was shown to them.
+        HTTPException: 403, if the request does not come from a page that was shown to this user.
     """
     if not viewer.owns(x_dagbump_token):
         raise HTTPException(status.HTTP_403_FORBIDDEN, "This page has been open for too long: load it again.")

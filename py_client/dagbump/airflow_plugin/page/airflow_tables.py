@@ -1,6 +1,6 @@
-"""What the page asks of Airflow's own tables, and writes there: each in a short transaction of Airflow's own session.
+"""Reads and writes Airflow's own tables for the page, each time in a short transaction of an Airflow session.
 
-`database.transaction` is for dagbump's functions: in it, the search path leads to no table of Airflow's.
+`database.transaction` is only for dagbump's functions, because its search path does not contain Airflow's tables.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from airflow.utils.state import DagRunState
 
 
 def dag_ids() -> list[str]:
-    """Return every DAG."""
+    """Return the ids of all DAGs."""
     return _column(sa.select(DagModel.dag_id))
 
 
 def dag_ids_of_running_runs() -> list[str]:
-    """Return the DAGs that have a running run."""
+    """Return the ids of the DAGs that have a running run."""
     return _column(sa.select(DagRun.dag_id).where(DagRun.state == DagRunState.RUNNING).distinct())
 
 
 def dag_ids_of(dag_run_ids: Collection[int]) -> list[str]:
-    """Return the DAGs of these runs."""
+    """Return the ids of the DAGs of these runs."""
     return _column(sa.select(DagRun.dag_id).where(DagRun.id.in_(dag_run_ids)).distinct())
 
 
@@ -38,9 +38,9 @@ def _column(query: sa.sql.Select[Any]) -> list[str]:
 
 
 def write_audit_log(event: str, user: str, **extra: object) -> None:
-    """Write Airflow's audit log as its own routes do, before they do anything.
+    """Write an entry into Airflow's audit log; like Airflow's own routes, the page writes it before the action.
 
-    Not by Airflow's action_logging: up to 3.0 that holds a connection until the answer has been sent.
+    Airflow's action_logging is not used, because up to 3.0 it holds a connection until the response has been sent.
     """
     with create_session() as session:
         session.add(Log(event, owner=user, owner_display_name=user, extra=json.dumps(extra | {"method": "POST"})))

@@ -1,7 +1,8 @@
-"""The FastAPI app of the page: its routes, the headers of each answer, and what an error looks like.
+"""The FastAPI app of the page: its routes, the headers of each response, and the error pages.
 
-Whatever tells something of the database takes an `access.AnyViewer`. Open to everybody are the style sheet, the script
-and the icons; where nobody is logged in, the answer is a page that says so, on which the script may know better.
+Each route that reads the database needs an `access.AnyViewer`. Only the style sheet, the script and the icons are open
+to everybody. Without a login, the response is a page that says so; its script may find the login and load the page
+again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ log = logging.getLogger("dagbump.airflow_plugin")
 
 _HERE = Path(__file__).parent
 _HEADERS = {
-    # Nothing of any other host, no script or style but those in files of ours, and in no frame but Airflow's.
+    # Load nothing from other hosts, run scripts and styles only from our files, and allow only Airflow's frame.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -47,7 +48,7 @@ PageNumber = Annotated[int, Query(ge=1, le=1_000_000)]
 
 
 class BumpRequest(BaseModel):
-    """What the button sends.
+    """The body of the button's request.
 
     Attributes:
         dag_run_ids: the runs that were shown.
@@ -62,7 +63,7 @@ def create_application() -> ASGIApp:
 
 
 def create_routes() -> FastAPI:
-    """Make the app without the headers."""
+    """Make the app without our headers."""
     app = FastAPI(title="dagbump", docs_url=None, redoc_url=None, openapi_url=None)
     app.router.route_class = TakingTurns
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
@@ -80,7 +81,7 @@ def create_routes() -> FastAPI:
 def show_runs(
     request: Request, viewer: AnyViewer, dag: Search = "", verdict: Search = "", page: PageNumber = 1
 ) -> Response:
-    """Show whether all is well, and the runs that are not."""
+    """Show whether all task instances are on the latest version, and the runs with problems."""
     readable = viewer.readable(airflow_tables.dag_ids_of_running_runs())
     with transaction() as connection:
         tab = runs_tab(connection, readable, Filter(dag.strip(), verdict, page))
@@ -94,17 +95,17 @@ def show_versions(request: Request, viewer: AnyViewer, dag: Search = "", page: P
 
 
 def show_history(request: Request, viewer: AnyViewer, dag: Search = "", until: datetime | None = None) -> Response:
-    """Show what has been moved."""
+    """Show what bumps have moved."""
     return render(request, "history.html", tab=history_tab(viewer, dag.strip(), until))
 
 
 def bump_shown(request: Request, viewer: AnyWriter, wanted: BumpRequest) -> Response:
-    """Do the safe bump of the runs that were shown, and show what came of it."""
+    """Bump the runs that were shown, in the safe form, and show the result."""
     return render(request, "bumped.html", report=bumping.bump(viewer, wanted.dag_run_ids))
 
 
 def _with_headers(app: ASGIApp) -> ASGIApp:
-    """Wrap an app so that each of its answers has our headers, those to errors too."""
+    """Wrap an app so that each response, also an error page, has our headers."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -134,7 +135,7 @@ async def _show_http_error(request: Request, error: Any) -> Response:
 
 
 async def _show_not_understood(request: Request, _error: Any) -> Response:
-    title = "This is not something that one can ask here."
+    title = "The page does not understand this request."
     return render(request, "error.html", status.HTTP_400_BAD_REQUEST, title=title, advice="Use the tabs above.")
 
 

@@ -1,4 +1,4 @@
-"""The button: the safe bump of the runs that were shown, as far as the viewer may edit their DAGs."""
+"""The button: it bumps the runs that were shown, in the safe form, if the viewer may edit their DAGs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ AUDIT_EVENT = "dagbump_bump"
 
 @dataclass(frozen=True)
 class BumpReport:
-    """What the button has done.
+    """The result of the button.
 
     Attributes:
-        sentence: in one sentence.
-        runs: of which something is to be said.
+        sentence: the result in one sentence.
+        runs: the rows that the bump returned.
     """
 
     sentence: str
@@ -30,11 +30,11 @@ class BumpReport:
 
 
 def bump(viewer: Viewer, dag_run_ids: Sequence[int]) -> BumpReport:
-    """Bump, and commit.
+    """Bump the runs, and commit.
 
     Args:
-        viewer: who has pressed the button.
-        dag_run_ids: the runs that were shown to them. Those of DAGs that they may not edit are passed over.
+        viewer: the user who pressed the button.
+        dag_run_ids: the runs that were shown. Runs of DAGs that the user may not edit are skipped.
     """
     airflow_tables.write_audit_log(AUDIT_EVENT, viewer.name, dag_run_ids=dag_run_ids)
     editable = viewer.editable(viewer.readable(airflow_tables.dag_ids_of(dag_run_ids)))
@@ -57,5 +57,5 @@ def _sentence(result: BumpResult) -> str:
     if result.needs_verify:
         said += f" {counted(len(result.needs_verify), 'run')} left to the scheduler, which has to verify them first."
     if not result.runs:
-        said += " Somebody else, the scheduler for one, has been quicker."
+        said += " The scheduler, or another user, was quicker."
     return said

@@ -1,4 +1,4 @@
-"""The transactions in which dagbump's functions are called, after a look whether dagbump is there and ours."""
+"""The transactions in which dagbump's functions are called, after a check of the installation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dagbump.airflow_plugin.page.turns import stop_if_gone
 from dagbump.errors import DagbumpError, UnsupportedAirflow, sqlstate, translated
 from dagbump.installation import state
 
-# By this name, pg_stat_activity and dagbump.history show the page.
+# pg_stat_activity and dagbump.history show the page by this name.
 APPLICATION_NAME = "dagbump page"
 _STATEMENT_TIMEOUT = "30s"
 _SET = sa.text("SELECT pg_catalog.set_config(:name, :value, TRUE)")
@@ -19,15 +19,15 @@ _QUERY_CANCELED = "57014"
 
 
 class TookTooLongError(DagbumpError):
-    """A question that PostgreSQL has not answered in time."""
+    """PostgreSQL did not finish a query within the time limit."""
 
 
 @contextmanager
 def transaction() -> Iterator[sa.engine.Connection]:
-    """Begin a transaction in which dagbump's functions may be called; end it with COMMIT, or on an error ROLLBACK.
+    """Open a transaction in which dagbump's functions may be called; it ends with COMMIT, after an error with ROLLBACK.
 
     Raises:
-        DagbumpError: what `state.require_usable` raises; or it took too long.
+        DagbumpError: `state.require_usable` raised, or a query took too long.
     """
     from airflow import settings
     from airflow.models.base import Base
@@ -35,7 +35,7 @@ def transaction() -> Iterator[sa.engine.Connection]:
     stop_if_gone()
     engine = settings.engine
     if engine is None or engine.dialect.name != "postgresql":
-        raise UnsupportedAirflow("dagbump works on PostgreSQL alone, and this Airflow's database is none.")
+        raise UnsupportedAirflow("dagbump works only on PostgreSQL, and this Airflow uses another database.")
     with engine.begin() as connection, _in_time(), translated():
         for name, value in (("application_name", APPLICATION_NAME), ("statement_timeout", _STATEMENT_TIMEOUT)):
             connection.execute(_SET, {"name": name, "value": value})

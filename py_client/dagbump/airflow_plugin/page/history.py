@@ -1,4 +1,4 @@
-"""The tab of the history: what has been moved, by whom, from which versions to which."""
+"""The tab of the history: what was moved, by whom, from which versions to which."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PER_PAGE = 50
 
 @dataclass(frozen=True)
 class HistoryTab:
-    """All that the tab shows.
+    """The contents of the tab.
 
     Attributes:
-        dag: what was looked for.
-        entries: the newest first.
-        until: they are older than this; None: the newest.
-        older: there are more, older than this; None: there are none.
+        dag: the user's filter, a part of a DAG's id.
+        entries: the entries, the newest first.
+        until: all entries are older than this; None if they are the newest.
+        older: the ``until`` of the next page; None if there are no older entries.
     """
 
     dag: str
@@ -32,7 +32,7 @@ class HistoryTab:
 
 
 def history_tab(viewer: Viewer, dag: str, until: datetime | None) -> HistoryTab:
-    """Ask dagbump, and the auth manager about the DAGs that it names; ask again without those that it refuses."""
+    """Read the history, ask the auth manager about its DAGs, and read again without the DAGs that it refuses."""
     named = {dag_id for dag_id in airflow_tables.dag_ids() if dag.casefold() in dag_id.casefold()}
     readable: set[str] = set()
     while True:

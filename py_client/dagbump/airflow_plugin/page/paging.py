@@ -1,4 +1,4 @@
-"""A page of many rows."""
+"""Cuts rows into pages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class Slice(Generic[T]):
-    """Some of many rows.
+    """One page of rows.
 
     Attributes:
-        rows: of this page.
-        first: the number of the first of them, from 1 on; 0: there is none.
-        total: how many there are; None: nobody has counted.
-        page: the number of this page, from 1 on.
-        pages: how many there are, at least one, or are known of.
+        rows: the rows of this page.
+        first: the number of its first row, from 1; 0 if there is no row.
+        total: the number of all rows; None if they have not been counted.
+        page: the number of this page, from 1.
+        pages: the number of pages, as far as it is known; at least 1.
     """
 
     rows: Sequence[T]
@@ -34,12 +34,12 @@ class Slice(Generic[T]):
         return self.first + len(self.rows) - 1 if self.rows else 0
 
     def of(self, rows: Iterable[U]) -> Slice[U]:
-        """Return the same page of other rows, one for each of these."""
+        """Return the same page with other rows, one for each row."""
         return Slice(list(rows), self.first, self.total, self.page, self.pages)
 
 
 def cut(rows: Sequence[T], page: int, per_page: int) -> Slice[T]:
-    """Return a page of rows; the last one, where there are not so many."""
+    """Return a page of rows; if there are fewer pages, return the last one."""
     pages = max(1, -(-len(rows) // per_page))
     page = min(max(1, page), pages)
     begin = (page - 1) * per_page
@@ -47,6 +47,6 @@ def cut(rows: Sequence[T], page: int, per_page: int) -> Slice[T]:
 
 
 def cut_begun(rows: Sequence[T], page: int, per_page: int) -> Slice[T]:
-    """Return a page of rows that were read only up to the one after that page."""
+    """Return a page of rows, if the rows were read only up to the first one of the next page."""
     found = cut(rows, page, per_page)
     return replace(found, total=None) if found.page < found.pages else found

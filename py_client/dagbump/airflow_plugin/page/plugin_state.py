@@ -1,4 +1,4 @@
-"""Whether the scheduler's part of the plugin is at work, as far as this process can tell."""
+"""Finds out whether the scheduler's part of the plugin is on, as far as this process can tell."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NEWEST = 100
 
 @dataclass(frozen=True)
 class PluginState:
-    """The scheduler's part of the plugin.
+    """The state of the scheduler's part of the plugin.
 
     Attributes:
-        is_on: as the API server is configured, which a scheduler's own environment may contradict; None: it is not
-            True or False.
-        last: the newest thing in dagbump.history that a scheduler has moved, of the DAGs asked about; None:
-            there is none among the newest entries.
-        now: by the database's clock.
+        is_on: the setting in the API server's configuration, which may differ from the scheduler's; None if it is
+            neither True nor False.
+        last: the newest entry in dagbump.history that a scheduler has caused, for the given DAGs; None if there is none
+            among the newest entries.
+        now: the time of the database's clock.
     """
 
     is_on: bool | None
@@ -33,7 +33,7 @@ class PluginState:
 
 
 def plugin_state(connection: sa.engine.Connection, dag_ids: Collection[str]) -> PluginState:
-    """Look whether it is on, and what it did last to these DAGs."""
+    """Return whether the scheduler's part is on, and what it last did to these DAGs."""
     entries = client.history(connection, dag_ids=dag_ids, limit=_NEWEST)
     last = next((entry for entry in reversed(entries) if entry.caller == callers.SCHEDULER), None)
     return PluginState(_is_enabled(), last, client.server_time(connection))

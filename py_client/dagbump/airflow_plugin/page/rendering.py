@@ -1,4 +1,4 @@
-"""Templates to HTML. Whatever comes from the database is text: Jinja escapes all of it."""
+"""Renders templates to HTML; Jinja escapes every value, because values from the database are plain text."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _ENVIRONMENT = Environment(
 
 
 def render(request: Request, template: str, status_code: int = 200, **values: Any) -> HTMLResponse:
-    """Answer with a template.
+    """Return a response with a rendered template.
 
     Args:
-        request: what is answered.
-        template: its file.
-        status_code: of HTTP.
-        **values: what it shows.
+        request: the request to answer.
+        template: the file of the template.
+        status_code: the HTTP status.
+        **values: the values for the template.
     """
     root = str(request.scope.get("root_path", "")).removesuffix(URL_PREFIX)
     text = _ENVIRONMENT.get_template(template).render(

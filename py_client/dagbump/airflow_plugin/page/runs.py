@@ -1,4 +1,4 @@
-"""The tab of the runs: the answer in one sentence, and each run that is not as it should be: why, and what to do."""
+"""The tab of the runs: a sentence about all runs, and a table of the runs with problems, with reason and advice."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _VERSIONS_IN_FULL = 4
 
 @dataclass(frozen=True)
 class Filter:
-    """What is looked for.
+    """The user's filter.
 
     Attributes:
-        dag: part of a DAG's id, in whatever case.
-        verdict: a verdict's name; empty: all.
-        page: from 1 on.
+        dag: a part of the DAG's id, in any case.
+        verdict: the name of a verdict; empty for all verdicts.
+        page: the number of the page, from 1.
     """
 
     dag: str = ""
@@ -36,22 +36,22 @@ class Filter:
     page: int = 1
 
     def passes(self, row: RunPreview) -> bool:
-        """Say whether a run is among what is looked for."""
+        """Return whether a run matches the filter."""
         return self.names(row) and self.verdict in {"", row.verdict}
 
     def names(self, row: RunPreview) -> bool:
-        """Say whether its DAG is."""
+        """Return whether a run's DAG matches the filter."""
         return self.dag.casefold() in row.dag_id.casefold()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer in one sentence.
+    """The summary of all runs.
 
     Attributes:
-        sentence: itself.
+        sentence: says whether all task instances are on the latest version.
         tone: ``good``, ``waiting`` or ``wrong``.
-        details: more sentences, each about one thing.
+        details: more sentences, each about one kind of runs.
     """
 
     sentence: str
@@ -64,13 +64,14 @@ class Run:
     """A run in the table.
 
     Attributes:
-        row: as dagbump.preview answers it.
-        verdict: its verdict in words.
+        row: its row of dagbump.preview.
+        verdict: the texts for its verdict.
         next: what happens next, or what to do.
-        versions: of its unfinished task instances, in words: ``none, 3``.
-        states: of its stale task instances: ``12 scheduled, 1 no status``.
-        holders: who keeps them from being moved.
-        movable: whether a bump moves something of it and, after `RunsTab.for_editor_of`, the viewer may have it done.
+        versions: the versions of its unfinished task instances, for example ``none, 3``.
+        states: the states of its stale task instances, for example ``12 scheduled, 1 no status``.
+        holders: the transactions that have locked its rows, in words.
+        movable: whether a bump moves some of its task instances. After `RunsTab.for_editor_of`, also whether the viewer
+            may bump it.
     """
 
     row: RunPreview
@@ -84,7 +85,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Choice:
-    """A verdict that can be filtered by, and how many runs have it."""
+    """A verdict in the filter's list, with the number of its runs."""
 
     name: str
     label: str
@@ -93,7 +94,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class RunsTab:
-    """All that the tab shows."""
+    """The contents of the tab."""
 
     answer: Answer
     plugin: PluginState
@@ -102,33 +103,33 @@ class RunsTab:
     runs: Slice[Run]
 
     def for_editor_of(self, editable: Collection[str]) -> RunsTab:
-        """Return the tab for a viewer who may edit these DAGs of `movable_dag_ids`."""
+        """Return the tab for a viewer who may edit these DAGs; they are a part of `movable_dag_ids`."""
         runs = [replace(run, movable=run.movable and run.row.dag_id in editable) for run in self.runs.rows]
         return replace(self, runs=self.runs.of(runs))
 
     @property
     def movable_dag_ids(self) -> set[str]:
-        """The DAGs for whose editors the button is."""
+        """The DAGs whose editors get the button."""
         return {run.row.dag_id for run in self.movable}
 
     @property
     def movable(self) -> list[Run]:
-        """The runs of which the button moves something."""
+        """The runs in which the button moves task instances."""
         return [run for run in self.runs.rows if run.movable]
 
     @property
     def groups(self) -> list[list[Run]]:
-        """The runs by verdict, which is how they are sorted."""
+        """The runs grouped by verdict; they are sorted by verdict already."""
         return [list(runs) for _, runs in groupby(self.runs.rows, key=lambda run: run.row.verdict)]
 
     @property
     def movable_task_instances(self) -> int:
-        """How many it moves, if nobody holds any of them."""
+        """The number of task instances that the button moves if none is locked."""
         return sum(run.row.stale for run in self.movable)
 
 
 def runs_tab(connection: sa.engine.Connection, dag_ids: Collection[str], wanted: Filter) -> RunsTab:
-    """Ask dagbump of the runs of these DAGs, and put it into words."""
+    """Ask dagbump about the runs of these DAGs, and return the contents of the tab."""
     plugin = plugin_state(connection, dag_ids)
     running = client.running(connection, dag_ids)
     rows = sorted(client.preview(connection, dag_ids=dag_ids), key=_urgency)
@@ -149,7 +150,7 @@ def _urgency(row: RunPreview) -> int:
 
 
 def answer_of(running: Running, rows: Sequence[RunPreview]) -> Answer:
-    """Say in one sentence whether all is well."""
+    """Return the summary of all runs."""
     if not running.dag_runs:
         return Answer("No DAG run is running.", "good", ["There is nothing to keep on the latest version."])
     runs = counted(running.dag_runs, "running run")

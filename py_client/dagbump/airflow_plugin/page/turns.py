@@ -1,6 +1,7 @@
-"""Requests take turns, so that the page leaves connections and threads to the rest of the API server, whatever comes.
+"""Makes requests take turns, so that the page always leaves connections and threads to the rest of the API server.
 
-Few at a time are worked on, and none whose client has gone. Who has waited for a second is told to come back.
+Only a few requests run at a time, and a request ends when its client has gone. A client that has waited for a second
+gets an error, and may try again later.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fastapi import HTTPException, Request, Response, status
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-# In each process of the API server, which has 15 connections to the database and 40 threads by default.
+# Per process of the API server, which has 15 database connections and 40 threads by default.
 AT_A_TIME = 2
 _WAIT_SECONDS = 1.0
 _RETRY_AFTER_SECONDS = 5
@@ -25,17 +26,17 @@ _turns = anyio.CapacityLimiter(AT_A_TIME)
 
 
 class TakingTurns(APIRoute):
-    """A route of which a request has to wait for its turn."""
+    """A route whose requests wait for their turn."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request."""
+        """Return the handler of a request."""
         answer = super().get_route_handler()
 
         async def answer_in_turn(request: Request) -> Response:
             try:
-                await request.body()  # who sends it slowly keeps nobody waiting
+                await request.body()  # before the turn begins, so that a slow client does not use up a turn
             except ClientDisconnect:
-                return Response()  # which nobody reads
+                return Response()  # nobody reads it
             with anyio.CancelScope() as work:
                 watching = asyncio.ensure_future(_cancel_when_gone(request, work))
                 try:
@@ -72,5 +73,5 @@ async def _cancel_when_gone(request: Request, work: anyio.CancelScope) -> None:
 
 
 def stop_if_gone() -> None:
-    """End the work under way where its client has gone; to be called in the thread that does it, before each part."""
+    """End the current work if its client has gone; the working thread calls this before each part of the work."""
     anyio.from_thread.check_cancelled()

@@ -1,4 +1,4 @@
-"""The tab of the versions: how many each DAG has got day by day, and what keeps the old ones."""
+"""The tab of the versions: how many versions each DAG got on each day, and what keeps the old ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dagbump.results import DagVersions, VersionsByDay
 
 PER_PAGE = 25
 DAYS = 14
-# So many in a day are no work on a DAG: something in its file differs with every parse.
+# A DAG with this many versions on one day was not edited so often. Something in its file differs at every parse.
 INFLATED = 24
 
 BAR_WIDTH, PLOT_HEIGHT = 8, 28
@@ -22,12 +22,12 @@ BAR_WIDTH, PLOT_HEIGHT = 8, 28
 
 @dataclass(frozen=True)
 class Bar:
-    """A day in the plot; lengths in pixels.
+    """A day in the plot; lengths are in pixels.
 
     Attributes:
-        x: of its left edge.
-        y: of its upper edge, from the top.
-        height: 0: no version.
+        x: the position of the left edge.
+        y: the position of the upper edge, from the top.
+        height: the height; 0 if the day has no version.
     """
 
     x: int
@@ -40,10 +40,10 @@ class Dag:
     """A DAG in the table.
 
     Attributes:
-        days: versions day by day.
-        row: as dagbump.versions answers it.
+        days: the number of versions on each day.
+        row: its row of dagbump.versions.
         bars: the plot of the days.
-        inflated: it got so many on a day that something must be wrong.
+        inflated: True if it got so many versions on one day that something must be wrong.
     """
 
     days: VersionsByDay
@@ -54,7 +54,7 @@ class Dag:
 
 @dataclass(frozen=True)
 class VersionsTab:
-    """All that the tab shows."""
+    """The contents of the tab; ``inflated`` is the number of inflated DAGs that the viewer may see."""
 
     dag: str
     dags: Slice[Dag]
@@ -62,9 +62,9 @@ class VersionsTab:
 
 
 def versions_tab(viewer: Viewer, dag: str, page: int) -> VersionsTab:
-    """Ask dagbump: the days of all DAGs, for their order; the rest, which is dear, of those that are shown.
+    """Count versions per day for all DAGs, to sort them; run the expensive query only for the DAGs of this page.
 
-    The auth manager is asked about the DAGs up to that page, and those that are inflated.
+    The auth manager is asked about the DAGs up to this page, and about the inflated ones.
     """
     with transaction() as connection:
         all_days = client.versions_by_day(connection, days=DAYS)
@@ -73,7 +73,7 @@ def versions_tab(viewer: Viewer, dag: str, page: int) -> VersionsTab:
     inflated = viewer.readable([days.dag_id for days in all_days if _is_inflated(days)])
     with transaction() as connection:
         rows = {row.dag_id: row for row in client.versions(connection, [days.dag_id for days in shown.rows])}
-    # A DAG that is gone between the two has no row.
+    # A DAG that was deleted between the two queries has no row.
     dags = [_dag(days, rows[days.dag_id]) for days in shown.rows if days.dag_id in rows]
     return VersionsTab(dag, shown.of(dags), len(inflated))
 
@@ -91,7 +91,7 @@ def _is_inflated(days: VersionsByDay) -> bool:
 
 
 def _bars(by_day: Sequence[int]) -> list[Bar]:
-    # To one scale for all DAGs up to the line of inflation, so that few look few; beyond it, to the DAG's own.
+    # All DAGs have the same scale, so that few versions look few. Only an inflated DAG has a scale of its own.
     scale = PLOT_HEIGHT / max(INFLATED, *by_day)
     heights = [max(2, round(number * scale)) if number else 0 for number in by_day]
     return [Bar(place * (BAR_WIDTH + 2), PLOT_HEIGHT - height, height) for place, height in enumerate(heights)]

@@ -1,4 +1,4 @@
-"""One call of a SQL function: what a caller may give it, and the statement."""
+"""One call of a SQL function: the check of its arguments, and its statement."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a function in schema ``dagbump``, ready for psycopg and for SQLAlchemy.
+    """One call of a function in schema ``dagbump``, for psycopg and for SQLAlchemy.
 
-    Only what the caller has given is sent: the steady loop of a scheduler, every second, has next to nothing to parse.
+    Only arguments that differ from their default are sent. So the server has little to parse in a scheduler's loop.
     """
 
     function: str
@@ -21,10 +21,10 @@ class Call:
 
     @classmethod
     def to(cls, function: str, /, **arguments: object) -> Call:
-        """Take the arguments as they were given.
+        """Check and convert the arguments as the caller gave them.
 
         Raises:
-            TypeError: one is not of the kind that is meant; the message holds the right call.
+            TypeError: an argument has the wrong type; the message shows a right call.
         """
         given: dict[str, Any] = {}
         for name, value in arguments.items():
@@ -41,12 +41,12 @@ class Call:
         return cls(function, given)
 
     def sql(self, placeholder: str) -> str:
-        """Return the statement; ``placeholder`` is a driver's way to write a parameter, with ``{}`` for its name."""
+        """Return the statement; ``placeholder`` is the driver's form of a parameter, with ``{}`` for its name."""
         arguments = (f"{name} => {value}" for name, value in self._values(placeholder).items())
         return f"SELECT * FROM dagbump.{self.function}({', '.join(arguments)})"  # noqa: S608  (constants only)
 
     def parameters(self) -> dict[str, Any]:
-        """Return what the statement's parameters stand for."""
+        """Return the values of the statement's parameters by name."""
         return {name: _ARGUMENTS[name].send(value) for name, value in self.arguments.items()}
 
     def _values(self, placeholder: str) -> dict[str, str]:
@@ -55,15 +55,15 @@ class Call:
 
 @dataclass(frozen=True)
 class HistoryQuery(Call):
-    """A look into the table ``dagbump.history``: what the arguments leave of it, the newest last."""
+    """A query on the table ``dagbump.history``: the rows that the arguments select, the newest last."""
 
     def sql(self, placeholder: str) -> str:
-        """Return the statement, as `Call` does."""
+        """Return the statement, as `Call.sql` does."""
         values = self._values(placeholder)
         limit = values.pop("limit", "NULL")
         wanted = [_OF_HISTORY[name].format(value) for name, value in values.items()]
         where = " AND ".join(wanted) or "TRUE"
-        # The pieces are constants of this module, and placeholders: no value is in the text.
+        # The text consists of constants of this module and of placeholders; there is no value in it.
         newest = f"SELECT * FROM dagbump.history WHERE {where} ORDER BY bumped_at DESC LIMIT {limit}"  # noqa: S608  (so)
         return f"SELECT * FROM ({newest}) AS history ORDER BY bumped_at"  # noqa: S608  (so)
 
@@ -77,7 +77,7 @@ _OF_HISTORY = {
 
 
 class _Misfit(Exception):  # noqa: N818  (it never leaves this module)
-    """A value that is not of the kind that is meant, and what to add to the name of that kind."""
+    """A value has the wrong type; ``more`` is added to the name of the right type in the message."""
 
     def __init__(self, value: object, more: str = "") -> None:
         self.value = value
@@ -85,7 +85,7 @@ class _Misfit(Exception):  # noqa: N818  (it never leaves this module)
 
 
 def _integer(value: object) -> int:
-    """Return whatever counts as an integer, numpy's for one, as an int."""
+    """Return an int for any integer type, such as numpy's."""
     if isinstance(value, bool):
         raise _Misfit(value)
     try:
@@ -113,7 +113,7 @@ def _time(value: object) -> datetime:
 
 
 def _several(convert: Callable[[object], Any]) -> Callable[[object], list[Any]]:
-    """Take several ids; a text is one thing here, not its letters, and None among them is the server's to refuse."""
+    """Return a converter for an iterable of ids, which refuses a str; the server refuses a None in it."""
 
     def convert_all(value: object) -> list[Any]:
         if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Iterable):
@@ -131,21 +131,21 @@ def _as_it_is(value: object) -> object:
 
 
 def _array_of_integers(value: Iterable[int | None]) -> str:
-    """Return it as PostgreSQL reads it, ``{17,NULL}``."""
+    """Return the array in PostgreSQL's text form, for example ``{17,NULL}``."""
     return "{" + ",".join("NULL" if item is None else str(item) for item in value) + "}"
 
 
 @dataclass(frozen=True)
 class _Argument:
-    """What the functions' arguments of one name take.
+    """An argument, which has the same name and type in all functions.
 
     Attributes:
         sql: the value in SQL, with ``{}`` for the parameter. The cast lets every driver send an empty list.
-        kind: what is meant, in words.
-        example: a right one, in Python.
-        convert: makes the right kind of value; raises `_Misfit`.
-        default: what is not sent.
-        send: makes of that what the driver is given.
+        kind: the right type, in words.
+        example: a right value, in Python.
+        convert: converts a value to the right type, or raises `_Misfit`.
+        default: the default, which is not sent.
+        send: converts the value to the driver's form.
     """
 
     sql: str
@@ -158,8 +158,8 @@ class _Argument:
 
 _TIME = "CAST({} AS pg_catalog.timestamptz)"
 
-# Only types that every driver knows by itself. asyncpg looks others up, bigint[] for one, and that runs operators which
-# somebody may have made in a schema on the caller's search path.
+# The parameters have only types that every driver knows. asyncpg looks up other types, such as bigint[], in the
+# catalogs. That look-up may call operators that somebody has created in a schema on the caller's search path.
 _ARGUMENTS = {
     "dag_run_ids": _Argument(
         "CAST(CAST({} AS pg_catalog.text) AS bigint[])",
