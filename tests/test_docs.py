@@ -19,7 +19,10 @@ from support.server import libpq
 pytestmark = pytest.mark.once
 
 # What docs/managed-services.md shows is for other roles, and run in test_operators.py.
-DOCUMENTS = [CHECKOUT / name for name in ("README.md", "docs/repair.md", "docs/stuck-runs.md", "docs/verify.md")]
+DOCUMENTS = [
+    CHECKOUT / "README.md",
+    *sorted(path for path in (CHECKOUT / "docs").glob("*.md") if path.name != "managed-services.md"),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # These go on until somebody ends them; other tests run them.
 ENDLESS = {"run", "demo"}
