@@ -1,17 +1,17 @@
-# make demo: the main job, on an embedded PostgreSQL.   make lint: style and types.
+# make demo: dagbump beside what Airflow does, on an embedded PostgreSQL.   make lint: style and types.
 # make test: all that a change of SQL, client or command line can break; needs no Airflow.
 # make test-airflow: what runs a real Airflow, on each release: the wheel beside it, the plugin inside its schedulers, what its
 #   verify_integrity does. RELEASES="3.1.8 3.3.2" for some of them.
 # make test-ui: the page in Airflow's UI, in a real browser, on each Airflow release; needs a Chromium. DAGBUMP_SCREENSHOTS=1
 #   puts pictures of it into docs/page.
 # make test-migrations: Airflow's own migrations, from release to release and back, with dagbump inside.
-# make test-matrix: every Airflow schema on every PostgreSQL, and every Python, into docs/matrix.md; takes hours.
-#   ARGS="--airflow 3.3.2 --postgres 13,14" for some of it.
-# make bench: what it costs, beside stock Airflow; writes docs/benchmark* and wants an idle machine. ARGS=--report-only:
-#   writes tables and plots from docs/benchmark.json, without measuring.
-# make bench-quick: the same in small, into .cache/benchmark; fails where what it counts is not as promised.
-# make bench-scheduler: what is left of a scheduler's loop with the plugin; writes docs/scheduler-loops*. ARGS=--quick: in small.
-# make bench-page: how long the page in Airflow's UI takes; writes the table in docs/page.md.
+# make test-matrix: what is about SQL, on the tables of every Airflow and on every PostgreSQL; takes hours.
+#   RELEASES=3.3.2 POSTGRES="postgres:15 embedded:13" for some of it. CI runs it every night, a pair per job.
+# make bench: what it costs, beside stock Airflow; wants an idle machine. bench-scheduler: what is left of a scheduler's loop
+#   with the plugin. bench-page: how long the page in Airflow's UI takes. bench-repair: what a repair costs. Each writes its
+#   figures into docs/*.json, and from there the tables in README.md and docs/*.md. ARGS=--quick: in small, into
+#   .cache/benchmark. ARGS=--report-only: writes the tables and plots of all of them, without measuring.
+# make bench-quick: make bench in small; fails where what it counts is not as promised.
 # make test-newest: the suite with the newest of everything, in an environment of its own.
 # make pins: writes pins/*.txt, the versions of all that is installed, with the newest of everything.
 # make airflow-tables: takes over the tables of a new Airflow into the tests and the demo.
@@ -25,8 +25,10 @@ BIN := $(VENV)/bin
 PINS := pins/development.txt
 
 RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
+# Where each PostgreSQL comes from: values of DAGBUMP_POSTGRES_IMAGE, 13 to 18.
+POSTGRES ?= embedded:13 embedded:14 postgres:15 embedded:16 postgres:17 embedded
 
-.PHONY: demo test test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page pins airflow-tables release-sql lint clean
+.PHONY: demo test test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -45,24 +47,27 @@ test-migrations: $(VENV)/.dev
 	$(BIN)/pytest -m migrations $(ARGS)
 
 test-matrix: $(VENV)/.dev
-	PYTHONPATH=tests $(BIN)/python -m support.matrix $(ARGS)
+	failed=; for release in $(RELEASES); do for postgres in $(POSTGRES); do \
+	    echo "=== the tables of Airflow $$release on $$postgres"; \
+	    DAGBUMP_REQUIRE_CONTAINERS=1 DAGBUMP_AIRFLOW=$$release DAGBUMP_POSTGRES_IMAGE=$$postgres $(BIN)/pytest -n auto \
+	        -m "not once and not airflow and not migrations and not ui" $(ARGS) || failed="$$failed $$release/$$postgres"; \
+	done; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 test-newest:
 	rm -rf .venv-newest
 	DAGBUMP_NEWEST=1 $(MAKE) test VENV=.venv-newest PINS=
 
 # The benchmark shares with the tests where PostgreSQL and Airflow come from.
-bench: .venv/.bench
-	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+BENCH = PYTHONPATH=tests $(BIN)/python -m benchmarks
 
-bench-quick: .venv/.bench
-	PYTHONPATH=tests $(BIN)/python -m benchmarks --quick $(ARGS)
+bench: $(VENV)/.bench
+	$(BENCH) loops $(ARGS)
 
-bench-page: .venv/.bench
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.page $(ARGS)
+bench-quick: $(VENV)/.bench
+	$(BENCH) loops --quick $(ARGS)
 
-bench-scheduler: .venv/.bench
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.scheduler $(ARGS)
+bench-scheduler bench-page bench-repair: bench-%: $(VENV)/.bench
+	$(BENCH) $* $(ARGS)
 
 # With dagbump beside it, an Airflow keeps the versions that it has without.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --no-python-downloads --no-annotate --no-header --no-emit-package dagbump

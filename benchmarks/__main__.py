@@ -1,4 +1,4 @@
-"""``python -m benchmarks``, with ``tests`` on PYTHONPATH: what ``make bench`` and ``make bench-quick`` run."""
+"""``python -m benchmarks PROGRAM``, with ``tests`` on PYTHONPATH: the `make bench…` commands."""
 
 from __future__ import annotations
 
@@ -6,63 +6,60 @@ import os
 import signal
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from support.processes import CHECKOUT
 
-from benchmarks import bench, report, results
-from benchmarks.measure import figure
-from benchmarks.plan import FULL, QUICK
+from benchmarks import bench, loops, page, repair, report, results, scheduler
+from benchmarks.plan import QUICK, Plan
 from benchmarks.thresholds import thresholds
 
-_DOCS = report.DOCUMENT.parent
-_QUICK_OUTPUT = _DOCS.parent / ".cache" / "benchmark"
+_PROGRAMS: dict[str, Any] = {"loops": loops, "scheduler": scheduler, "page": page, "repair": repair}
 
 _console = Console(stderr=True, highlight=False)
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="Two fleets and few rounds, to keep it from rotting.")] = False,
+    program: Annotated[
+        Literal["loops", "scheduler", "page", "repair"], typer.Argument(help="What to measure.")
+    ] = "loops",
+    quick: Annotated[bool, typer.Option("--quick", help="Small fleets, few rounds, into .cache/benchmark.")] = False,
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Measure nothing: write the document and the plots from the JSON.")
+        bool, typer.Option("--report-only", help="Do not measure; write documents and plots from the JSON files.")
     ] = False,
 ) -> None:
-    """Measure dagbump, stock Airflow and the baselines, and write the report.
+    """Measure, keep the results in a JSON file, and write all results into the documents.
 
-    With --quick it fails where a threshold is missed that holds on any machine: one that counts something, not a
-    timing.
+    With --quick it fails if a count misses its threshold. Times may miss theirs.
     """
     for name in [name for name in os.environ if name.startswith("PG")]:
-        del os.environ[name]  # libpq would heed it
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clean up
-    directory = _QUICK_OUTPUT if quick else _DOCS
-    file = directory / "benchmark.json"
-    measured = results.load(file) if report_only else _measure(quick=quick)
-    held = thresholds(measured)
+        del os.environ[name]  # libpq would use it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, as Ctrl-C does
+    root = CHECKOUT / ".cache" / "benchmark" if quick else CHECKOUT
+    (root / "docs").mkdir(parents=True, exist_ok=True)
     if not report_only:
-        directory.mkdir(parents=True, exist_ok=True)
-        more = [vars(each) | {"measured": figure(each.measured), "held": each.held} for each in held]
-        results.save(measured, {"thresholds": more}, file)
-    report.write(measured, held, directory)
-    _console.print(report.thresholds_table(held), markup=False, soft_wrap=True)
-    _console.print(f"Written to {os.path.relpath(directory)}; measured in {measured.seconds / 60:.1f} minutes.")
-    if quick and not all(threshold.held for threshold in held if threshold.robust):
+        results.save(program, _measure(program, quick=quick), root / "docs")
+    measured = results.load(root / "docs")
+    report.write(measured, root)
+    missed = [each for each in thresholds(measured.get(program)) if not each.held]
+    for each in missed:
+        _console.print(f"missed: {each}", markup=False, soft_wrap=True)
+    _console.print(f"Written below {root}.")
+    if quick and any(each.robust for each in missed):
         sys.exit(1)
 
 
-def _measure(*, quick: bool) -> results.Results:
-    """Measure, and say what goes on: in one line on a terminal, else in one after the other."""
+def _measure(program: str, *, quick: bool) -> Any:
     start = time.monotonic()
-    with _console.status("") as status:
 
-        def say(message: str) -> None:
-            message = f"{time.monotonic() - start:6.0f} s  {message}"
-            status.update(message)
-            if not _console.is_terminal:
-                _console.print(message, soft_wrap=True)
+    def say(message: str) -> None:
+        _console.print(f"{time.monotonic() - start:6.0f} s  {message}", soft_wrap=True)
 
-        return bench.run(QUICK if quick else FULL, say)
+    module = _PROGRAMS[program]
+    with bench.start(QUICK if quick else Plan(), module.RELEASES, module.SETTINGS, say) as where:
+        return module.measure(where)
 
 
 if __name__ == "__main__":

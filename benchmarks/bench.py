@@ -1,140 +1,217 @@
-"""Runs a benchmark: one fleet after the other, all contenders beside each other."""
+"""The place of a measurement: a PostgreSQL, fleets that Airflow makes there, and copies of them with dagbump."""
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
+import dagbump
+import psutil
 import psycopg
+from dagbump import database
+from dagbump.installation import installer, state
 from sqlalchemy.engine import URL
+from support import server as servers
+from support.processes import CHECKOUT
 from support.releases import environments
-from support.releases.worker import Worker
-from support.server import Server
+from support.releases.worker import Worker, start_worker
+from support.server import Server, libpq
 
-from benchmarks import fleet, machine
-from benchmarks.contenders import BareUpdate, Bump, Contender, SelectOne, Stock, start_airflow
-from benchmarks.database import connect, install, recreate, start_server
-from benchmarks.lifecycle import measure_life_cycles
-from benchmarks.measure import Progress, measure_steady, measure_version_change
+from benchmarks import fleet
+from benchmarks.fleet import Connection, scalar
 from benchmarks.plan import Plan, Shape
-from benchmarks.results import FleetCosts, Results
+from benchmarks.results import Touched
 
-_RELEASES = ("3.1.6", "3.3.2")
-_DAGBUMP_ON = "3.3.2"  # on whose schema dagbump and the baselines are measured
+T = TypeVar("T")
 
-_TEMPLATES = {release: f"bench_template_{release}" for release in _RELEASES}
-_STOCK = {release: f"bench_stock_{release}" for release in _RELEASES}
-_DAGBUMP = {"bench_plain": False, "bench_indexed": True}  # whether with the index
-
-
-def run(plan: Plan, progress: Progress) -> Results:
-    """Do it all, on a server that is there only for this, or is left as it was."""
-    start = time.perf_counter()
-    with ExitStack() as stack:
-        progress("PostgreSQL starts")
-        server = stack.enter_context(start_server())
-        observer = stack.enter_context(server.maintenance())
-        for name in (*_DAGBUMP, *_STOCK.values(), *_TEMPLATES.values()):
-            stack.callback(server.drop_database, name)
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dagbump-bench-")))
-        progress("Airflow makes its schemas, and starts")
-        _at_once(_RELEASES, lambda release: _migrate(server, release, home / release))
-        most_runs = max(shape.runs for shape in plan.shapes)
-        workers = {
-            release: stack.enter_context(start_airflow(release, server.database(name), home / release, most_runs))
-            for release, name in _STOCK.items()
-        }
-        for worker in workers.values():
-            worker("take_times")
-        bench = _Bench(plan, server, workers, observer)
-        steady, version_change = [], []
-        for shape in plan.shapes:
-            say = _prefixed(progress, shape)
-            bench.make_fleet(shape, say)
-            if shape == plan.life_cycle_shape:
-                life_cycles = measure_life_cycles(*bench.install_dagbump(), plan, say)
-            unchanged, changed = bench.measure_loops(shape, say)
-            steady.append(unchanged)
-            version_change.append(changed)
-        seconds = round(time.perf_counter() - start)
-        return Results(machine.describe(server, workers), seconds, sorted(steady), sorted(version_change), life_cycles)
-
-
-def _prefixed(progress: Progress, shape: Shape) -> Progress:
-    return lambda message: progress(f"{shape}: {message}")
-
-
-def _at_once(releases: Iterable[str], work: Callable[[str], None]) -> None:
-    """Do the same for each release; each has its own process and its own database, and most of it is waiting."""
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(work, releases))
-
-
-def _migrate(server: Server, release: str, home: Path) -> None:
-    home.mkdir()
-    environments.migrate(release, recreate(server, _TEMPLATES[release], "template0"), home)
-    recreate(server, _STOCK[release], _TEMPLATES[release])
+# Nothing may run in the background while a loop is timed. Without fsync a commit costs nearly nothing, for every
+# contender, so that the differences between them can be seen.
+QUIET = {
+    "autovacuum": "off",  # the benchmark vacuums between rounds
+    "checkpoint_timeout": "1d",
+    "fsync": "off",
+    "max_connections": "50",
+    "max_parallel_maintenance_workers": "0",
+    "max_wal_size": "32GB",
+    "pg_stat_statements.track_utility": "off",  # BEGIN and COMMIT are not counted as statements
+    "shared_buffers": "1GB",
+    "shared_preload_libraries": "pg_stat_statements",
+}
+_OTHER_SETTINGS = ("effective_cache_size", "full_page_writes", "jit", "random_page_cost", "wal_level", "work_mem")
+_AIRFLOW = {
+    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
+    "AIRFLOW__DAGBUMP__ENABLED": "True",
+    "AIRFLOW__DAGBUMP__MISSING_TASKS_INTERVAL": "0",
+}
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """What it takes to measure a fleet."""
+class Bench:
+    """A server, the plan, and a function that prints progress."""
 
     plan: Plan
+    say: Callable[[str], None]
     server: Server
-    workers: dict[str, Worker]
-    observer: psycopg.Connection[Any]
+    observer: Connection  # to a database in which nothing is measured
 
-    def make_fleet(self, shape: Shape, progress: Progress) -> None:
-        """Put a fleet in the place of every worker's database."""
-        progress("Airflow makes the fleet")
-        releases = [name for name in _RELEASES if name == _DAGBUMP_ON or shape.is_for(name)]
-        _at_once(releases, lambda release: self._make_fleet_of(shape, release))
-
-    def install_dagbump(self) -> tuple[URL, URL]:
-        """Copy that fleet, and install dagbump without the index and with it."""
-        urls = [recreate(self.server, name, _STOCK[_DAGBUMP_ON]) for name in _DAGBUMP]
-        for url, with_index in zip(urls, _DAGBUMP.values(), strict=True):
-            install(url, with_index=with_index)
-            with closing(connect(url)) as connection:
-                connection.execute("VACUUM (ANALYZE)")
-        return urls[0], urls[1]
-
-    def measure_loops(self, shape: Shape, progress: Progress) -> tuple[FleetCosts, FleetCosts]:
-        """Measure steady loops, and loops after a version change, on that fleet."""
-        plain, indexed = self.install_dagbump()
+    @contextmanager
+    def stage(self, shape: Shape, **airflow_settings: str) -> Iterator[Stage]:
+        """Prepare for one fleet."""
+        settings = airflow_settings | {"AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": str(shape.runs)}
         with ExitStack() as stack:
+            home = Path(stack.enter_context(TemporaryDirectory(prefix="dagbump-bench-")))
+            yield Stage(shape, self, home, _AIRFLOW | settings, stack)
 
-            def to(url: URL) -> psycopg.Connection[Any]:
-                return stack.enter_context(closing(connect(url)))
+    def observe(self, name: str, work: Callable[[], T]) -> tuple[T, Touched]:
+        """Do some work in the database of that name, and return what the server counted."""
+        self.observer.execute("SELECT pg_stat_statements_reset()")
+        start = scalar(self.observer, "SELECT pg_current_wal_insert_lsn()")
+        answer = work()
+        end = scalar(self.observer, "SELECT pg_current_wal_insert_lsn()")
+        # SELECT $1 is the ping of SQLAlchemy's connection pool.
+        (row,) = self.observer.execute(
+            """
+            SELECT coalesce(sum(calls), 0)::bigint, coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint,
+                   (%s::pg_lsn - %s::pg_lsn)::bigint
+            FROM pg_stat_statements AS statement
+            JOIN pg_database AS database ON database.oid = statement.dbid
+            WHERE database.datname = %s AND statement.toplevel AND statement.query <> 'SELECT $1'
+            """,
+            (end, start, name),
+        )
+        return answer, Touched(*row)
 
-            loops: list[Contender] = [
-                *(
-                    Stock(worker, to(self.server.database(_STOCK[release])))
-                    for release, worker in self.workers.items()
-                    if shape.is_for(release)
-                ),
-                Bump("dagbump", to(plain), to(plain)),
-                Bump("dagbump-index", to(indexed), to(indexed)),
-            ]
-            select = SelectOne("select-1", to(plain), to(plain))
-            update = BareUpdate("update", to(plain), to(plain))
-            update_index = BareUpdate("update-index", to(indexed), to(indexed))
-            steady = measure_steady([*loops, select], self.plan, self.observer, progress)
-            changed = measure_version_change([*loops, update, update_index], self.plan, self.observer, progress)
-        return FleetCosts(shape.runs, shape.tis, steady), FleetCosts(shape.runs, shape.tis, changed)
+    def describe(self, airflow: Mapping[str, dict[str, str]] | None = None) -> dict[str, Any]:
+        """Return the commit, the machine, the versions and PostgreSQL's settings, but no name of a host or a user."""
+        settings = self.observer.execute(
+            "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY (%s) ORDER BY name",
+            ([*QUIET, *_OTHER_SETTINGS],),
+        )
+        return {
+            "commit": _commit(),
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "cores": os.cpu_count(),
+            "processor": _processor(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "postgresql": scalar(self.observer, "SHOW server_version"),
+            "postgresql_source": self.server.source,
+            "settings": dict(settings.fetchall()),
+            "airflow": dict(airflow or {}),
+            "dagbump": dagbump.__version__,
+            "dagbump_revision": state.NEWEST_REVISION,
+            "python": platform.python_version(),
+            "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
+        }
 
-    def _make_fleet_of(self, shape: Shape, release: str) -> None:
-        worker = self.workers[release]
-        worker("disconnect")
-        url = recreate(self.server, _STOCK[release], _TEMPLATES[release])
-        worker("connect")
-        with closing(connect(url)) as connection:
-            fleet.make(shape, worker, connection)
-        worker("disconnect")  # a template for other databases must have no users
+
+@contextmanager
+def start(
+    plan: Plan, releases: Sequence[str], settings: Mapping[str, str], say: Callable[[str], None]
+) -> Iterator[Bench]:
+    """Start PostgreSQL, or use the one in DAGBUMP_TEST_URL, and let each Airflow release create its tables."""
+    with ExitStack() as stack:
+        server = stack.enter_context(servers.start(settings))
+        observer = stack.enter_context(server.maintenance())
+        if settings and "pg_stat_statements" not in scalar(observer, "SHOW shared_preload_libraries"):
+            raise SystemExit(
+                f"benchmark: {server.source} does not count statements: start a container engine, or name in "
+                "DAGBUMP_TEST_URL a server with pg_stat_statements in shared_preload_libraries"
+            )
+        if settings:
+            observer.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+        home = Path(stack.enter_context(TemporaryDirectory(prefix="dagbump-bench-")))
+        for release in releases:
+            say(f"Airflow {release} makes its tables")
+            name = _name("template", release)
+            stack.callback(server.drop_database, name)
+            environments.migrate(release, server.create_database(name), home)
+        yield Bench(plan, say, server, observer)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One fleet. Its databases, processes and connections end with the stage."""
+
+    shape: Shape
+    bench: Bench
+    home: Path
+    settings: Mapping[str, str]  # of Airflow
+    stack: ExitStack
+
+    def stock(self, release: str, more_tasks: str = "") -> Worker:
+        """Let an Airflow release create the fleet in a new database, and return its process."""
+        self.bench.say(f"{self.shape}: Airflow {release} makes the fleet")
+        worker = self._start(release, self._create("stock", release, "template"))
+        with self.connect("stock", release) as connection:
+            fleet.make(self.shape, worker, connection, more_tasks)
+        worker("disconnect")  # a database that is copied must have no connections
+        return worker
+
+    def copy(self, what: str, release: str, *, with_index: bool = True) -> URL:
+        """Copy the fleet into another database, and install dagbump there."""
+        url = self._create(what, release, "stock")
+        engine = database.create_engine(libpq(url))
+        installer.upgrade(engine)
+        if with_index:
+            installer.upgrade(engine, installer.NEWEST_INDEX)
+        engine.dispose()
+        with connect(url) as connection:
+            connection.execute("VACUUM (ANALYZE)")
+        return url
+
+    def plugin(self, release: str) -> Worker:
+        """Start a process with the plugin turned on, on a copy of the fleet."""
+        worker = self._start(release, self.copy("plugin", release))
+        worker("turn_on")
+        return worker
+
+    def connect(self, what: str, release: str) -> Connection:
+        """Open a connection to one of the databases."""
+        return self.stack.enter_context(closing(connect(self.bench.server.database(_name(what, release)))))
+
+    def _create(self, what: str, release: str, template: str) -> URL:
+        name = _name(what, release)
+        self.stack.callback(self.bench.server.drop_database, name)
+        return self.bench.server.create_database(name, _name(template, release))
+
+    def _start(self, release: str, url: URL) -> Worker:
+        script = Path(__file__).with_name("airflow_worker.py")
+        return self.stack.enter_context(
+            start_worker(release, url, self.home / str(url.database), self.settings, script)
+        )
+
+
+def connect(url: URL) -> psycopg.Connection[Any]:
+    """Open a connection in autocommit, so that a call is a transaction."""
+    return psycopg.connect(libpq(url), autocommit=True)
+
+
+def _name(what: str, release: str) -> str:
+    return f"bench_{what}_{release.replace('.', '_')}"
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty=, with changes"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    """Return the model of the processor, if Linux tells it."""
+    file = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)", file.read_text("utf-8"), re.MULTILINE) if file.exists() else None
+    return found[1] if found else platform.machine()

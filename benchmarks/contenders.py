@@ -1,164 +1,144 @@
-"""The contenders: stock Airflow, dagbump, and as baselines the least that a client and PostgreSQL can do."""
+"""The contenders: Airflow, dagbump, and as baselines the least work that a client and PostgreSQL can do."""
 
 from __future__ import annotations
 
 import gc
 import time
 import tracemalloc
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import dagbump
-import psycopg
-from sqlalchemy.engine import URL
-from support.releases import worker as airflow_worker
+from dagbump import client
 from support.releases.worker import Worker
 
-from benchmarks.database import move, stale_ids
-from benchmarks.fleet import change_version
-
-# How the report calls them, in its order.
-NAMES = {
-    "stock-3.1.6": "Airflow 3.1.6",
-    "stock-3.3.2": "Airflow 3.3.2",
-    "dagbump": "dagbump",
-    "dagbump-index": "dagbump + index",
-    "select-1": "`SELECT 1`",
-    "update": "bare UPDATE",
-    "update-index": "bare UPDATE + index",
-}
-# The UPDATE of the same rows in the same database.
-BASELINES = {"dagbump": "update", "dagbump-index": "update-index"}
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a loop makes of Python's memory."""
-
-    kept: int  # bytes that are held when its work is done, before the result of it is let go
-    peak: int  # bytes that were held at most
-    tis_loaded: int  # task instances that have become Python objects, or rows
+from benchmarks import fleet
+from benchmarks.fleet import Connection, move, scalar, stale_ids
+from benchmarks.plan import LOOP_RUNS
+from benchmarks.results import Memory
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What one loop took, in milliseconds."""
+    """The milliseconds of one loop."""
 
-    ms: float  # from its first statement to the end of its commit
-    verify_ms: float = 0.0  # of which Airflow's verify_integrity, and the reading of the DAG for it
-    dag_ms: float = 0.0  # of which the latter
+    ms: float  # from the first statement to the end of the commit
+    verify_ms: float = 0.0  # of these, Airflow's verify_integrity and reading the DAG for it
+
+
+def select_one(connection: Connection) -> None:
+    """Make a round trip, with the kind of cursor that dagbump's client uses."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1", prepare=False)
+        cursor.fetchall()
+
+
+def look(connection: Connection) -> None:
+    """Look for missing tasks, as the plugin does once a minute."""
+    client.verify_scope(connection, range(1, LOOP_RUNS + 1))
 
 
 class Contender:
-    """Who does a scheduler's loop, on a database of a fleet."""
+    """Does a scheduler's loop on a database that holds a fleet."""
 
-    in_python = False  # whether Python does most of the work, and not the server
+    in_python = False  # Python does most of the work, not the server
 
-    def __init__(self, name: str, connection: psycopg.Connection[Any], own: psycopg.Connection[Any]) -> None:
-        """Take a connection for the benchmark's questions, and one to work on."""
+    def __init__(self, name: str, connection: Connection, work: Callable[[Connection], object] = select_one) -> None:
         self.name = name
         self.connection = connection
-        self._own = own
+        self._work = work
 
     def warm_up(self) -> None:
-        """Do what happens every second: a loop in which nothing changed."""
+        """Do a loop in which nothing changed, as it happens every second."""
         self.loop()
 
     def change_version(self) -> UUID:
-        """Let there be a new version of the DAG; return its id."""
-        return change_version(self.connection)
+        return fleet.change_version(self.connection)
 
     def prepare(self, version: UUID) -> None:
-        """Get ready, before the clock starts, for the loop after a change to this version."""
+        """Get ready for the loop after a change to this version, before the clock starts."""
 
     def loop(self) -> Timing:
-        """Do one loop."""
         start = time.perf_counter()
-        self._work()
+        self._work(self.connection)
         return Timing((time.perf_counter() - start) * 1000)
 
     def inspect(self) -> Memory | None:
-        """Do one loop, tracing memory, which takes several times as long; None where there is nothing to trace."""
+        """Do a loop that traces memory, which makes it several times slower. None: there is nothing to trace."""
         return None
-
-    def _work(self) -> Any:
-        raise NotImplementedError
-
-
-class Stock(Contender):
-    """The loop of a release: get_running_dag_runs_to_examine, then _verify_integrity_if_dag_changed per run."""
-
-    in_python = True
-
-    def __init__(self, worker: Worker, connection: psycopg.Connection[Any]) -> None:
-        """Take a worker, which holds the clock, so that the pipe to it is not timed."""
-        super().__init__(f"stock-{worker.release}", connection, connection)
-        self._worker = worker
-
-    def loop(self) -> Timing:
-        """Let Airflow do a loop."""
-        return Timing(**self._worker("loop"))
-
-    def inspect(self) -> Memory:
-        """Let Airflow do a loop under tracemalloc."""
-        return Memory(**self._worker("inspect"))
-
-
-def start_airflow(release: str, url: URL, home: Path, most_runs: int) -> AbstractContextManager[Worker]:
-    """Start a process of that release on a database that it has migrated; killed at the end."""
-    environment = {
-        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
-        "AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": str(most_runs),
-    }
-    script = Path(__file__).with_name("stock_worker.py")
-    return airflow_worker.start_worker(release, url, home, environment, script)
 
 
 class Bump(Contender):
-    """One `dagbump.bump` per loop, as the scheduler would call it."""
+    """One `dagbump.bump` per loop, as a scheduler calls it."""
 
-    def _work(self) -> dagbump.BumpResult:
-        return dagbump.bump(self._own, caller_verifies=True)
+    def __init__(self, name: str, connection: Connection) -> None:
+        super().__init__(name, connection, lambda own: dagbump.bump(own, caller_verifies=True))
 
     def inspect(self) -> Memory:
-        """Do a loop under tracemalloc."""
         gc.collect()
         tracemalloc.start()
-        try:
-            result = self._work()
-            gc.collect()  # what only waits for the collector is not kept
-            kept, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        # All that comes back is one row per run; a row of any other kind would be a TI.
+        result = dagbump.bump(self.connection, caller_verifies=True)
+        gc.collect()  # garbage does not count as kept
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        # The answer is one row per run. A row of another kind would be a TI.
         return Memory(kept, peak, sum(not isinstance(row, dagbump.RunBump) for row in result.runs))
 
 
-class SelectOne(Contender):
-    """One round trip, on the same kind of cursor as dagbump's client takes."""
-
-    def _work(self) -> None:
-        with self._own.cursor() as cursor:
-            cursor.execute("SELECT 1", prepare=False)
-            cursor.fetchall()
-
-
 class BareUpdate(Contender):
-    """An UPDATE of the very rows that a bump moves, whose ids somebody else has found beforehand."""
-
-    _ids = "{}"
-    _version: UUID
+    """An UPDATE of exactly the rows that a bump moves. Their ids are found before the clock starts."""
 
     def warm_up(self) -> None:
-        """Do a round trip: without a version change there is nothing to move."""
-        self._own.execute("SELECT 1")
+        select_one(self.connection)  # without a version change there is nothing to update
 
     def prepare(self, version: UUID) -> None:
-        """Collect the ids."""
-        self._ids, self._version = stale_ids(self.connection), version
+        ids = stale_ids(self.connection)
+        self._work = lambda own: move(own, ids, version)
 
-    def _work(self) -> None:
-        move(self._own, self._ids, self._version)
+
+class Airflow(Contender):
+    """A scheduler's loop in a process of Airflow. The clock is in that process, so the pipe to it is not timed."""
+
+    in_python = True
+
+    def __init__(self, name: str, connection: Connection, worker: Worker, **how: bool) -> None:
+        super().__init__(name, connection)
+        self.worker = worker
+        self._how = how
+        worker("take_times")
+
+    def ask(self, **how: bool) -> dict[str, Any]:
+        """Do a loop, and return everything that the process answers."""
+        answer: dict[str, Any] = self.worker("loop", **self._how, **how)
+        return answer
+
+    def loop(self) -> Timing:
+        took = self.ask()
+        return Timing(took["ms"], took["verify_ms"])
+
+    def inspect(self) -> Memory:
+        seen = self.ask(traced=True)
+        return Memory(seen["kept"], seen["peak"], seen["tis_loaded"])
+
+
+class WithATaskMore(Airflow):
+    """The same, but each new version adds a task."""
+
+    _tasks = 0
+
+    def warm_up(self) -> None:
+        super().loop()
+
+    def change_version(self) -> UUID:
+        self._tasks = (self._tasks or scalar(self.connection, "SELECT count(DISTINCT task_id) FROM task_instance")) + 1
+        fleet.write_dag(self._tasks, self.worker)
+        return fleet.latest_version(self.connection)
+
+    def loop(self) -> Timing:
+        timing = super().loop()
+        tasks = "SELECT count(DISTINCT task_id) AS number FROM task_instance GROUP BY run_id"
+        if scalar(self.connection, f"SELECT min(number) FROM ({tasks}) AS run") != self._tasks:
+            raise RuntimeError(f"benchmark: after a loop of {self.name}, runs lack a task")
+        return timing

@@ -1,81 +1,83 @@
-"""What is measured, and for how long: the full benchmark and the quick one."""
+"""What is measured, and how often: in full, and a quick form that only checks that the programs still work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Airflow's own default (max_dagruns_per_loop_to_schedule), and the number that most thresholds are about.
+# Airflow's default for max_dagruns_per_loop_to_schedule. Most thresholds are about this number.
 LOOP_RUNS = 20
-# Of an Airflow release: the most TIs per run that it is measured with.
-_LARGEST_RUN = {"3.1.6": 5_000}
+
+# loops: the releases of stock Airflow. dagbump and the baselines run on the tables of the last one.
+STOCK = ("3.1.6", "3.3.2")
+LARGEST_RUN = {"3.1.6": 5_000}  # the most TIs per run, for a release that is too slow for more
+# scheduler: the releases for whole loops, and those for the version work.
+WHOLE_LOOPS = ("3.0.6", "3.1.8", "3.2.2", "3.3.2", "3.4.0b2")
+VERSION_WORK = ("3.1.8", "3.3.2")
+NOTHING, A_TASK, MAPPED = "nothing", "a task", "nothing, with a mapped task"  # what a new version brings
+LOOKS = ("one DAG", "20 DAGs")  # the DAGs of the runs in the look for missing tasks
 
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """A fleet: so many running runs of one DAG, with so many task instances (TIs) each."""
+    """The size of a fleet: the number of running runs, and of task instances (TIs) in each."""
 
     runs: int
     tis: int
 
     def __str__(self) -> str:
-        return f"{self.runs} x {self.tis:,}"
-
-    def is_for(self, release: str) -> bool:
-        """Say whether that release of Airflow is measured with it."""
-        return self.tis <= _LARGEST_RUN.get(release, self.tis)
+        return f"{self.runs:,} x {self.tis:,}"
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often a contender is measured."""
+    """How often a contender is measured: for some seconds, but at least and at most so many times."""
 
-    seconds: float  # until its time is up,
-    least: int  # but not less often than this,
-    most: int  # and not more often than this
-    limit_seconds: float = 60  # whatever `least` says, not again when it has taken so long
+    seconds: float
+    least: int
+    most: int
+    limit_seconds: float = 60  # ends the measurement whatever `least` says
 
     def are_enough(self, done: int, seconds: float) -> bool:
-        """Say whether a contender that has taken part in so many of them, for so long, may rest."""
-        if done and seconds >= self.limit_seconds:
-            return True
-        return done >= self.least and seconds >= self.seconds
+        return (done > 0 and seconds >= self.limit_seconds) or (done >= self.least and seconds >= self.seconds)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One benchmark."""
+    """The fleets and rounds of all programs. The defaults are the full form."""
 
-    shapes: tuple[Shape, ...]
-    steady: Rounds  # of loops in which nothing changed
-    steady_turn_seconds: float  # a contender's turn in such a round: one loop, and more of them until this is over
-    observed: Rounds  # of such loops, in which the server is asked what they did to it
-    version_change: Rounds  # of loops after a version change
-    inspected_seconds: float  # such a loop that works in Python and takes longer is not traced, which takes far longer
-    life_cycle_shape: Shape  # the fleet, one of those, that the life-cycle load runs beside
-    life_cycle_pairs: int  # how often the life-cycle load runs without and with the index, a second each time
-
-
-FULL = Plan(
-    shapes=(
+    loops: tuple[Shape, ...] = (
         *(Shape(LOOP_RUNS, tis) for tis in (50, 100, 500, 5_000, 10_000)),
         *(Shape(runs, 500) for runs in (1, 200)),
-    ),
-    steady=Rounds(seconds=4, least=3, most=100),
-    steady_turn_seconds=0.04,
-    observed=Rounds(seconds=0, least=3, most=3, limit_seconds=10),
-    version_change=Rounds(seconds=10, least=5, most=25),
-    inspected_seconds=5,
-    life_cycle_shape=Shape(LOOP_RUNS, 500),
-    life_cycle_pairs=60,
-)
+    )
+    life_cycles: Shape = Shape(LOOP_RUNS, 500)  # one of `loops`: the fleet beside the life-cycle load
+    whole_loops: tuple[Shape, ...] = (Shape(1, 20), *(Shape(LOOP_RUNS, tis) for tis in (20, 100, 500)))
+    version_work: Shape = Shape(LOOP_RUNS, 500)
+    page: tuple[Shape, ...] = (Shape(20, 50), Shape(20, 5_000), Shape(1_000, 20))
+    repair: Shape = Shape(200, 500)
+    steady: Rounds = Rounds(seconds=4, least=3, most=100)  # of loops in which nothing changed
+    turn_seconds: float = 0.04  # a contender repeats a steady loop for so long in each round
+    observed: Rounds = Rounds(
+        seconds=0, least=3, most=3, limit_seconds=10
+    )  # of steady loops whose effects the server counts
+    version_change: Rounds = Rounds(seconds=10, least=5, most=25)  # of loops after a version change
+    whole: Rounds = Rounds(seconds=3, least=3, most=25)  # of whole loops
+    inspected_seconds: float = 5  # memory is not traced in longer loops, because it makes them many times slower
+    life_cycle_pairs: int = 60  # of one second without the index, and one second with it
+    page_rounds: int = 15
 
+
+_SMALL = Shape(LOOP_RUNS, 50)
 QUICK = Plan(
-    shapes=(Shape(LOOP_RUNS, 50), Shape(LOOP_RUNS, 500)),
+    loops=(_SMALL, Plan.life_cycles),
+    whole_loops=(_SMALL,),
+    version_work=_SMALL,
+    page=(_SMALL,),
+    repair=_SMALL,
     steady=Rounds(seconds=0.5, least=2, most=10),
-    steady_turn_seconds=0.02,
     observed=Rounds(seconds=0, least=2, most=2),
     version_change=Rounds(seconds=0.5, least=1, most=3),
+    whole=Rounds(seconds=0, least=1, most=1),
     inspected_seconds=1,
-    life_cycle_shape=Shape(LOOP_RUNS, 500),
     life_cycle_pairs=2,
+    page_rounds=2,
 )

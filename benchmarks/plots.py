@@ -1,4 +1,4 @@
-"""The plots, as SVG: logarithmic both ways, for the contenders are orders of magnitude apart."""
+"""The plots, as SVG. Both axes are logarithmic, because the contenders differ by orders of magnitude."""
 
 from __future__ import annotations
 
@@ -9,33 +9,27 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from benchmarks.contenders import NAMES
-from benchmarks.measure import Cost
-from benchmarks.results import FleetCosts, Results, of_any_runs, of_loop_runs
+from benchmarks.plan import LOOP_RUNS
+from benchmarks.results import Cost, FleetCosts, Loops, name_of, names
 
-# Colours that people with any colour vision can tell apart (Okabe and Ito); baselines dashed.
-_STYLES = {
-    "stock-3.1.6": ("#D55E00", "-"),
-    "stock-3.3.2": ("#E69F00", "-"),
-    "dagbump": ("#56B4E9", "-"),
-    "dagbump-index": ("#0072B2", "-"),
-    "select-1": ("#000000", "--"),
-    "update": ("#009E73", "--"),
-    "update-index": ("#000000", "--"),
-}
-_SIZES = {"tis": "TIs per run, 20 runs", "runs": "runs, 500 TIs each"}
+# Colours that everybody can tell apart (Okabe and Ito), in the order of the contenders.
+_COLOURS = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#000000")
+_BASELINES = ("select-1", "update", "update-index")  # dashed
+_SIZES = {"tis": f"TIs per run, {LOOP_RUNS} runs", "runs": "runs, 500 TIs each"}
 
 
-def write(results: Results, directory: Path) -> None:
-    """Write the plots."""
-    steady, version_change = of_loop_runs(results.steady), of_loop_runs(results.version_change)
-    # Text stays text, and the same figures make the same file.
+def write(results: Loops, directory: Path) -> None:
+    steady, version_change = (
+        [fleet for fleet in costs if fleet.runs == LOOP_RUNS] for costs in (results.steady, results.version_change)
+    )
+    of_500_tis = [fleet for fleet in results.steady if fleet.tis == 500]  # noqa: PLR2004  (as _SIZES says)
+    # Text stays text, and the same figures give the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dagbump", "font.size": 10}):
         figures = {
             "steady": _draw(steady, "tis", _ms, "Nothing changed", "ms per loop"),
             "version-change": _draw(version_change, "tis", _ms, "Version change", "ms per loop"),
             "memory": _draw(steady, "tis", _kept, "Nothing changed", "kB of Python memory kept"),
-            "runs": _draw(of_any_runs(results.steady), "runs", _ms, "Nothing changed", "ms per loop"),
+            "runs": _draw(of_500_tis, "runs", _ms, "Nothing changed", "ms per loop"),
         }
         for name, figure in figures.items():
             figure.savefig(directory / f"benchmark-{name}.svg", metadata={"Date": None})
@@ -55,12 +49,12 @@ def _draw(
     """Draw a line for each contender."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for name, (colour, line) in _STYLES.items():
+    for name, colour in zip(names(fleets), _COLOURS, strict=False):
         heights = {getattr(fleet, size): height(fleet.contenders[name]) for fleet in fleets if name in fleet.contenders}
         points = [point for point in heights.items() if point[1] is not None]
         if points:
-            label = NAMES[name].strip("`")
-            axes.plot(*zip(*points, strict=True), label=label, color=colour, linestyle=line, marker="o", markersize=4)
+            line = "--o" if name in _BASELINES else "-o"
+            axes.plot(*zip(*points, strict=True), line, label=name_of(name).strip("`"), color=colour, markersize=4)
     axes.set(xscale="log", yscale="log", title=title, xlabel=_SIZES[size], ylabel=unit)
     axes.set_xticks([getattr(fleet, size) for fleet in fleets])
     axes.xaxis.set_minor_locator(NullLocator())

@@ -1,109 +1,106 @@
-"""Writes what a benchmark has found out into the document: each table between its markers."""
+"""Writes the results into the documents: each table between its markers, with its source above it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from support.processes import CHECKOUT
 
 from benchmarks import plots
-from benchmarks.contenders import BASELINES, NAMES
-from benchmarks.lifecycle import LifeCycles
-from benchmarks.measure import Cost
-from benchmarks.results import FleetCosts, Results, of_any_runs, of_loop_runs
-from benchmarks.thresholds import Threshold
+from benchmarks.plan import LOOKS, LOOP_RUNS, VERSION_WORK
+from benchmarks.results import Cost, FleetCosts, Loops, Rows, Scheduler, name_of, names
+from benchmarks.thresholds import thresholds
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmark.md"
-_BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-_PROPOSAL_TASKS = (50, 100, 500)
+_COMMANDS = {"loops": "bench", "scheduler": "bench-scheduler", "page": "bench-page", "repair": "bench-repair"}
+_BLOCK = re.compile(r"(<!-- generated: ((\w+)/.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BASELINES = {"dagbump": "update", "dagbump-index": "update-index"}  # an UPDATE of the same rows in the same database
 _NOTHING = "-"
-# From here on, what stands behind the point says nothing.
+# The sizes that most fleets have: the README shows these alone.
+_FLEETS_IN_SHORT = (f"{LOOP_RUNS} x 20", f"{LOOP_RUNS} x 100")
+# From here on, a fraction says nothing.
 _WHOLE, _WHOLE_MS = 10_000, 100
 
 
-def write(results: Results, held: Sequence[Threshold], directory: Path) -> None:
-    """Write benchmark.md and the plots into the directory."""
-    text = fill(DOCUMENT.read_text(encoding="utf-8"), results, held)
-    (directory / DOCUMENT.name).write_text(text, encoding="utf-8")
-    plots.write(results, directory)
+def write(results: Mapping[str, Any], root: Path) -> None:
+    """Write the documents that have blocks, and the plots, into a checkout, or a directory like one."""
+    for document in documents():
+        text = fill(document.read_text(encoding="utf-8"), results)
+        (root / document.relative_to(CHECKOUT)).write_text(text, encoding="utf-8")
+    if "loops" in results:
+        plots.write(results["loops"], root / "docs")
 
 
-def fill(document: str, results: Results, held: Sequence[Threshold]) -> str:
-    """Put what was found out into a document, in place of what is between the markers there."""
-    blocks = {
-        "machine": _machine(results),
-        "thresholds": thresholds_table(held),
-        "steady": _times(results.steady),
-        "version change": _times(results.version_change),
-        "counts, steady": _counts(results.steady),
-        "counts, version change": _counts(results.version_change),
-        "memory": _memory(results.steady),
-        "memory saved": _memory_saved(results.steady),
-        "life cycles": _life_cycles(results.life_cycles),
-    }
-    return fill_blocks(document, blocks)
+def documents() -> list[Path]:
+    """Return the documents that have blocks."""
+    files = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+    return [file for file in files if _BLOCK.search(file.read_text(encoding="utf-8"))]
 
 
-def fill_blocks(document: str, blocks: Mapping[str, str]) -> str:
-    """Put texts into a document, each between the markers of its name."""
-    return _BLOCK.sub(lambda found: f"{found[1]}\n{blocks[found[2]]}\n{found[3]}", document)
+def fill(document: str, results: Mapping[str, Any]) -> str:
+    """Fill the blocks of a document. A block stays as it is if there are no results of its program."""
+
+    def block(found: re.Match[str]) -> str:
+        start, name, program, end = found.groups()
+        if program not in results:
+            return found[0]
+        measured = results[program]
+        commit = measured.machine.get("commit", "not recorded")
+        source = f"`make {_COMMANDS[program]}`, {measured.machine['date']}, commit {commit}:"
+        return f"{start}\n{source}\n\n{_BLOCKS[name](measured)}\n{end}"
+
+    return _BLOCK.sub(block, document)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """Write a table, its first columns set to the left, the others to the right."""
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """Return a table with its first columns aligned left, and the others right."""
+    rows = list(rows)
+    if not rows:
+        return "Not measured.\n"
     rule = ["---" if number < left else "---:" for number in range(len(header))]
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
 
 
-def _machine(results: Results) -> str:
-    machine = results.machine
-    settings = ", ".join(f"`{name} = {value}`" for name, value in machine["settings"].items())
+def _machine(results: Any) -> str:
+    about = results.machine
+    settings = ", ".join(f"`{name} = {value}`" for name, value in about["settings"].items())
+    stock = [f"{name} (Python {of['python']}, SQLAlchemy {of['sqlalchemy']})" for name, of in about["airflow"].items()]
     rows = {
-        "Date": machine["date"],
-        "Took": f"{results.seconds / 60:.0f} minutes",
-        "Machine": f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB of memory",
-        "PostgreSQL": f"{machine['postgresql']}, {machine['postgresql_source']}; {settings}",
-        "Stock": ", ".join(
-            f"Airflow {release} (Python {versions['python']}, SQLAlchemy {versions['sqlalchemy']})"
-            for release, versions in machine["airflow"].items()
-        ),
-        "dagbump": f"{machine['dagbump']}, revision {machine['dagbump_revision']}; Python {machine['python']}, "
-        f"psycopg {machine['psycopg']}",
+        "Took": f"{results.seconds / 60:.0f} minutes" if isinstance(results, Loops) else "",
+        "Machine": f"{about['cores']} cores ({about['processor']}), {about['memory_gib']} GiB of memory",
+        "PostgreSQL": f"{about['postgresql']}, {about['postgresql_source']}; {settings}",
+        "Airflow": ", ".join(stock),
+        "dagbump": f"{about['dagbump']}, revision {about['dagbump_revision']}; Python {about['python']}, "
+        f"psycopg {about['psycopg']}",
     }
-    return table(("", ""), rows.items(), left=2)
+    return _table(("", ""), ((what, text) for what, text in rows.items() if text), left=2)
 
 
-def thresholds_table(held: Sequence[Threshold]) -> str:
-    """Write what was promised and measured, and how many of it held."""
+def _thresholds(results: Any) -> str:
+    held = list(thresholds(results))
     rows = [
         (
-            threshold.promise,
-            threshold.where,
-            f"{_exact(threshold.limit)} {threshold.unit}".strip(),
-            f"{_exact(threshold.measured)} {threshold.unit}".strip(),
-            "held" if threshold.held else "**missed**",
+            *(each.promise, each.where),
+            *(f"{_exact(value)} {each.unit}".strip() for value in (each.limit, each.measured)),
+            "held" if each.held else "**missed**",
         )
-        for threshold in held
+        for each in held
     ]
-    kept = sum(threshold.held for threshold in held)
-    return f"{kept} of {len(held)} held.\n\n" + table(("What", "Where", "At most", "Measured", ""), rows, left=2)
+    kept = sum(each.held for each in held)
+    return f"{kept} of {len(held)} held.\n\n" + _table(("What", "Where", "At most", "Measured", ""), rows, left=2)
 
 
-def _times(costs: Sequence[FleetCosts]) -> str:
-    """Write a table of the fleets of 20 runs, and one of the fleets of 500 TIs."""
-    return "\n".join(map(_times_of, (of_loop_runs(costs), of_any_runs(costs))))
-
-
-def _times_of(fleets: Sequence[FleetCosts]) -> str:
-    names = [name for name in NAMES if any(name in fleet.contenders for fleet in fleets)]
-    rows = [(str(fleet), *(_time(fleet.contenders, name) for name in names)) for fleet in fleets]
-    return table(("Runs x TIs", *(NAMES[name] for name in names)), rows)
+def _times(fleets: Sequence[FleetCosts]) -> str:
+    columns = names(fleets)
+    rows = [(str(fleet), *(_time(fleet.contenders, name) for name in columns)) for fleet in fleets]
+    return _table(("Runs x TIs", *map(name_of, columns)), rows)
 
 
 def _time(contenders: Mapping[str, Cost], name: str) -> str:
-    """Write a time, and what it is to the baseline, or how much of it verifying takes, where there is such a thing."""
-    cost, baseline = contenders.get(name), contenders.get(BASELINES.get(name, ""))
+    """Return a time, with the ratio to its baseline, or the part that verify_integrity takes, if there is one."""
+    cost, baseline = contenders.get(name), contenders.get(_BASELINES.get(name, ""))
     if cost is None:
         return _NOTHING
     ratio = f" ({cost.times(baseline):.3f})" if baseline else ""
@@ -111,61 +108,93 @@ def _time(contenders: Mapping[str, Cost], name: str) -> str:
     return _ms(cost.ms.median) + ratio + verify
 
 
-def _counts(costs: Sequence[FleetCosts]) -> str:
+def _counts(fleets: Sequence[FleetCosts]) -> str:
     header = ("Runs x TIs", "Contender", "Statements", "Buffers", "WAL, bytes", "TIs", "Kept, kB", "Peak, kB", "Stale")
     rows = [
-        (
-            str(fleet),
-            NAMES[name],
-            *map(_exact, (cost.touched.statements, cost.touched.buffers, cost.touched.wal_bytes)),
-            *_memory_cells(cost),
-            _exact(cost.stale),
-        )
-        for fleet in costs
-        for name in NAMES
-        if name != "select-1" and (cost := fleet.contenders.get(name))
+        (*(str(fleet), name_of(name)), *map(_exact, vars(cost.touched).values()), *_memory(cost), _exact(cost.stale))
+        for fleet in fleets
+        for name, cost in fleet.contenders.items()
+        if name != "select-1"
     ]
-    return table(header, rows, left=2)
+    return _table(header, rows, left=2)
 
 
-def _memory(steady: Sequence[FleetCosts]) -> str:
-    rows = [
-        (NAMES[name], *_memory_cells(cost))
-        for fleet in of_loop_runs(steady)
-        for name in NAMES
-        if fleet.tis == _PROPOSAL_TASKS[1] and (cost := fleet.contenders.get(name)) and cost.memory
-    ]
-    return table(("20 runs x 100 tasks", "TIs loaded", "Kept, kB", "Peak, kB"), rows)
-
-
-def _memory_cells(cost: Cost) -> Sequence[str]:
+def _memory(cost: Cost) -> Sequence[str]:
     if cost.memory is None:
         return (_NOTHING,) * 3
     return _exact(cost.memory.tis_loaded), _kilobytes(cost.memory.kept), _kilobytes(cost.memory.peak)
 
 
-def _memory_saved(steady: Sequence[FleetCosts]) -> str:
+def _memory_saved(results: Loops) -> str:
     rows = []
-    for fleet in of_loop_runs(steady):
-        before, after = (fleet.contenders.get(name) for name in ("stock-3.1.6", "dagbump-index"))
-        if fleet.tis in _PROPOSAL_TASKS and before and before.memory and after and after.memory:
-            saved = before.memory.kept - after.memory.kept
-            figures = map(_kilobytes, (before.memory.kept, after.memory.kept, saved))
-            rows.append((str(fleet.tis), *figures, f"{saved / before.memory.kept:.3%}"))
-    return table(("Tasks per run, 20 runs", "Before, kB", "After, kB", "Saved, kB", "Saved"), rows)
-
-
-def _life_cycles(cycles: LifeCycles) -> str:
-    rows = [
-        (name, *(format(value, form) for value in (spread.median, spread.low, spread.high)))
-        for name, spread, form in (
-            ("Life cycles per second, without the index", cycles.without_index, ",.1f"),
-            ("Life cycles per second, with the index", cycles.with_index, ",.1f"),
-            ("Lost to the index", cycles.lost, ".2%"),
+    for fleet in results.steady:
+        before, after = (
+            getattr(fleet.contenders.get(name), "memory", None) for name in ("stock-3.1.6", "dagbump-index")
         )
+        if fleet.runs == LOOP_RUNS and before and after:
+            figures = (before.kept, after.kept, before.kept - after.kept)
+            rows.append((str(fleet), *map(_kilobytes, figures), f"{1 - after.kept / before.kept:.4%}"))
+    return _table(("Runs x TIs", "Before, kB", "After, kB", "Saved, kB", "Saved"), rows)
+
+
+def _life_cycles(results: Loops) -> str:
+    cycles = results.life_cycles
+    spreads = {"per second, without the index": cycles.without_index, "with the index": cycles.with_index}
+    rows = [[what, *(f"{value:,.1f}" for value in (of.median, of.low, of.high))] for what, of in spreads.items()]
+    lost = [f"{value:.2%}" for value in (cycles.lost.median, cycles.lost.low, cycles.lost.high)]
+    lost[0] += f" (standard error {cycles.lost_error:.2%})"
+    header = (f"Life cycles, {cycles.lost.count} pairs of runs", "Median", "Lower quartile", "Upper quartile")
+    return _table(header, [*rows, ["lost to the index", *lost]])
+
+
+def _version_work(results: Scheduler) -> str:
+    rows = []
+    for kind, fleet, costs in results.each_version_work():
+        row = [kind, fleet]
+        for release in VERSION_WORK:
+            plugin = costs[f"plugin-{release}"]
+            both = [f"{cost.ms.median:,.0f} ({_memory(cost)[0]})" for cost in (costs[f"stock-{release}"], plugin)]
+            row += [*both, f"{plugin.times(costs[f'update-{release}']):.2f}"]
+        rows.append(row)
+    header = [f"{what} {release}" for release in VERSION_WORK for what in ("stock", "plugin", "plugin to bare UPDATE,")]
+    return _table(("the new version brings", "runs x TIs", *header), rows, left=2)
+
+
+def _look(results: Scheduler) -> str:
+    columns = [f"{dags}, {release}" for release in VERSION_WORK for dags in LOOKS]
+    rows = [(where, *(f"{costs[name].ms.median:.3g}" for name in columns)) for where, costs in results.look.items()]
+    return _table(("runs x TIs", *(f"{name}: ms" for name in columns)), rows)
+
+
+def _whole_loops(results: Scheduler) -> str:
+    rows = [
+        (
+            *(stock.loop, stock.fleet, release, _ms(stock.ms), _ms(plugin.ms), f"{stock.ms / plugin.ms:.2f} x"),
+            *(_ms(stock.version_ms), _ms(plugin.version_ms), f"{stock.statements}", f"{plugin.statements}"),
+            *(_NOTHING if each.peak is None else f"{each.peak / 1e6:,.1f}" for each in (stock, plugin)),
+        )
+        for release, stock, plugin in results.pairs()
     ]
-    lost = table((f"Beside {cycles.fleet}", "Median", "Lower quartile", "Upper quartile"), rows)
-    return f"{lost}\n{cycles.lost.count} pairs of runs; standard error of the median loss: {cycles.lost_error:.2%}.\n"
+    header = (
+        *("loop", "runs x TIs", "Airflow", "stock, ms", "plugin, ms", "as fast as stock"),
+        *("of it about versions and DAGs: stock", "plugin", "statements: stock", "plugin", "peak, MB: stock", "plugin"),
+    )
+    return _table(header, rows, left=3)
+
+
+def _whole_loops_in_short(results: Scheduler) -> str:
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for release, stock, plugin in results.pairs():
+        if stock.fleet in _FLEETS_IN_SHORT:
+            rows.setdefault((stock.loop, stock.fleet), {})[release] = f"{_ms(stock.ms)}→{_ms(plugin.ms)}"
+    releases = list(dict.fromkeys(release for row in rows.values() for release in row))
+    cells = [(*where, *(row.get(release, _NOTHING) for release in releases)) for where, row in rows.items()]
+    return _table(("loop", "runs x TIs", *releases), cells, left=2)
+
+
+def _rows(results: Rows) -> str:
+    cells = [[value if isinstance(value, str) else _ms(value) for value in row.values()] for row in results.rows]
+    return _table(list(results.rows[0]), cells)
 
 
 def _exact(value: float) -> str:
@@ -178,3 +207,23 @@ def _ms(value: float) -> str:
 
 def _kilobytes(value: float) -> str:
     return f"{value / 1000:,.1f}"
+
+
+_BLOCKS: dict[str, Callable[[Any], str]] = {
+    "loops/machine": _machine,
+    "loops/thresholds": _thresholds,
+    "loops/steady": lambda results: _times(results.steady),
+    "loops/version change": lambda results: _times(results.version_change),
+    "loops/counts, steady": lambda results: _counts(results.steady),
+    "loops/counts, version change": lambda results: _counts(results.version_change),
+    "loops/memory saved": _memory_saved,
+    "loops/life cycles": _life_cycles,
+    "scheduler/machine": _machine,
+    "scheduler/thresholds": _thresholds,
+    "scheduler/version work": _version_work,
+    "scheduler/look": _look,
+    "scheduler/whole loops": _whole_loops,
+    "scheduler/whole loops, in short": _whole_loops_in_short,
+    "page/times": _rows,
+    "repair/times": _rows,
+}

@@ -1,60 +1,188 @@
-"""All that one benchmark has found out, and the JSON file that keeps it."""
+"""The results of the programs, and the JSON files that keep them."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from benchmarks.lifecycle import LifeCycles
-from benchmarks.measure import Cost
-from benchmarks.plan import LOOP_RUNS, Shape
+from benchmarks.plan import Shape
 
-_TIS_OF_ANY_NUMBER_OF_RUNS = 500
-
-# A value in JSON with at most one level inside: what a contender's loop costs, a threshold.
+# A JSON value with at most one level inside, for example the cost of a contender.
 _SHALLOW = re.compile(r"[\[{](?:[^][{}]|[\[{][^][{}]*[\]}])*[\]}]")
+
+
+def figure(value: float) -> float:
+    """Round to six digits; the clock does not give more."""
+    return float(f"{value:.6g}")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several measurements of the same thing: the median and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        several = values if len(values) > 1 else [*values, *values]
+        low, middle, high = map(figure, statistics.quantiles(several, n=4, method="inclusive"))
+        return cls(middle, low, high, len(values))
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What a loop did to the server."""
+
+    statements: int  # sent by the client, without BEGIN and COMMIT, as the server counts them
+    buffers: int  # pages of 8 kB that they read, from shared buffers or not
+    wal_bytes: int  # written to the write-ahead log, including the commit
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How much of Python's memory a loop uses."""
+
+    kept: int  # bytes still in use at the end of the loop, before its result is released
+    peak: int  # bytes
+    tis_loaded: int  # TIs that became Python objects
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a contender's loop in one fleet."""
+
+    ms: Spread  # from the first statement to the end of the commit
+    rounds: tuple[float, ...]  # the median of each round, in ms
+    verify_ms: float  # of these, Airflow's verify_integrity and reading the DAG for it; median
+    touched: Touched
+    memory: Memory | None  # None: not traced
+    stale: int  # TIs that are stale after the loop
+
+    def times(self, other: Cost) -> float:
+        """Return the ratio to another contender: the median of the ratios of each round.
+
+        The speed of a machine drifts, but within a round it is the same for all. A slow contender has fewer rounds.
+        """
+        return statistics.median(mine / theirs for mine, theirs in zip(self.rounds, other.rounds, strict=False))
 
 
 @dataclass(frozen=True, order=True)
 class FleetCosts(Shape):
-    """What a loop of each contender costs in this fleet."""
+    """The cost of each contender's loop in this fleet."""
 
     contenders: dict[str, Cost]
 
 
+_NAMES = {
+    "dagbump-index": "dagbump + index",
+    "select-1": "`SELECT 1`",
+    "update": "bare UPDATE",
+    "update-index": "bare UPDATE + index",
+}
+
+
+def names(fleets: Iterable[FleetCosts]) -> list[str]:
+    """Return the contenders of these fleets, in the order of the plan."""
+    return list(dict.fromkeys(name for fleet in fleets for name in fleet.contenders))
+
+
+def name_of(contender: str) -> str:
+    """Return the name of a contender in documents and plots."""
+    return _NAMES.get(contender, contender.replace("stock-", "Airflow "))
+
+
 @dataclass(frozen=True)
-class Results:
-    """What was measured, and where."""
+class LifeCycles:
+    """Life cycles of TIs per second."""
 
-    machine: dict[str, Any]  # what it ran on: cores, memory, versions, settings
-    seconds: int  # how long the benchmark took
-    steady: list[FleetCosts]  # the loop in which nothing changed
-    version_change: list[FleetCosts]  # the loop after a version change
-    life_cycles: LifeCycles  # what the index costs the rest
-
-
-def of_loop_runs(costs: Iterable[FleetCosts]) -> list[FleetCosts]:
-    """Return the fleets of Airflow's own number of runs, which differ in their TIs."""
-    return sorted(fleet for fleet in costs if fleet.runs == LOOP_RUNS)
+    fleet: Shape  # in the same tables
+    without_index: Spread
+    with_index: Spread
+    lost: Spread  # the share that the index costs, pair by pair; 0.03 is 3 %
+    lost_error: float  # the standard error of its median
 
 
-def of_any_runs(costs: Iterable[FleetCosts]) -> list[FleetCosts]:
-    """Return the fleets that differ in their runs."""
-    return sorted(fleet for fleet in costs if fleet.tis == _TIS_OF_ANY_NUMBER_OF_RUNS)
+@dataclass(frozen=True)
+class Loops:
+    """The results of `make bench`."""
+
+    machine: dict[str, Any]
+    seconds: int  # that the benchmark took
+    steady: list[FleetCosts]  # loops in which nothing changed
+    version_change: list[FleetCosts]  # loops after a version change
+    life_cycles: LifeCycles  # the cost of the index for everybody else
 
 
-def load(file: Path) -> Results:
-    """Read what a benchmark has kept."""
-    return TypeAdapter(Results).validate_json(file.read_bytes())
+@dataclass(frozen=True)
+class WholeLoop:
+    """A whole loop in one fleet. Milliseconds are medians."""
+
+    fleet: str  # runs x TIs
+    loop: str  # "steady" or "version change"
+    who: str  # "stock-RELEASE" or "plugin-RELEASE"
+    ms: float
+    version_ms: float  # of these, to bump, to verify, and to look up DAGs and their versions
+    statements: int  # sent by the loop, including those that examine the runs
+    peak: float | None  # of Python's memory, in bytes; None: not traced
+    count: int  # of loops
 
 
-def save(results: Results, more: dict[str, Any], file: Path) -> None:
-    """Write a line for each contender in each fleet, where JSON's own layout would take one for each figure."""
-    text = json.dumps(asdict(results) | more, indent=1)
-    file.write_text(_SHALLOW.sub(lambda found: re.sub(r"\n *", " ", found[0]), text) + "\n", encoding="utf-8")
+@dataclass(frozen=True)
+class Scheduler:
+    """The results of `make bench-scheduler`."""
+
+    machine: dict[str, Any]
+    version_work: dict[str, dict[str, dict[str, Cost]]]  # by what a version brings, fleet, contender
+    look: dict[str, dict[str, Cost]]  # the look for missing tasks, by fleet, then by DAGs and release
+    loops: list[WholeLoop]
+
+    def each_version_work(self) -> Iterator[tuple[str, str, dict[str, Cost]]]:
+        for kind, fleets in self.version_work.items():
+            yield from ((kind, fleet, costs) for fleet, costs in fleets.items())
+
+    def pairs(self) -> Iterator[tuple[str, WholeLoop, WholeLoop]]:
+        """Pair stock and plugin, with their release."""
+        by = {(each.loop, each.fleet, each.who): each for each in self.loops}
+        for (loop, fleet, who), stock in by.items():
+            if who.startswith("stock-"):
+                release = who.removeprefix("stock-")
+                yield release, stock, by[loop, fleet, f"plugin-{release}"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The results of the other programs: the rows of a table, by column title."""
+
+    machine: dict[str, Any]
+    rows: list[dict[str, int | float | str]]
+
+
+_FILES: dict[str, tuple[str, type[Any]]] = {
+    "loops": ("benchmark.json", Loops),
+    "scheduler": ("scheduler-loops.json", Scheduler),
+    "page": ("page.json", Rows),
+    "repair": ("repair.json", Rows),
+}
+
+
+def load(directory: Path) -> dict[str, Any]:
+    """Read the results that are in this directory, by program."""
+    files = {program: (directory / name, TypeAdapter(kind)) for program, (name, kind) in _FILES.items()}
+    return {name: kind.validate_json(file.read_bytes()) for name, (file, kind) in files.items() if file.exists()}
+
+
+def save(program: str, results: object, directory: Path) -> None:
+    """Write one line per contender and fleet; JSON's own layout would be one line per figure."""
+    name, kind = _FILES[program]
+    text = TypeAdapter(kind).dump_json(results, indent=1).decode()
+    text = _SHALLOW.sub(lambda found: re.sub(r"\n *", " ", found[0]), text)
+    (directory / name).write_text(text + "\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +10,48 @@ import dagbump
 import psycopg
 import pytest
 from support.fleet import Fleet
+from support.processes import CHECKOUT
 
 from benchmarks import report, results
-from benchmarks.thresholds import thresholds
 
 pytestmark = pytest.mark.once
 
-FIGURES = report.DOCUMENT.with_name("benchmark.json")
+DOCS = CHECKOUT / "docs"
 
 
-def test_the_document_says_what_the_figures_say() -> None:
-    measured = results.load(FIGURES)
-    document = report.DOCUMENT.read_text(encoding="utf-8")
-    assert report.fill(document, measured, thresholds(measured)) == document
+@pytest.mark.parametrize("document", report.documents(), ids=lambda path: path.stem)
+def test_the_documents_say_what_the_figures_say(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert report.fill(text, results.load(DOCS)) == text
 
 
-def test_what_is_kept_in_the_file_is_all_that_was_measured(tmp_path: Path) -> None:
-    kept = json.loads(FIGURES.read_text(encoding="utf-8"))
-    again = tmp_path / "benchmark.json"
-    results.save(results.load(FIGURES), {"thresholds": kept["thresholds"]}, again)
-    assert again.read_text(encoding="utf-8") == FIGURES.read_text(encoding="utf-8")
+def test_every_block_says_where_its_figures_come_from() -> None:
+    sources = [
+        source
+        for document in report.documents()
+        for source in re.findall(r"<!-- generated: .+ -->\n\n(.*)\n", document.read_text(encoding="utf-8"))
+    ]
+    assert len(sources) > 10
+    assert [
+        source for source in sources if not re.fullmatch(r"`make bench.*`, \d{4}-\d\d-\d\d, commit .+:", source)
+    ] == []
+
+
+@pytest.mark.parametrize("program", ["loops", "scheduler", "page", "repair"])
+def test_what_is_kept_in_a_file_is_all_that_was_measured(program: str, tmp_path: Path) -> None:
+    kept = results.load(DOCS)[program]
+    results.save(program, kept, tmp_path)
+    assert results.load(tmp_path) == {program: kept}
 
 
 def test_a_block_that_the_program_does_not_know_is_an_error() -> None:
-    measured = results.load(FIGURES)
     with pytest.raises(KeyError, match="hopes"):
-        report.fill("<!-- generated: hopes -->\n<!-- end -->\n", measured, thresholds(measured))
+        report.fill("<!-- generated: loops/hopes -->\n<!-- end -->\n", results.load(DOCS))
+
+
+def test_a_block_whose_figures_are_not_there_stays_as_it_is() -> None:
+    block = "<!-- generated: loops/machine -->\nas it was\n<!-- end -->\n"
+    assert report.fill(block, {}) == block
 
 
 def test_copies_of_a_run_and_of_a_version_are_bumped_as_the_originals(

@@ -10,7 +10,7 @@ import pytest
 from support.fleet import Fleet
 from support.releases import environments
 
-pytestmark = pytest.mark.usefixtures("either_way")
+pytestmark = [pytest.mark.server, pytest.mark.tables, pytest.mark.usefixtures("either_way")]
 
 Connection = psycopg.Connection[Any]
 

@@ -24,6 +24,8 @@ from support.releases import environments
 from support.server import Server, dump_schema, embedded, libpq, run_client
 from support.waits import until
 
+pytestmark = pytest.mark.tables
+
 ITEMS = [
     "server",
     "installation",

@@ -18,7 +18,7 @@ import pytest
 from conftest import Connect
 from dagbump import database as dagbump_database
 from dagbump.demo.fleet import TABLES
-from dagbump.demo.server import embedded_postgres
+from dagbump.embedded_postgres import embedded_postgres
 from dagbump.installation import installer
 from dagbump.wording import age
 from psycopg import sql
@@ -29,6 +29,8 @@ from support.fleet import Fleet, stale_run
 from support.processes import DAGBUMP, command
 from support.server import libpq
 from support.waits import until_waiting_for_lock
+
+pytestmark = [pytest.mark.server, pytest.mark.tables]
 
 Connection = psycopg.Connection[Any]
 Row = dict[str, Any]

@@ -20,6 +20,8 @@ from support.releases import environments
 from support.server import dump_schema, libpq, run_client
 from support.waits import until
 
+pytestmark = pytest.mark.server
+
 WITH_INDEX = (*DAGBUMP, "upgrade", "--with-index")
 STATE = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('dagbump_ti_unfinished')"
 

@@ -15,6 +15,8 @@ from support.fleet import Fleet
 from support.waits import until_waiting_for_lock
 from typing_extensions import LiteralString
 
+pytestmark = pytest.mark.server
+
 Connection = psycopg.Connection[Any]
 
 GATE = """

@@ -15,7 +15,7 @@ from support.fleet import Fleet
 from support.releases import environments
 from support.waits import until_waiting_for_lock
 
-pytestmark = pytest.mark.usefixtures("either_way")
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("either_way")]
 
 Connection = psycopg.Connection[Any]
 

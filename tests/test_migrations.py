@@ -19,6 +19,8 @@ from support.processes import ALEMBIC, DAGBUMP, command
 from support.releases import environments
 from support.server import Server, dump_schema, libpq, run_client
 
+pytestmark = pytest.mark.server
+
 
 def engine(url: URL) -> Engine:
     return dagbump_database.create_engine(libpq(url))

@@ -10,6 +10,8 @@ from dagbump import client
 from dagbump.results import Running, VersionOfRun, VersionsByDay
 from support.fleet import Fleet
 
+pytestmark = pytest.mark.tables
+
 Connection = psycopg.Connection[Any]
 
 DAY = "UPDATE {schema}.dag_version SET created_at = now() - %s::interval WHERE dag_id = %s AND version_number = %s"

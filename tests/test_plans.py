@@ -22,6 +22,8 @@ from support.optional_index import build_optional_index
 from support.releases import environments
 from support.server import Server, libpq
 
+pytestmark = pytest.mark.server
+
 Connection = psycopg.Connection[Any]
 
 EXAMINED_RUNS = 20

@@ -32,6 +32,8 @@ from support.releases import environments
 from support.server import Server
 from support.specification import Call, Dag, PastTry, Run, Task, Ti, Version
 
+pytestmark = [pytest.mark.server, pytest.mark.tables]
+
 T = TypeVar("T")
 Row = dict[str, Any]
 

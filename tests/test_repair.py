@@ -26,6 +26,8 @@ from support.processes import DAGBUMP, clean_environment, command, on_terminal, 
 from support.server import CLIENT_PROGRAMS, libpq
 from support.waits import until, until_waiting_for_lock
 
+pytestmark = pytest.mark.server
+
 Connection = psycopg.Connection[Any]
 
 # Once so many TIs have moved, whoever has this application_name waits for as long as somebody holds advisory lock 1.

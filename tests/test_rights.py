@@ -12,6 +12,8 @@ from dagbump import client
 from psycopg import sql
 from support.fleet import Fleet
 
+pytestmark = pytest.mark.server
+
 Connection = psycopg.Connection[Any]
 
 FUNCTIONS = """

@@ -21,7 +21,7 @@ from dagbump.command_line.periodic_bump import PeriodicBump
 from dagbump.command_line.signals import stopping_with
 from dagbump.database import connect as connect_to
 from dagbump.database import create_engine
-from dagbump.demo.server import EmbeddedPostgres
+from dagbump.embedded_postgres import EmbeddedPostgres
 from dagbump.installation import installer
 from psycopg import sql
 from sqlalchemy.engine import URL

@@ -15,7 +15,7 @@ import pytest
 from conftest import Connect, clone
 from dagbump import demo
 from dagbump.database import create_engine
-from dagbump.demo.server import EmbeddedPostgres
+from dagbump.embedded_postgres import EmbeddedPostgres
 from dagbump.installation import installer
 from psycopg import sql
 from sqlalchemy.engine import URL

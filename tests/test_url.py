@@ -88,6 +88,13 @@ class TestUrl:
         done = command(*DAGBUMP, "preview", AIRFLOW_HOME=str(tmp_path))
         assert (done.returncode, f"sql_alchemy_conn{suffix.lower()} in {tmp_path}" in done.stderr) == (2, True)
 
+    def test_an_airflow_that_cannot_be_imported_is_not_said_to_be_missing(self, tmp_path: Path) -> None:
+        """As with a secrets backend whose package is not there."""
+        (tmp_path / "airflow").mkdir()
+        (tmp_path / "airflow" / "configuration.py").write_text("import nowhere\n")
+        done = command(*DAGBUMP, "preview", **{f"{AIRFLOW}_SECRET": "url"}, PYTHONPATH=str(tmp_path))
+        assert (done.returncode, f"Airflow could not follow {AIRFLOW}_SECRET" in done.stderr) == (2, True), done.stderr
+
     @pytest.fixture
     def role(self, postgres: Server, database: URL) -> Iterator[URL]:
         """A login role whose password needs quoting in every form of URL."""

@@ -25,6 +25,8 @@ from support.releases import environments
 from support.releases.worker import Worker, start_worker
 from support.server import Server
 
+pytestmark = pytest.mark.tables
+
 Connection = psycopg.Connection[Any]
 
 RELEASE = tuple(map(int, environments.release().split(".")[:2]))

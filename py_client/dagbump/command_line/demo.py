@@ -12,9 +12,9 @@ from dagbump.errors import DagbumpError
 
 def demo(
     runs: Annotated[int, typer.Option("--runs", min=1, metavar="N", help="Running runs in the fleet.")] = 20,
-    tis: Annotated[int, typer.Option("--tis", min=1, metavar="N", help="Task instances of each.")] = 100,
+    tis: Annotated[int, typer.Option("--tis", min=3, metavar="N", help="Task instances of each.")] = 100,
 ) -> None:
-    """Show it all on an embedded PostgreSQL: a fleet of runs, new DAG versions, loops, and what each costs.
+    """Show on an embedded PostgreSQL what Airflow's schedulers do about DAG versions, and what dagbump does.
 
     Touches no database of yours, and removes what it makes. Needs: pip install 'dagbump[demo]'.
     """

@@ -1,4 +1,4 @@
-"""``dagbump demo``: the whole story on an embedded PostgreSQL, and what the same work costs through the ORM.
+"""``dagbump demo``: what Airflow's schedulers do about DAG versions, and dagbump, on an embedded PostgreSQL.
 
 Needs the extra: ``pip install 'dagbump[demo]'``. Leaves nothing behind, however it ends.
 """
@@ -6,26 +6,30 @@ Needs the extra: ``pip install 'dagbump[demo]'``. Leaves nothing behind, however
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import sqlalchemy as sa
 
-from dagbump.demo import comparison, fleet, story
-from dagbump.demo.measuring import Meter
-from dagbump.demo.report import Report
-from dagbump.demo.server import embedded_postgres
+from dagbump import database
+from dagbump.client import bump
+from dagbump.demo import fleet, lost_task
+from dagbump.demo.loops import Loops
+from dagbump.demo.measuring import LOOPS, Figures, measure
+from dagbump.demo.report import Advance, Report
+from dagbump.embedded_postgres import EmbeddedPostgres, embedded_postgres
+from dagbump.errors import DagbumpError
 from dagbump.installation import installer
 
 _TEMPLATE = "airflow"
+_STEPS = 3 + 3 * LOOPS
 
 
 def run_demo(runs: int, tis: int) -> None:
     """Play the demo and print it.
 
-    Every part has a copy of the same database to itself: none sees what another has left there.
-
     Args:
         runs: running DAG runs in the fleet.
-        tis: task instances (TIs) of each.
+        tis: task instances (TIs) of each; at least 3.
 
     Raises:
         ImportError: the extra is not installed.
@@ -33,31 +37,37 @@ def run_demo(runs: int, tis: int) -> None:
     """
     start = time.monotonic()
     report = Report()
-    _play(report, runs, tis)
+    with report.progress(_STEPS) as advance:
+        advance("Starting an embedded PostgreSQL")
+        with embedded_postgres() as postgres:
+            _play(postgres, report, advance, runs, tis)
     report.ending(time.monotonic() - start)
 
 
-def _play(report: Report, runs: int, tis: int) -> None:
-    with report.status("Starting an embedded PostgreSQL") as status, embedded_postgres() as postgres:
-        status.update("Making Airflow's tables and a fleet of runs")
-        template = postgres.create_database(_TEMPLATE)
-        census = _make_fleet(template, runs, tis)
-        _, upgrade = Meter(template, tracing=False)(lambda: installer.upgrade(postgres.commands_engine(_TEMPLATE)))
-        report.opening(postgres.describe(), runs, tis, census, upgrade.milliseconds)
+def _play(postgres: EmbeddedPostgres, report: Report, advance: Advance, runs: int, tis: int) -> None:
+    """Tell both parts. Each way to do the loop has a copy of the same database to itself."""
+    advance("Making Airflow's tables and a fleet of runs")
+    template = postgres.create_database(_TEMPLATE)
+    census = _make_fleet(template, runs, tis)
+    installer.upgrade(database.create_engine(template.url.render_as_string(hide_password=False)))
+    report.opening(postgres.release(), runs, tis, census)
 
-        status.update("Playing the scheduler's loops")
-        engine = postgres.create_database("story_timed", _TEMPLATE)
-        timed = story.play(engine, runs, tis, Meter(engine, tracing=False))
-        engine = postgres.create_database("story_traced", _TEMPLATE)
-        traced = story.play(engine, runs, tis, Meter(engine, tracing=True))
-        report.story(timed, traced, census)
+    loops = Loops(template)
+    figures = []
+    for name, loop, left_behind in (
+        ("Airflow 3.0/3.1", loops.loading_every_ti, 0),
+        ("Airflow 3.2/3.3", loops.updating_in_bulk, census.stateless),
+        ("dagbump", loops.calling_dagbump, 0),
+    ):
+        engine = postgres.create_database(name, _TEMPLATE)
+        advance_here = partial(advance, f"Measuring loops: {name}")
+        figures.append(measure(engine, loop, tis, left_behind, advance_here))
+        _bump_what_is_left(engine, figures[-1])
+    report.loops(figures)
 
-        models = comparison.Models(template)
-        status.update("Measuring loops with dagbump")
-        with_dagbump = comparison.measure(postgres.create_database("dagbump", _TEMPLATE), models.loop_with_dagbump, tis)
-        status.update("Measuring loops that load every TI through the ORM")
-        with_orm = comparison.measure(postgres.create_database("orm", _TEMPLATE), models.loop_with_orm, tis)
-        report.comparison(zip(with_dagbump, with_orm, strict=True))
+    advance("Losing a task")
+    engine = postgres.create_database("lost task", _TEMPLATE)
+    report.lost_task(lost_task.play(engine, loops.updating_in_bulk, runs, tis), runs)
 
 
 def _make_fleet(engine: sa.engine.Engine, runs: int, tis: int) -> fleet.Census:
@@ -66,3 +76,12 @@ def _make_fleet(engine: sa.engine.Engine, runs: int, tis: int) -> fleet.Census:
         # Autovacuum would do it in a minute; without statistics the ORM's queries could have poor plans.
         connection.execute(sa.text("ANALYZE"))
         return fleet.take_census(connection)
+
+
+def _bump_what_is_left(engine: sa.engine.Engine, figures: Figures) -> None:
+    """Call the safe form, as a person does beside a stock scheduler."""
+    with engine.begin() as connection:
+        bumped = bump(connection).bumped
+        stale = fleet.take_census(connection).stale
+    if (bumped, stale) != (figures.left_behind, 0):
+        raise DagbumpError(f"the demo failed: {bumped} of {figures.left_behind} TIs were bumped, {stale} are stale.")

