@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagbump
 import psycopg
 import pytest
 from sqlalchemy.engine import URL
@@ -19,8 +20,12 @@ from support.server import libpq
 pytestmark = pytest.mark.once
 
 # What docs/managed-services.md shows is for other roles, and run in test_operators.py.
-DOCUMENTS = [CHECKOUT / name for name in ("README.md", "docs/repair.md", "docs/stuck-runs.md", "docs/verify.md")]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+DOCUMENTS = [
+    CHECKOUT / "README.md",
+    *sorted(path for path in (CHECKOUT / "docs").glob("*.md") if path.name != "managed-services.md"),
+]
+TEXTS = [CHECKOUT / "README.md", *sorted(CHECKOUT.glob("C*.md")), *sorted((CHECKOUT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # These go on until somebody ends them; other tests run them.
 ENDLESS = {"run", "demo"}
 
@@ -70,3 +75,53 @@ def test_every_statement_can_be_run(document: Path, fleet: Fleet) -> None:
                     connection.execute(statement.encode())
     finally:
         fleet.execute("DROP OWNED BY airflow_operator; DROP ROLE airflow_operator")
+
+
+def test_the_query_of_the_readme_finds_what_preview_finds(fleet: Fleet) -> None:
+    example_fleet.make(fleet)
+    for dag_id, pinned_to in (("follows", None), ("keeps", "3f1c9a0")):
+        fleet.dag(dag_id)
+        old, latest = fleet.version(dag_id, 1), fleet.version(dag_id, 2, tasks=["done", "waits", "new", "taken back"])
+        run = fleet.run(dag_id, "manual", bundle_version=pinned_to)
+        fleet.ti(run, latest, "success", task_id="done")
+        fleet.ti(run, old, None, task_id="waits")
+        fleet.ti(run, None, "queued", task_id="not in the version")
+        fleet.ti(run, old, "removed", task_id="taken back")
+    (query,) = blocks(CHECKOUT / "README.md", "sql")
+
+    found = {(dag_id, run_id): counts for dag_id, run_id, *counts in fleet.connection.execute(query.encode())}
+
+    assert found["follows", "manual"] == [1, 1, 2]
+    assert found == {
+        (run.dag_id, run.run_id): [run.versionless, run.stale - run.versionless, len(run.missing_tasks or ())]
+        for run in dagbump.preview(fleet.connection)
+        if run.verdict in {"bump", "missing_tasks", "needs_verify"}
+    }
+
+
+@pytest.mark.parametrize("document", TEXTS, ids=lambda path: path.stem)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    text = BLOCK.sub("", document.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_takes_a_minute_to_read() -> None:
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 120
+    assert len(readme.split()) <= 900
+
+
+def test_the_index_names_every_document() -> None:
+    index = (CHECKOUT / "docs" / "index.md").read_text(encoding="utf-8")
+    for document in (CHECKOUT / "docs").glob("*.md"):
+        assert document.name == "index.md" or f"({document.name})" in index, document.name
