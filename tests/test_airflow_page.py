@@ -186,13 +186,13 @@ def test_the_answer_the_reasons_and_what_to_do(web: Web, enter: Enter) -> None:
     expect(page.locator(".plugin")).to_contain_text("The scheduler's plugin is on.")
     assert page.locator(".badge").all_text_contents() == [
         "Lacks tasks",
-        "Stuck",
+        "No version",
         "Behind",
         "To be verified",
         "DAG is paused",
     ]
-    stuck = page.locator("tbody", has=page.locator(".badge", has_text="Stuck"))
-    expect(stuck.locator(".next")).to_contain_text("dagbump repair")
+    versionless = page.locator("tbody", has=page.locator(".badge", has_text="No version"))
+    expect(versionless.locator(".next")).to_contain_text("dagbump repair")
     reports = row_of(page, "reports.daily")
     expect(reports.locator("summary")).to_have_text("1 missing")
     reports.locator("summary").click()
@@ -230,7 +230,7 @@ def test_search_and_filter(web: Web, enter: Enter) -> None:
     expect(page.locator("tbody tr[id]")).to_have_count(3)
     assert page.url.endswith("?dag=ETL")
     page.get_by_role("link", name="Show all").click()
-    page.locator(".choices").get_by_role("link", name="Stuck 1").click()
+    page.locator(".choices").get_by_role("link", name="No version 1").click()
     expect(page.locator("tbody tr[id]")).to_have_count(1)
     page.go_back()
     expect(page.locator("tbody tr[id]")).to_have_count(8)

@@ -193,7 +193,7 @@ def _details(rows: Iterable[RunPreview]) -> Iterable[str]:
     if runs := by_verdict["needs_verify"]:
         yield f"{counted(runs, 'run')} {'has' if runs == 1 else 'have'} yet to be verified by the scheduler."
     if runs := by_verdict["versionless"]:
-        yield f"{counted(runs, 'run')} {'is' if runs == 1 else 'are'} stuck: task instances on no version at all."
+        yield f"{counted(runs, 'run')} {'has' if runs == 1 else 'have'} task instances on no version at all."
     if meant := sum(number for name, number in by_verdict.items() if verdict_of(name).tone == "idle"):
         left_alone = "is left alone" if meant == 1 else "are left alone"
         yield f"{counted(meant, 'run')} {left_alone}: pinned, paused, not due, or without a DAG."
