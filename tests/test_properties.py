@@ -286,7 +286,7 @@ class LiveDatabase:
 
     def __init__(self, url: str) -> None:
         # Nothing that is held comes free while a bump runs: any timeout tells whether it waits.
-        self.connection = psycopg.connect(url, autocommit=True, options="-c lock_timeout=500ms")
+        self.connection = psycopg.connect(url, autocommit=True, options="-c lock_timeout=5s")
         self.other_connection = psycopg.connect(url)
         self.connection.execute("INSERT INTO dag_bundle (name) VALUES ('fleet')")
         self._columns = columns_of(self.connection)

@@ -8,6 +8,6 @@ IF NOT history_is_whole THEN
         RAISE EXCEPTION 'the table dagbump.history is missing, or has been altered; nothing was moved'
             USING ERRCODE = 'DBU05', HINT = 'Run: dagbump upgrade, which makes it again and keeps what it holds.';
     END IF;
-    EXECUTE 'LOCK TABLE dagbump.history IN ROW EXCLUSIVE MODE NOWAIT';
+    LOCK TABLE dagbump.history IN ROW EXCLUSIVE MODE NOWAIT;
     history_is_whole := TRUE;
 END IF;
