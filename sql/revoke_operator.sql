@@ -39,6 +39,7 @@ BEGIN
                 CASE object.object_type
                     WHEN 'SCHEMA' THEN 'SCHEMA dagbump'
                     WHEN 'TABLE' THEN 'TABLE ' || object.oid::regclass::text
+                    WHEN 'COLUMN' THEN 'TABLE ' || object.oid::regclass::text -- takes the right on its columns too
                     ELSE 'ROUTINE ' || object.oid::regprocedure::text
                 END,
                 revoke_operator.role
@@ -48,6 +49,8 @@ BEGIN
     INTO grants, statements
     FROM (
         @include:objects_of_schema@
+        UNION ALL
+        @include:columns_of_schema@
     ) AS object
     CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
     WHERE pg_catalog.pg_get_userbyid(acl.grantee)::text = revoke_operator.role AND acl.grantee <> 0::oid;
@@ -64,6 +67,8 @@ BEGIN
         END AS name
         FROM (
             @include:objects_of_schema@
+            UNION ALL
+            @include:columns_of_schema@
         ) AS object
         CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
         WHERE CASE

@@ -27,6 +27,27 @@ FOR_THE_WORK = {"alembic", "asyncio", "psycopg", "psycopg2", "rich", "sqlalchemy
 COMPLETED = "import sys; sys.argv = ['dagbump']; from dagbump.__main__ import main; main()"
 
 
+# An import that is interrupted leaves SQLAlchemy half imported. A second import of it then lacks attributes.
+CTRL_C_DURING_IMPORT = """
+import sys
+
+class CtrlC:
+    pressed = False
+
+    def find_spec(self, name, *_):
+        if name == "sqlalchemy.pool" and not self.pressed:
+            self.pressed = True
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, CtrlC())
+sys.argv = ["dagbump", "check", "--url", "postgresql://127.0.0.1:1/d"]
+
+from dagbump.__main__ import main
+
+main()
+"""
+
+
 def imported(importtime: str) -> set[str]:
     """Return the packages that Python says it has imported, under -X importtime."""
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in importtime.splitlines() if "|" in line}
@@ -277,6 +298,10 @@ class TestExitCodes:
         assert (
             "0 done, 1 the work failed, 2 wrong usage, 3 database not reachable, 4 not installed or not supported."
         ) in said
+
+    def test_130_for_ctrl_c_while_sqlalchemy_is_imported(self) -> None:
+        ended = command(sys.executable, "-c", CTRL_C_DURING_IMPORT)
+        assert (ended.returncode, "Traceback" in ended.stderr) == (130, False)
 
     def test_2_for_wrong_usage(self) -> None:
         assert command(*DAGBUMP, "bump", "--max-runs", "-1", "--url", "postgresql://h/d").returncode == 2

@@ -397,6 +397,12 @@ def test_quoted_identifiers_change_nothing(database: URL) -> None:
         ok([*DAGBUMP, *words], quoting)
 
 
+def test_the_strictest_compiler_of_plpgsql_takes_every_function(database: URL) -> None:
+    strict = database.update_query_dict({"options": "-cplpgsql.extra_errors=all"})
+    for words in (["upgrade"], ["check"], ["preview"], ["bump"], ["repair", "--yes"], ["downgrade"]):
+        ok([*DAGBUMP, *words], strict)
+
+
 @pytest.mark.once
 class TestTwoAirflowsInOneDatabase:
     """One database has one dagbump, for one Airflow; another one's is never touched."""

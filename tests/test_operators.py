@@ -222,6 +222,34 @@ class TestGranting:
         assert told[1:] == []
         revoke(connection, other)
 
+    def test_a_right_on_a_column_is_told_too(self, new_role: NewRole, fleet: Fleet) -> None:
+        connection = fleet.connection
+        told: list[tuple[str | None, str | None]] = []
+        connection.add_notice_handler(lambda notice: told.append((notice.message_primary, notice.message_hint)))
+        other, role = new_role("dagbump_test_other"), new_role("dagbump_test_role_of_other")
+        fleet.execute(
+            """
+            GRANT USAGE ON SCHEMA dagbump TO dagbump_test_other;
+            GRANT SELECT ON dagbump.history TO dagbump_test_other WITH GRANT OPTION;
+            SET ROLE dagbump_test_other;
+            GRANT SELECT (dag_id) ON dagbump.history TO dagbump_test_role_of_other;
+            RESET ROLE;
+            """
+        )
+        revoke(connection, role)
+        ((message, hint),) = told
+        assert message == (
+            "the role dagbump_test_role_of_other still has rights that other roles granted: "
+            "SELECT on history (dag_id) from dagbump_test_other"
+        )
+        connection.execute((hint or "").partition("roles: ")[2].encode())
+        connection.execute("RESET ROLE")
+        may_read = "SELECT has_any_column_privilege(%s, 'dagbump.history', 'SELECT')"
+        assert connection.execute(may_read, [role]).fetchall() == [(False,)]
+        revoke(connection, role)
+        assert told[1:] == []
+        revoke(connection, other)
+
 
 class TestWhoGrants:
     def test_the_owner_and_who_becomes_her(

@@ -21,16 +21,7 @@ FROM (
     FROM (
         @include:objects_of_schema@
         UNION ALL
-        SELECT
-            class.oid,
-            'COLUMN',
-            pg_catalog.format('%s (%s)', class.relname, attribute.attname),
-            'SELECT',
-            attribute.attacl
-        FROM pg_catalog.pg_class AS class
-        JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-        JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = class.oid
-        WHERE namespace.nspname::text = 'dagbump' AND class.relkind::text = 'r' AND NOT attribute.attisdropped
+        @include:columns_of_schema@
     ) AS object
     CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
     LEFT JOIN (

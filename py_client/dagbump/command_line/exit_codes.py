@@ -27,6 +27,8 @@ def exit_codes() -> Iterator[None]:
     except DagbumpError as error:
         note(f"dagbump: {error}")
         raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise  # it may have interrupted the import of SQLAlchemy, and then sa.exc cannot be read below
     except OSError as error:
         note(f"dagbump: {error}")
         raise typer.Exit(ExitCode.THE_WORK_FAILED) from None

@@ -19,6 +19,8 @@ def begin() -> None:
     would stay on a pooled connection and reach the next client.
     """
     context.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+    # If a database is set to "all", PostgreSQL refuses a function with a variable that has the name of an argument.
+    context.execute("SET LOCAL plpgsql.extra_errors = 'none'")
     keep_others_out()
     if context.get_context().opts["fn"].__name__ == "downgrade":
         run(sql_files.installer("begin_downgrade"))
