@@ -1,5 +1,6 @@
 # make demo: dagbump beside what Airflow does, on an embedded PostgreSQL.   make lint: style and types.
-# make test: all that a change of SQL, client or command line can break; needs no Airflow.
+# make test: what a change of SQL, client or command line can break; needs no Airflow. make test-slow: the rest of that, which
+#   takes long: the demo, PgBouncer, a next revision, traps of a stranger, machines without containers.
 # make test-airflow: what runs a real Airflow, on each release: the wheel beside it, the plugin inside its schedulers, what its
 #   verify_integrity does. RELEASES="3.1.8 3.3.2" for some of them.
 # make test-ui: the page in Airflow's UI, in a real browser, on each Airflow release; needs a Chromium. DAGBUMP_SCREENSHOTS=1
@@ -28,7 +29,7 @@ RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 # Where each PostgreSQL comes from: values of DAGBUMP_POSTGRES_IMAGE, 13 to 18.
 POSTGRES ?= embedded:13 embedded:14 postgres:15 embedded:16 postgres:17 embedded
 
-.PHONY: demo test test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint clean
+.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -36,6 +37,9 @@ demo: $(VENV)/.demo
 # A worker per core, each with a PostgreSQL of its own. ARGS="-n 0": one.
 test: $(VENV)/.dev
 	$(BIN)/pytest -n auto $(ARGS)
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -n auto -m "slow and not airflow and not migrations and not ui" $(ARGS)
 
 test-airflow: $(VENV)/.dev
 	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -m airflow $(ARGS) || exit; done

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy.engine import URL
 from support.server import libpq
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 RUN_CLI = "from dagbump.command_line.app import app; app()"
 SMALL_FLEET = ("demo", "--runs", "5", "--tis", "20")

@@ -21,7 +21,7 @@ from support.processes import ALEMBIC, DAGBUMP, command, running
 from support.server import Server, libpq
 from support.waits import until
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 OWNER, MEMBER, STRANGER = (f"dagbump_pooled_{name}" for name in ("owner", "member", "stranger"))
 ROLES = (OWNER, MEMBER, STRANGER)

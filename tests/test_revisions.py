@@ -20,7 +20,7 @@ from support.processes import CHECKOUT, DAGBUMP, command
 from support.releases import environments
 from support.server import dump_schema, libpq, run_client
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 NOW_REVISION = state.NEWEST_REVISION
 NEXT_REVISION = f"{int(NOW_REVISION) + 1:04}"

@@ -8,7 +8,7 @@ import sys
 import pytest
 from support.processes import command
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 NO_CONTAINERS = {
     "no image": {"DAGBUMP_POSTGRES_IMAGE": "localhost:1/there-is-no-such-image:0"},
