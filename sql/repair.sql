@@ -9,7 +9,7 @@
 
 CREATE OR REPLACE PROCEDURE dagbump.repair(
     dag_ids pg_catalog.text[] DEFAULT NULL,
-    batch_size integer DEFAULT 1000
+    batch_size integer DEFAULT 300
 )
 LANGUAGE plpgsql SECURITY INVOKER
 AS $repair$

@@ -240,7 +240,7 @@ class TestArguments:
     def test_the_manual_shows_how_to_call_it(self, caller: Connection) -> None:
         lines = [line for (line,) in caller.execute("SELECT dagbump.help('repair')")]
         assert lines[0] == "CALL dagbump.repair("
-        assert lines[1:4] == ["    dag_ids text[] DEFAULT NULL::text[],", "    batch_size integer DEFAULT 1000", ")"]
+        assert lines[1:4] == ["    dag_ids text[] DEFAULT NULL::text[],", "    batch_size integer DEFAULT 300", ")"]
         listed = {line for (line,) in caller.execute("SELECT dagbump.help()")}
         assert "SELECT dagbump.help('repair');" in listed
         assert "SELECT dagbump.help('repair_batch');" not in listed
@@ -410,7 +410,7 @@ class TestCommand:
     ) -> None:
         new, tis = verified_run(fleet, 3)
         done = on_terminal(*DAGBUMP, "repair", typed=f"{answer}\n", DAGBUMP_URL=libpq(database))
-        assert "Move 3 task instances in 1 run, at most 1,000 in a transaction?" in done.stdout
+        assert "Move 3 task instances in 1 run, at most 300 in a transaction?" in done.stdout
         assert fleet.versions_of(tis).count(new) == moved
         assert (done.returncode, "3/3" in done.stdout) == (0 if moved else 1, moved == 3)
 

@@ -173,7 +173,7 @@ _ARGUMENTS = {
     "caller_verifies": _Argument("CAST({} AS boolean)", "True or False", "False", _boolean, default=False),
     "report_all": _Argument("CAST({} AS boolean)", "True or False", "True", _boolean, default=False),
     "caller": _Argument("CAST({} AS pg_catalog.text)", "a str or None", "'etl cleaner'", _text),
-    "batch_size": _Argument("CAST({} AS integer)", "an integer", "1000", _integer),
+    "batch_size": _Argument("CAST({} AS integer)", "an integer", "300", _integer),
     "days": _Argument("CAST({} AS integer)", "an integer or None", "14", _integer),
     "since": _Argument(_TIME, "a datetime or None", "datetime.now(timezone.utc)", _time),
     "until": _Argument(_TIME, "a datetime or None", "datetime.now(timezone.utc)", _time),

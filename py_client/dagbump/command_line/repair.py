@@ -66,7 +66,7 @@ def repair(
             metavar="N",
             help="Commit after at most N task instances.",
         ),
-    ] = 1000,
+    ] = 300,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what there is to do; write nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     wide: Wide = False,
