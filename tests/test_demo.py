@@ -172,7 +172,8 @@ def test_cut_off_it_leaves_nothing_behind(
     number: signal.Signals,
     status: int,
 ) -> None:
-    process = start(*SMALL_FLEET)
+    # With a small fleet, the demo could end before the signal comes.
+    process = start("demo", "--runs", "20", "--tis", "300") if moment is playing else start(*SMALL_FLEET)
     deadline = time.monotonic() + 60
     while not moment(process, temporary_directory):
         assert process.poll() is None
