@@ -34,7 +34,7 @@ _NOT_FOR_SQLFLUFF = ("create.sql", "find_foreign_objects.sql", "find_optional_in
 _SAMPLE = {"airflow_schema": "airflow"}
 _PLACEHOLDER = re.compile(r"@(?P<name>\w+)@")
 _BLOCK = re.compile(r"(?:CREATE OR REPLACE (?:FUNCTION|PROCEDURE)|DO) .*?\$(?P<tag>\w+)\$.*?\$(?P=tag)\$;", re.DOTALL)
-_STATEMENT = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|WITH|ALTER|CREATE|TRUNCATE)\b", re.IGNORECASE)
+_STATEMENT = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|WITH|ALTER|CREATE|TRUNCATE|LOCK)\b", re.IGNORECASE)
 _ASSIGNMENT = re.compile(r"^[\w.]+ := ")
 # What can be said of a statement without its place on the page and the variables around it.
 _RULES = (
