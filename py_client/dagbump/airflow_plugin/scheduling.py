@@ -309,7 +309,7 @@ class Scheduling:
             return
         with _attempt(loop, reporting.cannot_name_holders):
             holders = client.holders(loop.session.connection(), [row.dag_run_id for row in late])
-            now = client.server_time(loop.session)
+            now = client.server_time(loop.session.connection())  # no flush, as above
             oldest = {holder.dag_run_id: describe_holder(holder, now) for holder in reversed(holders)}
             for row in late:
                 if row.dag_run_id in oldest:
