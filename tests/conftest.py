@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import count
 from typing import Any
 
 import psycopg
@@ -18,12 +17,9 @@ from support import airflow_tables, server, traps
 from support.fleet import Fleet
 from support.optional_index import build_optional_index
 from support.releases import environments
-from support.server import Server
+from support.server import Connect, Server
 
 _stack = ExitStack()
-_database_numbers = count(1)
-
-Connect = Callable[..., psycopg.Connection[Any]]
 
 SERVERS = pytest.StashKey[list[Server]]()
 MOST_WORKERS = 4
@@ -103,20 +99,15 @@ def trapped_template(postgres: Server, airflow_template: str) -> Iterator[str]:
 @pytest.fixture
 def airflow_database(postgres: Server, airflow_template: str) -> Iterator[URL]:
     """A fresh database of Airflow's, without dagbump."""
-    yield from clone(postgres, airflow_template)
+    with postgres.temporary_database(airflow_template) as url:
+        yield url
 
 
 @pytest.fixture
 def database(postgres: Server, dagbump_template: str) -> Iterator[URL]:
     """A fresh database of Airflow's, with dagbump."""
-    yield from clone(postgres, dagbump_template)
-
-
-def clone(postgres: Server, template: str) -> Iterator[URL]:
-    """Make a copy of a database, dropped when asked again."""
-    name = f"test_{next(_database_numbers)}"
-    yield postgres.create_database(name, template)
-    postgres.drop_database(name)
+    with postgres.temporary_database(dagbump_template) as url:
+        yield url
 
 
 @pytest.fixture(params=["without the index", "with the index"])

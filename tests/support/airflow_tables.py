@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 from dagbump.demo.fleet import TABLES
+from dagbump.embedded_postgres import EmbeddedPostgres
 from sqlalchemy.engine import URL
 
 from support import server
@@ -39,6 +40,15 @@ def make(url: URL, home: Path) -> None:
         return
     with psycopg.connect(server.libpq(url)) as connection:
         connection.execute(FILE.read_bytes())
+
+
+def make_in_embedded(postgres: EmbeddedPostgres, name: str = "airflow") -> URL:
+    """Make a database there with the tables that the demo has."""
+    postgres.create_database(name)
+    url = postgres.url.set(database=name)
+    with psycopg.connect(server.libpq(url)) as connection:
+        connection.execute(TABLES.read_bytes())
+    return url
 
 
 @contextmanager

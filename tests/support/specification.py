@@ -1,4 +1,4 @@
-"""The contract's rules for bump, preview and verify_scope in plain Python; tests/test_properties.py holds them against
+"""The contract's rules for bump, preview and verify_scope in plain Python; tests/sql/test_properties.py holds them against
 what the database answers.
 
 To be read as a specification: no SQL, no thought of speed. First what there is, then the rules. `bump` moves the

@@ -43,11 +43,11 @@ class Scheduler:
 
 @contextmanager
 def scheduler_process(
-    script: Path, postgres: Server, template: str, database: str, home: Path, environment: Mapping[str, str]
+    script: Path, postgres: Server, template: str, home: Path, environment: Mapping[str, str]
 ) -> Iterator[Scheduler]:
     """Start a process that runs this script on a copy of the template."""
-    postgres.drop_database(database)
-    url = postgres.create_database(database, template)
-    with start_worker(environments.release(), url, home, environment, script) as worker:
-        yield Scheduler(worker, postgres, database)
-    postgres.drop_database(database)
+    with (
+        postgres.temporary_database(template) as url,
+        start_worker(environments.release(), url, home, environment, script) as worker,
+    ):
+        yield Scheduler(worker, postgres, str(url.database))

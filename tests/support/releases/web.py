@@ -59,13 +59,13 @@ class Web:
 
 
 @contextmanager
-def serving(postgres: Server, template: str, directory: Path, name: str, **options: Any) -> Iterator[tuple[Web, URL]]:
+def serving(postgres: Server, template: str, directory: Path, **options: Any) -> Iterator[tuple[Web, URL]]:
     """Run the API server of the tests' release on a database of its own; options are those of `web_server`."""
-    postgres.drop_database(name)
-    url = postgres.create_database(name, template)
-    with web_server(environments.release(), url, directory, **options) as web:
+    with (
+        postgres.temporary_database(template) as url,
+        web_server(environments.release(), url, directory, **options) as web,
+    ):
         yield web, url
-    postgres.drop_database(name)
 
 
 @contextmanager

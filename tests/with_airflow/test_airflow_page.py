@@ -1,0 +1,589 @@
+"""The page "DAG versions" in Airflow's UI: a real API server of the release, and a real browser.
+
+The release is the one that the tests' schema is of. What users may, Airflow's auth managers say: the simple one and,
+where there are pins for it, FAB's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from dagbump import database as dagbump_database
+from dagbump.installation import installer
+from playwright.sync_api import Browser, Locator, Page, expect
+from sqlalchemy.engine import URL
+from support.browser import PATIENCE_MS, Visitor, chromium, visitor
+from support.fleet import Fleet
+from support.processes import CHECKOUT
+from support.releases import environments
+from support.releases.web import FAB_USERS, Web, serving
+from support.server import Server, libpq
+
+pytestmark = pytest.mark.ui
+
+RELEASE = environments.release()
+IN_MENU = environments.number() >= (3, 1)
+HAS_FAB = (environments.PINS / f"airflow-{RELEASE}-fab.in").exists()
+# Where pictures of the page are put, for the documents; made with DAGBUMP_SCREENSHOTS=1.
+PICTURES = CHECKOUT / "docs" / "page" if os.environ.get("DAGBUMP_SCREENSHOTS") == "1" else None
+
+TASKS = ("extract", "transform", "load")
+HOSTILE = "<script>alert(1)</script> \"quoted\" 'ids' \u202eright to left"
+RUN_OF_250 = "x" * 250
+
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+Served = tuple[Web, URL]
+
+
+@pytest.fixture(scope="module")
+def served(postgres: Server, dagbump_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An API server with the simple auth manager, for all tests."""
+    with serving(postgres, dagbump_template, tmp_path_factory.mktemp("web")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def served_fab(postgres: Server, dagbump_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(postgres, dagbump_template, tmp_path_factory.mktemp("fab"), fab=True) as served:
+        yield served
+
+
+@pytest.fixture
+def web(served: Served) -> Web:
+    return served[0]
+
+
+@pytest.fixture
+def emptied(served: Served) -> Iterator[Fleet]:
+    """A database without a DAG, and with dagbump as it was installed."""
+    with emptied_fleet(served[1]) as fleet:
+        yield fleet
+
+
+@contextmanager
+def emptied_fleet(url: URL) -> Iterator[Fleet]:
+    with psycopg.connect(libpq(url), autocommit=True) as connection:
+        for table in ("task_instance", "dag_run", "serialized_dag", "dag_version", "dag"):
+            connection.execute(f"TRUNCATE {table} CASCADE".encode())
+        connection.execute("DROP SCHEMA IF EXISTS dagbump CASCADE")
+        installer.upgrade(dagbump_database.create_engine(libpq(url)))
+        yield Fleet(connection)
+
+
+def versions(fleet: Fleet, dag_id: str, number: int, **columns: Any) -> list[UUID]:
+    fleet.dag(dag_id, **columns)
+    return [fleet.version(dag_id, one, tasks=TASKS) for one in range(1, number + 1)]
+
+
+def fill(fleet: Fleet) -> None:
+    """Make a fleet of which there is something to tell: 13 of 17 TIs are stale, in 8 of 9 runs."""
+    of_etl = versions(fleet, "etl.orders", 5)
+    for day in (24, 25, 26):
+        run = fleet.run("etl.orders", f"scheduled__2026-11-{day}T04:00:00+00:00")
+        fleet.ti(run, of_etl[4], "success", task_id="extract")
+        fleet.ti(run, of_etl[2], "scheduled", task_id="transform")
+        fleet.ti(run, None if day == 24 else of_etl[3], None, task_id="load")
+    of_reports = versions(fleet, "reports.daily", 3)  # the run lacks a task, and counts as verified
+    run = fleet.run("reports.daily", "scheduled__2026-11-26T05:00:00+00:00")
+    fleet.ti(run, of_reports[2], "running", task_id="extract")
+    fleet.ti(run, of_reports[0], "queued", task_id="transform")
+    of_ml = versions(fleet, "ml.train", 2)  # a version has landed
+    run = fleet.run("ml.train", "manual__2026-11-26T09:12:44+00:00")
+    fleet.ti(run, of_ml[0], "running", task_id="extract")
+    fleet.ti(run, of_ml[0], None, task_id="clean_up")
+    of_billing = versions(fleet, "billing", 4, is_paused=True)
+    run = fleet.run("billing", "scheduled__2026-11-25T22:00:00+00:00")
+    fleet.ti(run, of_billing[3], "success", task_id="extract")
+    fleet.ti(run, of_billing[1], "scheduled", task_id="load")
+    of_legacy = versions(fleet, "legacy", 2)
+    pinned = fleet.run("legacy", "backfill__2026-11-01", bundle_version="9f2c1e", created_dag_version_id=of_legacy[0])
+    fleet.ti(pinned, None, None, task_id="extract")
+    of_hostile = versions(fleet, HOSTILE, 2)
+    run = fleet.run(HOSTILE, RUN_OF_250)
+    fleet.ti(run, of_hostile[1], "success", task_id="extract")
+    for task_id in ("transform", "load"):
+        fleet.ti(run, of_hostile[0], "scheduled", task_id=task_id)
+    of_fine = versions(fleet, "fine", 2)
+    run = fleet.run("fine")
+    for task_id in TASKS:
+        fleet.ti(run, of_fine[1], "scheduled", task_id=task_id)
+
+
+SENTENCE = "13 of 17 unfinished task instances are not on the latest version of their DAG, in 8 of 9 running runs."
+
+
+@pytest.fixture
+def fleet(emptied: Fleet) -> Fleet:
+    fill(emptied)
+    return emptied
+
+
+Enter = Callable[..., Visitor]
+
+
+@pytest.fixture
+def enter(browser: Browser, web: Web) -> Iterator[Enter]:
+    """Lets somebody log in; fails where the browser had to complain of the page."""
+    with ExitStack() as stack:
+        visitors: list[Visitor] = []
+
+        def enter(name: str, airflow: str = web.url, **options: Any) -> Visitor:
+            somebody = stack.enter_context(visitor(browser, **options))
+            visitors.append(somebody)
+            somebody.log_in(airflow, name)
+            return somebody
+
+        yield enter
+        assert [somebody.complaints for somebody in visitors] == [[] for _ in visitors]
+
+
+def picture(somebody: Visitor, name: str) -> None:
+    if PICTURES:
+        PICTURES.mkdir(exist_ok=True)
+        somebody.page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def open_page(somebody: Visitor, web: Web, path: str = "/") -> Visitor:
+    somebody.page.goto(f"{web.url}/dagbump{path}")
+    somebody.page.locator("#live h2, #live .empty").first.wait_for()
+    expect(somebody.page.locator("#signing-in")).to_have_count(0)  # Airflow 3.0: the script has found the login
+    return somebody
+
+
+def row_of(page: Page, text: str) -> Locator:
+    """Return the run's row that has a text in it."""
+    return page.locator("tr[id]", has_text=text)
+
+
+def button(somebody: Visitor) -> Locator:
+    return somebody.page.locator("[data-dialog]")
+
+
+# ---- What is seen.
+
+
+@pytest.mark.usefixtures("fleet")
+def test_the_answer_the_reasons_and_what_to_do(web: Web, enter: Enter) -> None:
+    page = open_page(enter("admin"), web).page
+    expect(page.locator("#answer")).to_have_text(SENTENCE)
+    expect(page.locator(".plugin")).to_contain_text("The scheduler's plugin is on.")
+    assert page.locator(".badge").all_text_contents() == [
+        "Lacks tasks",
+        "No version",
+        "Behind",
+        "To be verified",
+        "DAG is paused",
+    ]
+    versionless = page.locator("tbody", has=page.locator(".badge", has_text="No version"))
+    expect(versionless.locator(".next")).to_contain_text("dagbump repair")
+    reports = row_of(page, "reports.daily")
+    expect(reports.locator("summary")).to_have_text("1 missing")
+    reports.locator("summary").click()
+    expect(reports.locator("li")).to_have_text("load")
+    expect(row_of(page, "2026-11-24T04").locator(".versions")).to_have_text(re.compile(r"none, 3\s+→\s+5"))
+    expect(row_of(page, "ml.train")).to_contain_text("1 gone")
+
+
+def test_an_empty_database_and_one_in_which_all_is_well(emptied: Fleet, web: Web, enter: Enter) -> None:
+    somebody = open_page(enter("admin"), web)
+    page = somebody.page
+    expect(page.locator("#answer")).to_have_text("No DAG run is running.")
+    picture(somebody, "empty-light")
+    picture(open_page(enter("admin", dark=True), web), "empty-dark")
+    open_page(somebody, web, "/versions")
+    expect(page.locator(".empty")).to_contain_text("No DAG that you may see has a version yet")
+    open_page(somebody, web, "/history")
+    expect(page.locator(".empty")).to_contain_text("Nothing has been moved yet")
+    (only,) = versions(emptied, "d", 1)
+    for _ in range(20):
+        emptied.tis(emptied.run("d"), only, ["running", "scheduled", None, *["success"] * 3])
+    open_page(somebody, web)
+    expect(page.locator("#answer")).to_have_text(
+        "All 60 unfinished task instances of 20 running runs are on the latest version of their DAG."
+    )
+    picture(somebody, "all-well-light")
+    picture(open_page(enter("admin", dark=True), web), "all-well-dark")
+
+
+@pytest.mark.usefixtures("fleet")
+def test_search_and_filter(web: Web, enter: Enter) -> None:
+    page = open_page(enter("admin"), web).page
+    page.get_by_label("DAG", exact=True).fill("ETL")
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody tr[id]")).to_have_count(3)
+    assert page.url.endswith("?dag=ETL")
+    page.get_by_role("link", name="Show all").click()
+    page.locator(".choices").get_by_role("link", name="No version 1").click()
+    expect(page.locator("tbody tr[id]")).to_have_count(1)
+    page.go_back()
+    expect(page.locator("tbody tr[id]")).to_have_count(8)
+    page.get_by_label("DAG", exact=True).fill("no such thing")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator(".empty")).to_contain_text("matches")
+
+
+def test_the_versions_and_the_history(fleet: Fleet, web: Web, enter: Enter) -> None:
+    fleet.dag("generated")
+    for number in range(1, 61):
+        fleet.version("generated", number, serialized=False)
+    fleet.execute("""
+        UPDATE {schema}.dag_version
+        SET created_at = now() - (version_number %% 2) * interval '1 day' - interval '1 hour'
+        WHERE dag_id = 'generated'
+    """)
+    fleet.execute("SELECT dagbump.bump(dag_ids => %s, caller => 'airflow scheduler')", ["etl.orders"])
+    somebody = open_page(enter("admin"), web)
+    page = somebody.page
+    expect(page.locator(".plugin")).to_contain_text(re.compile(r"etl\.orders, \d+ s ago"))
+    page.get_by_role("link", name="Versions", exact=True).click()
+    expect(page.locator("#answer")).to_contain_text("1 DAG got a version again and again")
+    first = page.locator("tbody tr").first
+    expect(first).to_contain_text("generated")
+    expect(first.locator("svg")).to_have_attribute("aria-label", re.compile("0, 30, 30$"))
+    picture(somebody, "versions-light")
+    page.get_by_role("link", name="History").click()
+    expect(page.locator("tbody tr")).to_have_count(3)
+    expect(page.locator("tbody tr", has_text="2026-11-24T04")).to_contain_text("none (1), 3 (1)")
+    expect(page.locator("tbody tr").first).to_contain_text("airflow scheduler")
+
+
+@pytest.mark.usefixtures("fleet")
+def test_ids_are_text_and_links_lead_to_airflows_pages(web: Web, enter: Enter) -> None:
+    somebody = open_page(enter("admin"), web)
+    row = row_of(somebody.page, RUN_OF_250)
+    link = row.get_by_role("link").first
+    expect(link).to_have_text(HOSTILE)
+    assert somebody.page.evaluate("document.querySelectorAll('script').length") == 1
+    href = str(link.get_attribute("href"))
+    assert href.startswith("/dags/%3Cscript%3E")
+    row_of(somebody.page, "reports.daily").get_by_role("link").first.click()
+    somebody.page.wait_for_url(f"{web.url}/dags/reports.daily**")
+
+
+@pytest.mark.skipif(not IN_MENU, reason="Airflow 3.0 has no menu for pages of plugins")
+@pytest.mark.usefixtures("fleet")
+def test_the_menu_leads_to_it_and_its_links_lead_out_of_the_frame(web: Web, enter: Enter) -> None:
+    somebody = enter("admin")
+    somebody.page.get_by_role("button", name="Browse").click()
+    somebody.page.get_by_role("menuitem", name="DAG versions").click()
+    expect(somebody.in_frame.locator("#answer")).to_have_text(SENTENCE)
+    picture(somebody, "runs-light")
+    somebody.in_frame.get_by_role("link", name="History").click()
+    expect(somebody.in_frame.locator(".empty")).to_contain_text("Nothing has been moved yet")
+    somebody.in_frame.get_by_role("link", name="Runs", exact=True).click()
+    somebody.in_frame.get_by_role("link", name="reports.daily").click()
+    somebody.page.wait_for_url(f"{web.url}/dags/reports.daily**")
+
+
+def test_a_thousand_runs_come_in_pages(emptied: Fleet, web: Web, enter: Enter) -> None:
+    old, _ = versions(emptied, "many", 2)
+    run = emptied.run("many")
+    emptied.ti(run, old, "scheduled", task_id="extract")
+    emptied.copy_run(run, 999)
+    page = open_page(enter("admin"), web).page
+    expect(page.locator("#answer")).to_contain_text("in 1,000 of 1,000 running runs")
+    expect(page.locator("tbody tr[id]")).to_have_count(50)
+    expect(page.locator(".pages")).to_contain_text("Runs 1 to 50 of 1,000")
+    page.get_by_role("link", name="Next").click()
+    expect(page.locator(".pages")).to_contain_text("Runs 51 to 100 of 1,000")
+
+
+def test_the_versions_of_many_dags_come_in_pages(emptied: Fleet, web: Web, enter: Enter) -> None:
+    for number in range(51):
+        emptied.dag(f"dag_{number}", versions=1)
+    page = open_page(enter("admin"), web, "/versions").page
+    expect(page.locator(".pages span")).to_have_text("DAGs 1 to 25")
+    page.get_by_role("link", name="Next").click()
+    expect(page.locator(".pages span")).to_have_text("DAGs 26 to 50")
+    page.get_by_role("link", name="Next").click()
+    expect(page.locator(".pages span")).to_have_text("DAGs 51 to 51 of 51")
+    expect(page.get_by_role("link", name="Next")).to_have_count(0)
+
+
+# ---- The button.
+
+
+def test_the_button_moves_what_it_says(fleet: Fleet, web: Web, enter: Enter) -> None:
+    somebody = open_page(enter("admin"), web)
+    page = somebody.page
+    expect(button(somebody)).to_have_text("Move 9 task instances…")
+    button(somebody).click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("h2")).to_have_text("Move 9 task instances of 5 runs?")
+    expect(dialog.locator("tbody tr")).to_have_count(5)
+    picture(somebody, "dialog-light")
+    dialog.get_by_role("button", name="Move them").click()
+    expect(dialog.locator("h2")).to_have_text("Moved 9 task instances of 5 runs.")
+    expect(dialog.locator("tbody tr")).to_have_count(5)
+    audited = fleet.execute("SELECT owner FROM {schema}.log WHERE event = 'dagbump_bump'").fetchall()
+    assert ("admin",) in audited
+    moved = fleet.execute("SELECT caller, sum(bumped) FROM dagbump.history GROUP BY caller").fetchall()
+    assert moved == [("page 'DAG versions': admin", 9)]
+    dialog.get_by_role("button", name="Close").click()
+    expect(page.locator("#answer")).to_contain_text("4 of 17 unfinished")
+    expect(button(somebody)).to_have_count(0)
+
+
+@pytest.mark.usefixtures("fleet")
+def test_what_others_hold_is_named_and_left(web: Web, served: Served, enter: Enter) -> None:
+    with psycopg.connect(libpq(served[1]), application_name="somebody's notebook") as other:
+        other.execute("SELECT 1 FROM task_instance WHERE dag_id = 'etl.orders' AND state = 'scheduled' FOR UPDATE")
+        somebody = open_page(enter("admin"), web)
+        row = row_of(somebody.page, "2026-11-25T04")
+        expect(row.locator(".holder")).to_contain_text("1 task instance locked by pid")
+        expect(row.locator(".holder")).to_contain_text("somebody's notebook")
+        button(somebody).click()
+        somebody.page.get_by_role("button", name="Move them").click()
+        expect(somebody.page.get_by_role("dialog").locator("h2")).to_have_text(
+            "Moved 6 task instances of 5 runs. 3 task instances left, because another transaction has locked them."
+        )
+
+
+@pytest.mark.usefixtures("fleet")
+def test_the_keyboard_is_enough(web: Web, enter: Enter) -> None:
+    somebody = open_page(enter("admin"), web)
+    page = somebody.page
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    button(somebody).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(button(somebody)).to_be_focused()
+
+
+# ---- It refreshes itself.
+
+
+def test_a_version_that_lands_shows_itself_and_the_place_is_kept(fleet: Fleet, web: Web, enter: Enter) -> None:
+    page = open_page(enter("admin"), web).page
+    summary = row_of(page, "reports.daily").locator("summary")
+    summary.click()
+    page.get_by_label("DAG", exact=True).fill("half a w")
+    fleet.copy_latest_version("fine")
+    expect(page.locator("#answer")).to_contain_text("16 of 17", timeout=2 * PATIENCE_MS)
+    expect(row_of(page, "reports.daily").locator("details")).to_have_attribute("open", "")
+    expect(page.get_by_label("DAG", exact=True)).to_have_value("half a w")
+    expect(page.get_by_label("DAG", exact=True)).to_be_focused()
+
+
+# ---- Who may.
+
+
+def test_a_viewer_has_no_button_and_cannot_do_without(fleet: Fleet, web: Web, enter: Enter) -> None:
+    viewer = open_page(enter("viewer"), web)
+    expect(viewer.page.locator("#answer")).to_have_text(SENTENCE)
+    expect(button(viewer)).to_have_count(0)
+    user = open_page(enter("user"), web)
+    token = str(user.page.locator("dialog").get_attribute("data-token"))
+    runs = [
+        int(str(run)) for run in user.page.locator("[data-run]").evaluate_all("rows => rows.map(r => r.dataset.run)")
+    ]
+    assert len(runs) == 5
+
+    # Neither with nothing, nor with somebody else's token, nor with their own by somebody who may not edit.
+    assert post(viewer, web, runs, None) == 403
+    assert post(viewer, web, runs, token) == 403
+    assert post(user, web, runs, None) == 403
+    assert post(user, web, runs, token + "x") == 403
+    assert post(user, web, [2**63], token) == 400
+    assert post(user, web, runs * 11, token) == 400
+    assert fleet.execute("SELECT count(*) FROM dagbump.history").fetchone() == (0,)
+    assert post(user, web, runs, token) == 200
+    assert fleet.execute("SELECT sum(bumped) FROM dagbump.history").fetchone() == (9,)
+
+
+def post(somebody: Visitor, web: Web, runs: list[int], token: str | None) -> int:
+    """Send what the button sends, with the browser's own login."""
+    script = """async ([url, runs, token]) => {
+        const login = localStorage.getItem("token");
+        const headers = {"Content-Type": "application/json"};
+        if (token) headers["X-Dagbump-Token"] = token;
+        if (login) headers["Authorization"] = `Bearer ${login}`;
+        const answer = await fetch(url, {method: "POST", headers, body: JSON.stringify({dag_run_ids: runs})});
+        return answer.status;
+    }"""
+    status: int = somebody.page.evaluate(script, [f"{web.url}/dagbump/bump", runs, token])
+    return status
+
+
+ROUTES = """
+import json
+from dagbump.airflow_plugin.page.application import create_routes
+routes = create_routes().routes
+print("ROUTES", json.dumps([[route.path, sorted(getattr(route, "methods", None) or ["mount"])] for route in routes]))
+"""
+
+
+@pytest.mark.usefixtures("fleet")
+def test_no_route_answers_nobody(web: Web, browser: Browser) -> None:
+    printed = web.run(ROUTES)
+    routes = json.loads(printed.partition("ROUTES ")[2])
+    assert len(routes) >= 5
+    with visitor(browser) as nobody:
+        for path, methods in routes:
+            if path == "/static":  # files of ours, the same everywhere
+                continue
+            for method in methods:
+                answer = nobody.context.request.fetch(f"{web.url}/dagbump{path}", method=method, data="{}")
+                assert answer.status == 401, (method, path)
+                assert "etl" not in answer.text()
+                assert "script-src 'self'" in answer.headers["content-security-policy"]
+        forged = nobody.context.request.get(f"{web.url}/dagbump/", headers={"Authorization": "Bearer forged"})
+        assert forged.status in {401, 403}
+
+
+@pytest.mark.skipif(not IN_MENU, reason="the scheduler of Airflow 3.0 imports FastAPI itself")
+def test_a_scheduler_imports_none_of_it(web: Web) -> None:
+    printed = web.run("""
+import sys
+import airflow.jobs.scheduler_job_runner
+import airflow.plugins_manager
+import dagbump.airflow_plugin.patches
+import dagbump.airflow_plugin.scheduling
+found = {"fastapi", "dagbump.airflow_plugin.page.application"} & set(sys.modules)
+print("FOUND", found, "dagbump.airflow_plugin.page" in sys.modules)
+""")
+    assert "FOUND set() True" in printed
+
+
+def test_an_api_server_imports_no_scheduler_for_it(web: Web) -> None:
+    printed = web.run("""
+import sys
+import dagbump.airflow_plugin.page.application
+print("FOUND", {"airflow.jobs.scheduler_job_runner", "dagbump.airflow_plugin.scheduling"} & set(sys.modules))
+""")
+    assert "FOUND set()" in printed
+
+
+@pytest.mark.skipif(not HAS_FAB, reason="there are no pins of this release with FAB")
+def test_each_user_of_fab_sees_and_does_what_they_may(served_fab: Served, browser: Browser) -> None:
+    web, url = served_fab
+    with emptied_fleet(url) as fleet, ExitStack() as stack:
+        fill(fleet)
+        people = {name: stack.enter_context(visitor(browser)) for name in FAB_USERS}
+        for name, somebody in people.items():
+            somebody.log_in(web.url, name)
+            open_page(somebody, web)
+        expect(people["admin"].page.locator("#answer")).to_have_text(SENTENCE)
+        expect(people["reader_of_one"].page.locator("#answer")).to_contain_text("6 of 6 unfinished")
+        expect(button(people["reader_of_one"])).to_have_count(0)
+        expect(people["reader_without_runs"].page.locator("#answer")).to_have_text("No DAG run is running.")
+
+        editor = people["editor_of_one"]
+        expect(editor.page.locator("#answer")).to_contain_text("7 of 8 unfinished")
+        expect(button(editor)).to_have_text("Move 6 task instances…")
+        token = str(editor.page.locator("dialog").get_attribute("data-token"))
+        every_run = [run for (run,) in fleet.execute("SELECT id FROM {schema}.dag_run").fetchall()]
+        assert post(editor, web, every_run, token) == 200
+        moved = fleet.execute("SELECT dag_id, sum(bumped) FROM dagbump.history GROUP BY dag_id").fetchall()
+        assert moved == [("etl.orders", 6)]
+
+        fleet.execute("SELECT dagbump.bump()")
+        for name, seen in {"admin": 3, "editor_of_one": 2, "reader_of_one": 1, "reader_without_runs": 0}.items():
+            page = open_page(people[name], web, "/history").page
+            assert len(dags_in_table(page)) == seen, name
+        assert dags_in_table(open_page(people["reader_of_one"], web, "/versions").page) == {"etl.orders"}
+        assert dags_in_table(open_page(people["reader_without_runs"], web, "/versions").page) == set()
+
+
+def dags_in_table(page: Page) -> set[str]:
+    return set(page.locator("tbody th a:first-child bdi").all_text_contents())
+
+
+# ---- What is in the way.
+
+
+def test_what_cannot_be_asked_is_said(web: Web, enter: Enter) -> None:
+    somebody = enter("admin")
+    for path in ("/?page=0", "/?page=x", "/history?until=yesterday", f"/?dag={'x' * 251}"):
+        page = open_page(somebody, web, path).page
+        expect(page.locator("#answer")).to_have_text("The page does not understand this request.")
+    expect(open_page(somebody, web, "/nowhere").page.locator("#answer")).to_have_text("Not Found")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("DROP SCHEMA dagbump CASCADE", "dagbump upgrade"),
+        ("UPDATE dagbump.installation SET revision = '9999', works_with_packages_from = '9999'", "upgrade the package"),
+        ("UPDATE dagbump.installation SET airflow_shape = 'another'", "dagbump upgrade"),
+        ("DROP TABLE dagbump.installation", "dagbump upgrade"),
+    ],
+)
+def test_it_says_what_is_missing_and_the_command(
+    emptied: Fleet, web: Web, enter: Enter, damage: Any, said: str
+) -> None:
+    emptied.connection.execute(damage)
+    page = open_page(enter("admin"), web).page
+    expect(page.locator("#live")).to_contain_text(said)
+    emptied.execute("DROP SCHEMA IF EXISTS dagbump CASCADE")
+    emptied.execute("CREATE SCHEMA dagbump")
+
+
+@pytest.mark.usefixtures("emptied")
+def test_it_is_where_airflow_is(postgres: Server, dagbump_template: str, tmp_path: Path, browser: Browser) -> None:
+    """Airflow may be in a folder of its host, and the scheduler's part of the plugin be off."""
+    options = {"path": "/team/airflow", "enabled": False}
+    with (
+        serving(postgres, dagbump_template, tmp_path, **options) as (web, url),
+        psycopg.connect(libpq(url), autocommit=True) as connection,
+        visitor(browser) as somebody,
+    ):
+        fill(Fleet(connection))
+        somebody.log_in(web.url, "admin")
+        page = open_page(somebody, web).page
+        expect(page.locator(".plugin")).to_contain_text("[dagbump] enabled = True")
+        link = row_of(page, "reports.daily").get_by_role("link").first
+        assert link.get_attribute("href") == "/team/airflow/dags/reports.daily"
+        page.get_by_role("link", name="Versions", exact=True).click()
+        expect(page.locator("tbody tr")).to_have_count(7)
+        assert page.url == f"{web.url}/dagbump/versions"
+
+
+# ---- For everybody.
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_serious(fleet: Fleet, web: Web, enter: Enter, dark: bool) -> None:
+    somebody = open_page(enter("admin", dark=dark), web)
+    theme = somebody.page.evaluate("document.documentElement.dataset.theme")
+    assert theme == ("dark" if dark else "light")
+    problems = somebody.accessibility_problems()
+    button(somebody).click()
+    if dark:
+        picture(somebody, "dialog-dark")
+    problems += somebody.accessibility_problems()
+    somebody.page.keyboard.press("Escape")
+    if dark and IN_MENU:
+        somebody.page.goto(f"{web.url}/plugin/dag-versions")
+        expect(somebody.in_frame.locator("#answer")).to_have_text(SENTENCE)
+        picture(somebody, "runs-dark")
+    for path in ("/versions", "/history", "/?dag=nothing"):
+        problems += open_page(somebody, web, path).accessibility_problems()
+        if dark and path == "/versions":
+            picture(somebody, "versions-dark")
+    fleet.execute("SELECT dagbump.bump()")
+    problems += open_page(somebody, web, "/history").accessibility_problems()
+    fleet.execute("DROP SCHEMA dagbump CASCADE")
+    fleet.execute("CREATE SCHEMA dagbump")
+    problems += open_page(somebody, web).accessibility_problems()
+    assert problems == []

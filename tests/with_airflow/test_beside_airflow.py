@@ -1,0 +1,225 @@
+"""The wheel, and that wheel installed beside Airflow and used there as in a deployment.
+
+The release is `environments.release`: `make test-airflow` runs all of it on each.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import psycopg
+import pytest
+from sqlalchemy.engine import URL
+from support import server
+from support.fleet import Fleet
+from support.releases import environments
+from support.server import Server
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environments.build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment with Airflow and dagbump, and a database that this Airflow has migrated."""
+
+    release: str
+    python: Path
+    url: URL
+    home: Path
+    packages_before: frozenset[str]
+
+    def packages(self) -> frozenset[str]:
+        return freeze(self.python)
+
+    def dagbump(self, *arguments: str, url_from: Mapping[str, str] | None = None) -> str:
+        """Run the command line; the database is the one that Airflow's configuration names."""
+        return self._run(str(self.python.with_name("dagbump")), *arguments, url_from=url_from)
+
+    def script(self, source: str) -> Any:
+        """Run Python there; return what it prints last, which is JSON. Airflow may have printed something before."""
+        return json.loads(self._run(str(self.python), "-c", source).splitlines()[-1])
+
+    def refused(self, *arguments: str) -> str:
+        """Run the command line, which finds that it does not know this Airflow; return what it says."""
+        done = self._end(str(self.python.with_name("dagbump")), *arguments)
+        assert done.returncode == 4, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stderr
+
+    def _run(self, *command: str, url_from: Mapping[str, str] | None = None) -> str:
+        done = self._end(*command, url_from=url_from)
+        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def _end(self, *command: str, url_from: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        # PSYCOPG_IMPL: psycopg cannot be loaded, also where the machine has a libpq.
+        environment = environments.environment_for(self.url, self.home) | {"PSYCOPG_IMPL": "binary"}
+        if url_from is not None:
+            del environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+            environment |= url_from
+        return subprocess.run(command, env=environment, cwd=self.home, capture_output=True, text=True, check=False)
+
+
+def freeze(python: Path) -> frozenset[str]:
+    return frozenset(environments.uv("pip", "freeze", "--python", str(python)).splitlines())
+
+
+@pytest.fixture(scope="module")
+def installed(postgres: Server, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    release = environments.release()
+    home = tmp_path_factory.mktemp("deployment")
+    with postgres.temporary_database() as url, environments.clone_of(release, home) as python:
+        environments.migrate(release, url, home)
+        packages_before = freeze(python)
+        environments.install(release, python, str(wheel))
+        yield Installed(release, python, url, home, packages_before)
+
+
+@pytest.mark.once
+def test_the_wheel_carries_the_sql_the_migrations_and_the_demos_tables(wheel: Path) -> None:
+    carried = set(ZipFile(wheel).namelist())
+    files = {
+        f"dagbump/{path.relative_to(root).as_posix()}"
+        for root, directory in (
+            (CHECKOUT, "sql"),
+            (CHECKOUT, "migrations"),
+            (CHECKOUT / "py_client" / "dagbump", "demo"),
+        )
+        for path in (root / directory).rglob("*.*")
+        if path.suffix in {".sql", ".py", ".ini", ".mako"}
+    }
+    assert {"dagbump/sql/bump.sql", "dagbump/sql/parts/tries_inside/unfinished.sql"} <= files
+    assert files <= carried
+
+
+@pytest.mark.airflow
+def test_installing_it_moves_no_package_of_airflow(installed: Installed) -> None:
+    after = installed.packages()
+
+    assert installed.packages_before <= after
+    brought = {package.partition(" @ ")[0].partition("==")[0] for package in after - installed.packages_before}
+    assert brought == {"dagbump"}
+
+
+@pytest.mark.airflow
+def test_the_command_line_does_its_work_with_airflows_configuration(installed: Installed) -> None:
+    with psycopg.connect(server.libpq(installed.url), autocommit=True) as connection:
+        fleet = Fleet(connection)
+        old, new = fleet.dag("d", versions=2)
+        run = fleet.run("d", "r")
+        fleet.ti(run, new, "success")
+        stale = fleet.ti(run, old)
+        before = server.dump_schema(installed.url)
+
+        installed.dagbump("upgrade")
+        (previewed,) = json.loads(installed.dagbump("preview", "--json"))
+        assert fleet.versions_of([stale]) == [old]
+        (bumped,) = json.loads(installed.dagbump("bump", "--json"))
+        assert fleet.versions_of([stale]) == [new]
+        installed.dagbump("downgrade")
+
+        row = {"dag_run_id": run, "dag_id": "d", "run_id": "r", "dag_version_id": str(new), "version_number": 2}
+        stale_ones = {"stale": 1, "stale_by_state": {"no_status": 1}, "verdict": "bump", "versionless": 0}
+        assert previewed == row | stale_ones | {"missing_tasks": None, "vanished_tasks": None}
+        assert bumped == row | {"bumped": 1, "locked": 0, "needs_verify": False}
+        assert server.dump_schema(installed.url) == before
+
+
+@pytest.mark.airflow
+@pytest.mark.parametrize("place", ["environment", "airflow.cfg", "secrets backend"])
+def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(
+    installed: Installed, tmp_path: Path, place: str
+) -> None:
+    secret = tmp_path / "secret"
+    url = installed.url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    secret.write_text(f"{url}\n")
+    variable = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+    if place == "environment":
+        url_from = {f"{variable}_CMD": f"cat {secret}"}
+    elif place == "airflow.cfg":
+        (tmp_path / "airflow.cfg").write_text(f"[database]\nsql_alchemy_conn_cmd = cat {secret}\n")
+        url_from = {"AIRFLOW_HOME": str(tmp_path)}
+    else:
+        (tmp_path / "backend.py").write_text(
+            "from airflow.secrets.base_secrets import BaseSecretsBackend\n"
+            "class Files(BaseSecretsBackend):\n"
+            "    def get_config(self, key):\n"
+            f"        return open({str(secret)!r}).read() if key == 'the_database' else None\n"
+        )
+        url_from = {
+            f"{variable}_SECRET": "the_database",
+            "AIRFLOW__SECRETS__BACKEND": "backend.Files",
+            "PYTHONPATH": str(tmp_path),
+        }
+
+    installed.dagbump("upgrade", url_from=url_from)
+    assert json.loads(installed.dagbump("preview", "--json", url_from=url_from)) == []
+    installed.dagbump("downgrade", url_from=url_from)
+
+
+@pytest.mark.airflow
+def test_without_libpq_it_connects_through_airflows_psycopg2(installed: Installed) -> None:
+    used = installed.script(
+        """
+import json
+from dagbump import database
+try:
+    import psycopg
+except ImportError:
+    with database.connect(database.create_engine(database.find_url())) as connection:
+        print(json.dumps(type(connection.connection.driver_connection).__module__))
+"""
+    )
+    assert used == "psycopg2.extensions"
+
+
+# What installs, and what people call, may need these; whatever runs inside Airflow may not.
+FOR_OTHERS = ("alembic", "fastapi", "prometheus_client", "rich", "typer")
+# Forked, each try finds Airflow imported, and dagbump not.
+IN_FORKS = f"""
+import json, multiprocessing, sys, time
+
+def measure(statement):
+    for name in [*{FOR_OTHERS}, *(name for name in sys.modules if name.partition(".")[0] in {FOR_OTHERS})]:
+        sys.modules[name] = None  # who imports it, fails
+    before, began = set(sys.modules), time.process_time()
+    exec(statement, {{}})
+    milliseconds = (time.process_time() - began) * 1000
+    packages = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+    return sorted(packages - sys.stdlib_module_names), milliseconds
+
+def in_forks(statement, times):
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        print(json.dumps(pool.map(measure, [statement] * times, chunksize=1)))
+
+"""
+
+
+@pytest.mark.airflow
+@pytest.mark.parametrize(
+    ("statement", "milliseconds_allowed"), [("import dagbump; dagbump.bump", 50), ("import dagbump.airflow_plugin", 20)]
+)
+def test_a_process_of_airflow_imports_nothing_else_and_that_in_no_time(
+    installed: Installed, statement: str, milliseconds_allowed: float
+) -> None:
+    has_imported = "import airflow.listeners, airflow.plugins_manager, sqlalchemy.orm"
+    tries = installed.script(f"{IN_FORKS}{has_imported}\nin_forks({statement!r}, times=5)")
+    assert [loaded for loaded, _ in tries] == [["dagbump"]] * 5
+    assert min(milliseconds for _, milliseconds in tries) <= milliseconds_allowed
+
+
+@pytest.mark.airflow
+def test_a_scheduler_with_the_plugin_on_needs_nothing_that_is_for_others(installed: Installed) -> None:
+    statement = "import dagbump.airflow_plugin.patches"
+    tries = installed.script(f"{IN_FORKS}import airflow.jobs.scheduler_job_runner\nin_forks({statement!r}, times=1)")
+    assert [loaded for loaded, _ in tries] == [["dagbump"]]
