@@ -198,7 +198,9 @@ def container(image: str, settings: Mapping[str, str]) -> Iterator[Server]:
     from testcontainers.community.postgres import PostgresContainer
 
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    with PostgresContainer(image, driver=None).with_command(["postgres", *options]) as postgres:
+    described = PostgresContainer(image, driver=None).with_command(["postgres", *options])
+    # In memory a database is copied ten times as fast as on a disk where another worker's server copies one too.
+    with described.with_env("PGDATA", "/in_memory").with_tmpfs_mount("/in_memory") as postgres:
         words = ["docker", "exec", str(postgres.get_wrapped_container().id), "pg_dump"]
         own_pg_dump = PgDump(words, {"host": "127.0.0.1", "port": 5432})
         yield Server(make_url(postgres.get_connection_url()), f"container {image}", image, own_pg_dump)
