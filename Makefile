@@ -34,12 +34,12 @@ POSTGRES ?= embedded:13 embedded:14 postgres:15 embedded:16 postgres:17 embedded
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
 
-# A worker per core, each with a PostgreSQL of its own. ARGS="-n 0": one.
+# A worker per core, each with a PostgreSQL of its own, and tests of one file mostly on one. ARGS="-n 0": one worker.
 test: $(VENV)/.dev
-	$(BIN)/pytest -n auto $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -n auto -m "slow and not airflow and not migrations and not ui" $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal -m "slow and not airflow and not migrations and not ui" $(ARGS)
 
 test-airflow: $(VENV)/.dev
 	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -m airflow $(ARGS) || exit; done
@@ -53,7 +53,7 @@ test-migrations: $(VENV)/.dev
 test-matrix: $(VENV)/.dev
 	failed=; for release in $(RELEASES); do for postgres in $(POSTGRES); do \
 	    echo "=== the tables of Airflow $$release on $$postgres"; \
-	    DAGBUMP_REQUIRE_CONTAINERS=1 DAGBUMP_AIRFLOW=$$release DAGBUMP_POSTGRES_IMAGE=$$postgres $(BIN)/pytest -n auto \
+	    DAGBUMP_REQUIRE_CONTAINERS=1 DAGBUMP_AIRFLOW=$$release DAGBUMP_POSTGRES_IMAGE=$$postgres $(BIN)/pytest -n auto --dist worksteal \
 	        -m "not once and not airflow and not migrations and not ui" $(ARGS) || failed="$$failed $$release/$$postgres"; \
 	done; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
