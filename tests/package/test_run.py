@@ -16,11 +16,13 @@ from pathlib import Path
 import dagbump
 import psycopg
 import pytest
+import sqlalchemy as sa
 from dagbump.command_line.periodic_bump import PeriodicBump
 from dagbump.command_line.signals import stopping_with
 from dagbump.database import connect as connect_to
 from dagbump.database import create_engine
 from dagbump.embedded_postgres import EmbeddedPostgres
+from dagbump.errors import InvalidUrl
 from dagbump.installation import installer
 from psycopg import sql
 from sqlalchemy.engine import URL
@@ -88,6 +90,13 @@ def shut_out(fleet: Fleet, role: str) -> None:
 def name_in(configuration: Path, url: URL) -> None:
     value = libpq(url).replace("%", "%%")
     configuration.write_text(f"[database]\nsql_alchemy_conn = {value}\n")
+
+
+def end_sessions(fleet: Fleet) -> None:
+    fleet.execute(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        " WHERE application_name = 'dagbump' AND datname = current_database()"
+    )
 
 
 class Heard:
@@ -261,6 +270,26 @@ class TestPassingTrouble:
         with pytest.raises(dagbump.Unreachable, match="not permitted to log in") as ended:
             bumping.run()
         assert ended.value.exit_code == 3
+        assert heard.troubles
+
+    def test_a_url_that_cannot_be_read_any_more_ends_it(self, fleet: Fleet, database: URL) -> None:
+        """Airflow's sql_alchemy_conn_cmd has worked, and now fails each time."""
+        engine = create_engine(libpq(database))
+        connections = iter([connect_to(engine)])
+
+        def connect() -> sa.engine.Connection:
+            for connection in connections:
+                return connection
+            raise InvalidUrl("Airflow could not read sql_alchemy_conn_cmd")
+
+        class WhoLosesTheConnection(Heard):
+            def result(self, result: dagbump.BumpResult) -> None:
+                assert result.runs == ()
+                end_sessions(fleet)
+
+        heard = WhoLosesTheConnection()
+        with pytest.raises(InvalidUrl):
+            PeriodicBump(lambda: None, connect, 0.1, heard, patience=0.5).run()
         assert heard.troubles
 
     def test_a_failover_to_a_server_that_only_reads(self, fleet: Fleet, database: URL, connect: Connect) -> None:

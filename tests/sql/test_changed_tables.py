@@ -1,7 +1,7 @@
 """Airflow's tables change under an installed dagbump: every function that reads them fails, with one error.
 
-`airflow db migrate` from 3.3 to 3.4 itself: tests/with_airflow/test_airflow_migrations.py. Here is what it does to the tables that
-are read, on whatever release made them.
+Here is what `airflow db migrate` from 3.3 to 3.4 does to the tables that are read, on whatever release made them. That
+command itself: tests/with_airflow/test_airflow_migrations.py.
 """
 
 from __future__ import annotations

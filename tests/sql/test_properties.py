@@ -1,8 +1,8 @@
 """dagbump.bump, preview and verify_scope on random fleets in a live database, against support/specification.py.
 
-50 fleets for each property by default; `DAGBUMP_EXAMPLES=5000 pytest tests/sql/test_properties.py` tries more. A failure
-prints the smallest fleet that shows it, and .hypothesis remembers it for the next run. Where CI is set, Hypothesis
-tries the same fleets every time (its own profile "ci").
+50 fleets for each property by default; `DAGBUMP_EXAMPLES=5000 pytest tests/sql/test_properties.py` tries more. A
+failure prints the smallest fleet that shows it, and .hypothesis remembers it for the next run. Where CI is set,
+Hypothesis tries the same fleets every time (its own profile "ci").
 """
 
 from __future__ import annotations

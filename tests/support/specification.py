@@ -1,5 +1,6 @@
-"""The contract's rules for bump, preview and verify_scope in plain Python; tests/sql/test_properties.py holds them against
-what the database answers.
+"""The contract's rules for bump, preview and verify_scope in plain Python.
+
+tests/sql/test_properties.py holds them against what the database answers.
 
 To be read as a specification: no SQL, no thought of speed. First what there is, then the rules. `bump` moves the
 TIs that it is given, so that a second call sees what the first has done. Times are hours from now.

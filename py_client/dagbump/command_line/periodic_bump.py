@@ -68,7 +68,8 @@ class PeriodicBump:
             connect: makes each new connection, with the current credentials.
             interval: seconds between two bumps.
             reporter: receives results and errors.
-            patience: for how many seconds the loop tries again while the server refuses the credentials.
+            patience: for how many seconds the loop tries again while the server refuses the credentials, or they cannot
+                be read.
         """
         self._prepare = prepare
         self._connect = connect
@@ -93,7 +94,8 @@ class PeriodicBump:
 
         After a temporary error (a lost connection, a lock, a timeout) the loop tries again, with growing pauses. Once a
         bump has succeeded, it also tries again if functions or tables are missing, because a restore or a migration may
-        be running. It does so for some time if the credentials are refused, because they may have been rotated.
+        be running. It does so for some time if the credentials are refused or cannot be read, because somebody may be
+        rotating them.
 
         Raises:
             DagbumpError: the database cannot be reached at the start, or has refused the credentials for too long, or
@@ -155,9 +157,9 @@ class PeriodicBump:
                 connection.close()
 
     def _may_pass(self, error: BaseException) -> bool:
-        if isinstance(error, InvalidUrl | NotInstalled | VersionMismatch | UnsupportedAirflow):
+        if isinstance(error, NotInstalled | VersionMismatch | UnsupportedAirflow):
             return self._has_worked
-        if database.refuses_credentials(error):
+        if database.refuses_credentials(error) or (isinstance(error, InvalidUrl) and self._has_worked):
             now = time.monotonic()
             self._refused_since = self._refused_since or now
             return now - self._refused_since < self._patience

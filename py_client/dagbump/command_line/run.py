@@ -48,7 +48,8 @@ def run(
     Each bump is the safe form, in a transaction of its own. The command prints a line for each bump that changed
     something. It also prints a line when other runs than before are locked or left to Airflow. After a temporary error
     (a lost connection, a lock, a timeout, a migration) it tries again, with growing pauses. It reads the credentials
-    anew for each connection. If the server refuses them for 5 minutes, the command ends with exit code 3.
+    anew for each connection. If the server refuses them for 5 minutes, the command ends with exit code 3; if they
+    cannot be read for that long, with exit code 2.
     """
 
     def prepare() -> None:
