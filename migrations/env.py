@@ -17,7 +17,7 @@ from alembic.util import CommandError
 from dagbump import __version__, database
 from dagbump.errors import DagbumpError, VersionMismatch, translated
 from dagbump.installation import concurrent_index, in_migration, shapes, sql_files, state
-from dagbump.installation.names import INDEX, SCHEMA
+from dagbump.installation.names import INDEX, LONGEST_NAME, SCHEMA
 
 MAIN_BRANCH, INDEX_BRANCH = "dagbump", "index"
 
@@ -40,6 +40,8 @@ def given_airflow_schema() -> str | None:
     named: str | None = arguments.get("airflow_schema", config.attributes.get("airflow_schema"))
     if named is not None and not named.strip():
         raise CommandError("-x airflow_schema= is empty: name the schema of Airflow's tables, or leave it out")
+    if named is not None and len(named.encode()) > LONGEST_NAME:
+        raise CommandError(f"-x airflow_schema: a name in PostgreSQL has at most {LONGEST_NAME} bytes")
     return named
 
 

@@ -318,6 +318,7 @@ class TestExitCodes:
             ("preview", "--max-runs", str(2**31)),
             ("preview", "--url", b"postgresql://h/\xff"),
             ("upgrade", "--airflow-schema", b"\xff"),
+            *((name, "--airflow-schema", "ä" * 32) for name in ("upgrade", "check")),
             ("upgrade", "nosuch"),
             ("downgrade", "nosuch"),
         ],

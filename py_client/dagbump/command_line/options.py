@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from dagbump.installation import shapes
+from dagbump.installation.names import LONGEST_NAME
 
 # The largest values of PostgreSQL's types.
 INTEGER, BIGINT = 2**31 - 1, 2**63 - 1
@@ -25,6 +26,13 @@ def text(value: str | None) -> str | None:
         (value or "").encode()
     except UnicodeEncodeError:
         raise typer.BadParameter("it is not text in this locale's encoding") from None
+    return value
+
+
+def schema_name(value: str | None) -> str | None:
+    """Refuse a name that PostgreSQL would cut off, and then not find."""
+    if len((text(value) or "").encode()) > LONGEST_NAME:
+        raise typer.BadParameter(f"a name in PostgreSQL has at most {LONGEST_NAME} bytes")
     return value
 
 
@@ -98,7 +106,7 @@ AirflowSchema = Annotated[
     typer.Option(
         "--airflow-schema",
         metavar="NAME",
-        callback=text,
+        callback=schema_name,
         help="The schema of Airflow's tables. Default: the schema on the search path that has task_instance; "
         "with --sql, public.",
     ),
@@ -108,7 +116,7 @@ OfAirflow = Annotated[
     typer.Option(
         "--airflow-schema",
         metavar="NAME",
-        callback=text,
+        callback=schema_name,
         help="The schema of Airflow's tables, if the search path leads to another Airflow.",
     ),
 ]

@@ -7,3 +7,6 @@ INDEX = "dagbump_ti_unfinished"
 
 # The key of a transaction-level advisory lock: one upgrade or downgrade at a time. Any unused number will do.
 UPGRADE_LOCK = int.from_bytes(b"dagbump", "big")
+
+# PostgreSQL cuts a longer name off, and then does not find what was meant. In bytes.
+LONGEST_NAME = 63
