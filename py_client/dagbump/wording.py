@@ -1,4 +1,4 @@
-"""Texts for counts and for transactions that hold locks; the command line, the plugin's log and the page use them."""
+"""Texts for counts, messages and transactions that hold locks, for the command line, the plugin and the page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from dagbump.results import Holder
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, such as ``1 run`` or ``1,200 runs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def one_line(message: str) -> str:
+    """Join the lines of a message and its hints, each of which is a sentence with or without a full stop."""
+    return ". ".join(line.rstrip(".") for line in message.splitlines()) + "." * message.endswith(".")
 
 
 def by_transaction(holders: Iterable[Holder]) -> list[list[Holder]]:

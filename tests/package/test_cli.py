@@ -235,6 +235,7 @@ class TestDowngrade:
     def test_an_empty_history_is_not_asked_about(self, database: URL) -> None:
         done = on_terminal(*DAGBUMP, "downgrade", DAGBUMP_URL=libpq(database))
         assert (done.returncode, "Go on?" in done.stdout) == (0, False)
+        assert "dagbump_ti_unfinished" not in done.stdout  # no bar for an index that was not there
 
 
 class TestFilters:

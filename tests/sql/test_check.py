@@ -377,6 +377,7 @@ class TestTheCommand:
     def test_no_airflow(self, postgres: Server) -> None:
         items = run(postgres.database("template1"), code=4)
         assert "no Airflow tables" in items["upgrade"].detail
+        assert list(items) == ["upgrade", "dagbump"]  # what has to be done first comes first
 
     def test_airflow_2(self, airflow_database: URL) -> None:
         with psycopg.connect(libpq(airflow_database)) as connection:

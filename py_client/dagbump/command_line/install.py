@@ -165,11 +165,11 @@ def _index_progress() -> Iterator[installer.OnProgress]:
     console = Console(stderr=True)
     waited_for: installer.Blocker | None = None
     with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(names.INDEX, total=1.0)
+        task = bar.add_task(names.INDEX, total=1.0, visible=False)  # until there is work on an index
 
         def show(progress: installer.IndexProgress) -> None:
             nonlocal waited_for
-            bar.update(task, description=f"{names.INDEX}: {progress.phase}", completed=progress.done)
+            bar.update(task, description=f"{names.INDEX}: {progress.phase}", completed=progress.done, visible=True)
             if progress.blocker and progress.blocker != waited_for:
                 bar.console.print(_waits_for(progress.blocker), markup=False, highlight=False, soft_wrap=True)
             waited_for = progress.blocker or waited_for

@@ -19,6 +19,7 @@ from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.signals import stopping_with
 from dagbump.errors import DagbumpError, summary
 from dagbump.results import BumpResult
+from dagbump.wording import one_line
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -96,7 +97,7 @@ class _Report:
             note(f"{_now()} dagbump run: a line cannot be printed: {error.strerror}")
 
     def trouble(self, error: BaseException) -> None:
-        told = "; ".join(str(error).splitlines()) if isinstance(error, DagbumpError) else summary(error)
+        told = one_line(str(error)) if isinstance(error, DagbumpError) else summary(error)
         if told not in self._troubles:
             self._troubles.add(told)
             note(f"{_now()} dagbump run: {told}; trying again, with growing pauses")

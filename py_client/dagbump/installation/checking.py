@@ -10,6 +10,7 @@ from dagbump import __version__, client
 from dagbump.errors import DagbumpError, ExitCode, summary, translated
 from dagbump.installation import sql_files, state
 from dagbump.results import CheckItem
+from dagbump.wording import one_line
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ def _package(installed: state.Installed) -> CheckItem:
 
 
 def _unusable(connection: sa.engine.Connection, airflow_schema: str | None, why: str, exit_code: ExitCode) -> Report:
-    """Report why dagbump cannot be used and, if an upgrade would help, whether the upgrade would be refused."""
+    """Report why dagbump cannot be used. If an upgrade would help but be refused, the reason for that comes first."""
     connection.rollback()
-    items = [CheckItem("dagbump", ok=False, detail=_one_line(why))]
+    items = [CheckItem("dagbump", ok=False, detail=one_line(why))]
     if "dagbump upgrade" in why:
-        items.append(_upgrade(connection, airflow_schema))
+        upgrade = _upgrade(connection, airflow_schema)
+        items.insert(upgrade.ok, upgrade)
     return Report(tuple(items), exit_code)
 
 
@@ -73,9 +75,5 @@ def _upgrade(connection: sa.engine.Connection, airflow_schema: str | None) -> Ch
             connection.execute(sql_files.as_it_is(refuse))
     except DagbumpError as error:
         connection.rollback()
-        return CheckItem("upgrade", ok=False, detail=_one_line(str(error)))
+        return CheckItem("upgrade", ok=False, detail=one_line(str(error)))
     return CheckItem("upgrade", ok=True, detail=f"`dagbump upgrade` can be run, for the Airflow in schema {schema}")
-
-
-def _one_line(message: str) -> str:
-    return "; ".join(message.splitlines())
