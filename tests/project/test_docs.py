@@ -24,7 +24,7 @@ DOCUMENTS = [
     CHECKOUT / "README.md",
     *sorted(path for path in (CHECKOUT / "docs").glob("*.md") if path.name != "managed-services.md"),
 ]
-TEXTS = [CHECKOUT / "README.md", *sorted(CHECKOUT.glob("C*.md")), *sorted((CHECKOUT / "docs").glob("*.md"))]
+TEXTS = sorted(path for folder in (".", ".github", "docs") for path in (CHECKOUT / folder).glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # These go on until somebody ends them; other tests run them.
 ENDLESS = {"run", "demo"}

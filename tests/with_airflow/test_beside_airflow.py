@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import psycopg
 import pytest
@@ -20,8 +19,6 @@ from support import server
 from support.fleet import Fleet
 from support.releases import environments
 from support.server import Server
-
-CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -83,23 +80,6 @@ def installed(postgres: Server, wheel: Path, tmp_path_factory: pytest.TempPathFa
         packages_before = freeze(python)
         environments.install(release, python, str(wheel))
         yield Installed(release, python, url, home, packages_before)
-
-
-@pytest.mark.once
-def test_the_wheel_carries_the_sql_the_migrations_and_the_demos_tables(wheel: Path) -> None:
-    carried = set(ZipFile(wheel).namelist())
-    files = {
-        f"dagbump/{path.relative_to(root).as_posix()}"
-        for root, directory in (
-            (CHECKOUT, "sql"),
-            (CHECKOUT, "migrations"),
-            (CHECKOUT / "py_client" / "dagbump", "demo"),
-        )
-        for path in (root / directory).rglob("*.*")
-        if path.suffix in {".sql", ".py", ".ini", ".mako"}
-    }
-    assert {"dagbump/sql/bump.sql", "dagbump/sql/parts/tries_inside/unfinished.sql"} <= files
-    assert files <= carried
 
 
 @pytest.mark.airflow
