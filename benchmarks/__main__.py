@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from support.processes import CHECKOUT
 
-from benchmarks import bench, loops, page, repair, report, results, scheduler
+from benchmarks import bench, documents, figures, loops, page, repair, scheduler
 from benchmarks.plan import QUICK, Plan
 from benchmarks.thresholds import thresholds
 
@@ -40,9 +40,9 @@ def main(
     root = CHECKOUT / ".cache" / "benchmark" if quick else CHECKOUT
     (root / "docs").mkdir(parents=True, exist_ok=True)
     if not report_only:
-        results.save(program, _measure(program, quick=quick), root / "docs")
-    measured = results.load(root / "docs")
-    report.write(measured, root)
+        figures.save(program, _measure(program, quick=quick), root / "docs")
+    measured = figures.load(root / "docs")
+    documents.write(measured, root)
     missed = [each for each in thresholds(measured.get(program)) if not each.held]
     for each in missed:
         _console.print(f"missed: {each}", markup=False, soft_wrap=True)

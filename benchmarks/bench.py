@@ -27,9 +27,9 @@ from support.releases.worker import Worker, start_worker
 from support.server import Server, libpq
 
 from benchmarks import fleet
+from benchmarks.figures import Touched
 from benchmarks.fleet import Connection, scalar
-from benchmarks.plan import Plan, Shape
-from benchmarks.results import Touched
+from benchmarks.plan import FleetSize, Plan
 
 T = TypeVar("T")
 
@@ -64,12 +64,12 @@ class Bench:
     observer: Connection  # to a database in which nothing is measured
 
     @contextmanager
-    def stage(self, shape: Shape, **airflow_settings: str) -> Iterator[Stage]:
+    def stage(self, size: FleetSize, **airflow_settings: str) -> Iterator[Stage]:
         """Prepare for one fleet."""
-        settings = airflow_settings | {"AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": str(shape.runs)}
+        settings = airflow_settings | {"AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": str(size.runs)}
         with ExitStack() as stack:
             home = Path(stack.enter_context(TemporaryDirectory(prefix="dagbump-bench-")))
-            yield Stage(shape, self, home, _AIRFLOW | settings, stack)
+            yield Stage(size, self, home, _AIRFLOW | settings, stack)
 
     def observe(self, name: str, work: Callable[[], T]) -> tuple[T, Touched]:
         """Do some work in the database of that name, and return what the server counted."""
@@ -141,7 +141,7 @@ def start(
 class Stage:
     """One fleet. Its databases, processes and connections end with the stage."""
 
-    shape: Shape
+    size: FleetSize
     bench: Bench
     home: Path
     settings: Mapping[str, str]  # of Airflow
@@ -149,10 +149,10 @@ class Stage:
 
     def stock(self, release: str, more_tasks: str = "") -> Worker:
         """Let an Airflow release create the fleet in a new database, and return its process."""
-        self.bench.say(f"{self.shape}: Airflow {release} makes the fleet")
+        self.bench.say(f"{self.size}: Airflow {release} makes the fleet")
         worker = self._start(release, self._create("stock", release, "template"))
         with self.connect("stock", release) as connection:
-            fleet.make(self.shape, worker, connection, more_tasks)
+            fleet.make(self.size, worker, connection, more_tasks)
         worker("disconnect")  # a database that is copied must have no connections
         return worker
 

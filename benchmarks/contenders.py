@@ -15,9 +15,9 @@ from dagbump import client
 from support.releases.worker import Worker
 
 from benchmarks import fleet
+from benchmarks.figures import Memory
 from benchmarks.fleet import Connection, move, scalar, stale_ids
 from benchmarks.plan import LOOP_RUNS
-from benchmarks.results import Memory
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from support.fleet import Fleet
 from support.releases.worker import Worker
 from typing_extensions import LiteralString
 
-from benchmarks.plan import Shape
+from benchmarks.plan import FleetSize
 
 Connection = psycopg.Connection[Any]
 
@@ -78,14 +78,14 @@ def write_dag(tasks: int, worker: Worker, more_tasks: str = "") -> None:
     worker("write_dag", file=f"{DAG_ID}.py", source=_DAG_FILE.format(dag_id=DAG_ID, tasks=tasks) + more_tasks)
 
 
-def make(shape: Shape, worker: Worker, connection: Connection, more_tasks: str = "") -> None:
+def make(size: FleetSize, worker: Worker, connection: Connection, more_tasks: str = "") -> None:
     """Create the fleet in the worker's database. The connection is to the same database."""
-    write_dag(shape.tis, worker, more_tasks)
-    by_airflow = shape.runs if shape.runs * shape.tis <= _MOST_TIS_BY_AIRFLOW else 1
+    write_dag(size.tis, worker, more_tasks)
+    by_airflow = size.runs if size.runs * size.tis <= _MOST_TIS_BY_AIRFLOW else 1
     for number in range(by_airflow):
         run = worker("create_run", dag_id=DAG_ID, run_id=f"run_{number}")
-    if by_airflow < shape.runs:
-        Fleet(connection).copy_run(run, shape.runs - by_airflow)
+    if by_airflow < size.runs:
+        Fleet(connection).copy_run(run, size.runs - by_airflow)
     connection.execute(_SET_STATES)
     connection.execute("VACUUM (FULL) task_instance")  # removes the dead rows of that UPDATE
     connection.execute("VACUUM (ANALYZE)")

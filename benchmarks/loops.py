@@ -15,10 +15,10 @@ from support.server import run_client
 
 from benchmarks.bench import QUIET, Bench, Stage, connect
 from benchmarks.contenders import Airflow, BareUpdate, Bump, Contender
+from benchmarks.figures import Cost, FleetCosts, LifeCycles, Loops, Spread, figure
 from benchmarks.fleet import scalar, vacuum
 from benchmarks.measure import measure_steady, measure_version_change
 from benchmarks.plan import LARGEST_RUN, STOCK
-from benchmarks.results import Cost, FleetCosts, LifeCycles, Loops, Spread, figure
 
 RELEASES, SETTINGS = STOCK, QUIET
 _VARIANTS = {"plain": False, "indexed": True}  # with the optional index
@@ -63,15 +63,15 @@ def measure(bench: Bench) -> Loops:
     start = time.perf_counter()
     steady, version_change = [], []
     greetings: dict[str, dict[str, str]] = {}
-    for shape in bench.plan.loops:
-        with bench.stage(shape) as at:
-            workers = {name: at.stock(name) for name in STOCK if shape.tis <= LARGEST_RUN.get(name, shape.tis)}
+    for size in bench.plan.loops:
+        with bench.stage(size) as at:
+            workers = {name: at.stock(name) for name in STOCK if size.tis <= LARGEST_RUN.get(name, size.tis)}
             greetings |= {release: worker.greeting for release, worker in workers.items()}
-            if shape == bench.plan.life_cycles:
+            if size == bench.plan.life_cycles:
                 life_cycles = _life_cycles(bench, *_copy(at))
             unchanged, changed = _measure(at, workers, bench)
-        steady.append(FleetCosts(shape.runs, shape.tis, unchanged))
-        version_change.append(FleetCosts(shape.runs, shape.tis, changed))
+        steady.append(FleetCosts(size.runs, size.tis, unchanged))
+        version_change.append(FleetCosts(size.runs, size.tis, changed))
     about, seconds = bench.describe(greetings), round(time.perf_counter() - start)
     return Loops(about, seconds, sorted(steady), sorted(version_change), life_cycles)
 

@@ -9,9 +9,9 @@ from time import perf_counter
 
 from benchmarks.bench import Bench
 from benchmarks.contenders import Contender, Timing
+from benchmarks.figures import Cost, Memory, Spread, Touched, figure
 from benchmarks.fleet import count_stale, move, stale_ids, vacuum
 from benchmarks.plan import Rounds
-from benchmarks.results import Cost, Memory, Spread, Touched, figure
 
 
 @dataclass

@@ -22,7 +22,7 @@ from support.releases.web import web_server
 
 from benchmarks import fleet
 from benchmarks.bench import QUIET, Bench, Stage
-from benchmarks.results import Rows, figure
+from benchmarks.figures import Rows, figure
 
 ROUTES = ("/api/v2/monitor/health", "/api/v2/dags")
 CROWD = 100
@@ -32,8 +32,8 @@ RELEASES, SETTINGS = (environments.release(),), QUIET
 def measure(bench: Bench) -> Rows:
     """Measure one fleet after the other."""
     rows = []
-    for shape in bench.plan.page:
-        with bench.stage(shape) as at:
+    for size in bench.plan.page:
+        with bench.stage(size) as at:
             rows.append(_measure(at, bench))
     return Rows(bench.describe(), rows)
 
@@ -43,7 +43,7 @@ def _measure(at: Stage, bench: Bench) -> dict[str, int | float | str]:
     url = at.copy("page", RELEASES[0], with_index=False)
     connection = at.connect("page", RELEASES[0])
     fleet.make_stale(connection)
-    bench.say(f"{at.shape}: the API server starts")
+    bench.say(f"{at.size}: the API server starts")
     with web_server(RELEASES[0], url, at.home) as web:
         headers = {"Authorization": f"Bearer {_token(web.url)}"}
 
@@ -61,7 +61,7 @@ def _measure(at: Stage, bench: Bench) -> dict[str, int | float | str]:
         }
     of_page, of_preview = map(statistics.median, zip(*taken, strict=True))
     row: dict[str, float | str] = {
-        "runs x TIs": str(at.shape),
+        "runs x TIs": str(at.size),
         "the page, ms": figure(of_page),
         "`preview`, ms": figure(of_preview),
         "ratio, round by round": _ratio(taken),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from support.releases import environments
+
 # Airflow's default for max_dagruns_per_loop_to_schedule. Most thresholds are about this number.
 LOOP_RUNS = 20
 
@@ -11,14 +13,14 @@ LOOP_RUNS = 20
 STOCK = ("3.1.6", "3.3.2")
 LARGEST_RUN = {"3.1.6": 5_000}  # the most TIs per run, for a release that is too slow for more
 # scheduler: the releases for whole loops, and those for the version work.
-WHOLE_LOOPS = ("3.0.6", "3.1.8", "3.2.2", "3.3.2", "3.4.0b2")
+WHOLE_LOOPS = environments.SUPPORTED
 VERSION_WORK = ("3.1.8", "3.3.2")
 NOTHING, A_TASK, MAPPED = "nothing", "a task", "nothing, with a mapped task"  # what a new version brings
 LOOKS = ("one DAG", "20 DAGs")  # the DAGs of the runs in the look for missing tasks
 
 
 @dataclass(frozen=True, order=True)
-class Shape:
+class FleetSize:
     """The size of a fleet: the number of running runs, and of task instances (TIs) in each."""
 
     runs: int
@@ -45,15 +47,15 @@ class Rounds:
 class Plan:
     """The fleets and rounds of all programs. The defaults are the full form."""
 
-    loops: tuple[Shape, ...] = (
-        *(Shape(LOOP_RUNS, tis) for tis in (50, 100, 500, 5_000, 10_000)),
-        *(Shape(runs, 500) for runs in (1, 200)),
+    loops: tuple[FleetSize, ...] = (
+        *(FleetSize(LOOP_RUNS, tis) for tis in (50, 100, 500, 5_000, 10_000)),
+        *(FleetSize(runs, 500) for runs in (1, 200)),
     )
-    life_cycles: Shape = Shape(LOOP_RUNS, 500)  # one of `loops`: the fleet beside the life-cycle load
-    whole_loops: tuple[Shape, ...] = (Shape(1, 20), *(Shape(LOOP_RUNS, tis) for tis in (20, 100, 500)))
-    version_work: Shape = Shape(LOOP_RUNS, 500)
-    page: tuple[Shape, ...] = (Shape(20, 50), Shape(20, 5_000), Shape(1_000, 20))
-    repair: Shape = Shape(200, 500)
+    life_cycles: FleetSize = FleetSize(LOOP_RUNS, 500)  # one of `loops`: the fleet beside the life-cycle load
+    whole_loops: tuple[FleetSize, ...] = (FleetSize(1, 20), *(FleetSize(LOOP_RUNS, tis) for tis in (20, 100, 500)))
+    version_work: FleetSize = FleetSize(LOOP_RUNS, 500)
+    page: tuple[FleetSize, ...] = (FleetSize(20, 50), FleetSize(20, 5_000), FleetSize(1_000, 20))
+    repair: FleetSize = FleetSize(200, 500)
     steady: Rounds = Rounds(seconds=4, least=3, most=100)  # of loops in which nothing changed
     turn_seconds: float = 0.04  # a contender repeats a steady loop for so long in each round
     observed: Rounds = Rounds(
@@ -66,7 +68,7 @@ class Plan:
     page_rounds: int = 15
 
 
-_SMALL = Shape(LOOP_RUNS, 50)
+_SMALL = FleetSize(LOOP_RUNS, 50)
 QUICK = Plan(
     loops=(_SMALL, Plan.life_cycles),
     whole_loops=(_SMALL,),

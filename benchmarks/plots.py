@@ -9,8 +9,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from benchmarks.figures import Cost, FleetCosts, Loops, name_of, names
 from benchmarks.plan import LOOP_RUNS
-from benchmarks.results import Cost, FleetCosts, Loops, name_of, names
 
 # Colours that everybody can tell apart (Okabe and Ito), in the order of the contenders.
 _COLOURS = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#000000")

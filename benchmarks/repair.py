@@ -15,7 +15,7 @@ from support.releases import environments
 
 from benchmarks import fleet
 from benchmarks.bench import Bench, Stage, connect
-from benchmarks.results import Rows, figure
+from benchmarks.figures import Rows, figure
 
 RELEASES = (environments.release(),)
 SETTINGS: dict[str, str] = {}  # PostgreSQL's defaults, because the cost of a commit matters here
@@ -31,7 +31,7 @@ def measure(bench: Bench) -> Rows:
 
 
 def _measure(at: Stage, batch_size: int, bench: Bench) -> dict[str, int | float | str]:
-    bench.say(f"{at.shape}: repair in batches of {batch_size}")
+    bench.say(f"{at.size}: repair in batches of {batch_size}")
     url = at.copy("repair", RELEASES[0], with_index=False)
     connection = at.connect("repair", RELEASES[0])
     fleet.make_stale(connection)

@@ -15,10 +15,10 @@ from support.releases.worker import Worker
 from benchmarks import fleet
 from benchmarks.bench import QUIET, Bench, Stage
 from benchmarks.contenders import Airflow, BareUpdate, Contender, WithATaskMore, look
+from benchmarks.figures import Cost, Scheduler, WholeLoop, figure
 from benchmarks.fleet import Connection
 from benchmarks.measure import Samples, measure_steady, measure_version_change, turns
 from benchmarks.plan import A_TASK, LOOKS, MAPPED, NOTHING, VERSION_WORK, WHOLE_LOOPS
-from benchmarks.results import Cost, Scheduler, WholeLoop, figure
 
 RELEASES, SETTINGS = WHOLE_LOOPS, QUIET
 # Additional tasks in the DAG, by what a new version brings.
@@ -29,15 +29,15 @@ _AIRFLOW = {"AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0"}  # Airflow
 def measure(bench: Bench) -> Scheduler:
     """Measure whole loops for each fleet, then the version work for each kind of change."""
     found = Scheduler(bench.describe(), {}, {}, [])
-    for shape in bench.plan.whole_loops:
-        with bench.stage(shape, **_AIRFLOW) as at:
+    for size in bench.plan.whole_loops:
+        with bench.stage(size, **_AIRFLOW) as at:
             found.loops.extend(_whole_loops(at, bench))
-    shape = bench.plan.version_work
+    size = bench.plan.version_work
     for kind, more_tasks in _MORE_TASKS.items():
-        with bench.stage(shape, **_AIRFLOW) as at:
-            found.version_work[kind] = {str(shape): measure_version_change(_contenders(at, kind, more_tasks), bench)}
+        with bench.stage(size, **_AIRFLOW) as at:
+            found.version_work[kind] = {str(size): measure_version_change(_contenders(at, kind, more_tasks), bench)}
             if kind == NOTHING:
-                found.look[str(shape)] = _look(at, bench)
+                found.look[str(size)] = _look(at, bench)
     return found
 
 
@@ -76,7 +76,7 @@ def _whole_loops(at: Stage, bench: Bench) -> Iterator[WholeLoop]:
         side.warm_up()  # schedules what can be scheduled, once
     for loop, changed in {"steady": False, "version change": True}.items():
         samples = [Samples(side) for side in sides]
-        for mine in turns(samples, bench.plan.whole, bench.say, f"{at.shape}, {loop}"):
+        for mine in turns(samples, bench.plan.whole, bench.say, f"{at.size}, {loop}"):
             if changed:
                 mine.contender.change_version()
             mine.rounds.append([mine.contender.loop()])
@@ -84,10 +84,10 @@ def _whole_loops(at: Stage, bench: Bench) -> Iterator[WholeLoop]:
             if changed:
                 side.change_version()
             counted = side.ask(counted=True)
-            if counted["runs"] != at.shape.runs:
+            if counted["runs"] != at.size.runs:
                 raise RuntimeError(f"benchmark: {side.name} examined {counted['runs']} runs")
             peak = None if changed else side.ask(traced=True)["peak"]
             times = zip(*(astuple(timing) for (timing,) in mine.rounds), strict=True)
             ms, version_ms = (figure(statistics.median(column)) for column in times)
             found = int(counted["statements"]), peak, len(mine.rounds)
-            yield WholeLoop(str(at.shape), loop, side.name, ms, version_ms, *found)
+            yield WholeLoop(str(at.size), loop, side.name, ms, version_ms, *found)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.figures import FleetCosts, Loops, Scheduler
 from benchmarks.plan import A_TASK, LOOP_RUNS, MAPPED, NOTHING, VERSION_WORK
-from benchmarks.results import FleetCosts, Loops, Scheduler
 
 _TO_SELECT_ONE, _LARGEST_TO_SMALLEST = 5.0, 1.2  # steady loops with the index
 _TO_STOCK = {500: 1 / 4, 10_000: 1 / 2}  # steady loops without it

@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from dagbump import __version__, database
 from dagbump.errors import DagbumpError, VersionMismatch, translated
-from dagbump.installation import concurrent_index, in_migration, shapes, sql_files, state
+from dagbump.installation import concurrent_index, migration_steps, shapes, sql_files, state
 from dagbump.installation.names import INDEX, LONGEST_NAME, SCHEMA
 
 MAIN_BRANCH, INDEX_BRANCH = "dagbump", "index"
@@ -93,10 +93,10 @@ def forget_an_index_that_is_not_there(connection: sa.engine.Connection) -> None:
 
 def install_objects(revision: str) -> None:
     """Create or replace every object as it is in this revision, and record the revision."""
-    in_migration.run_objects(revision)
+    migration_steps.run_objects(revision)
     walk = script.iterate_revisions(revision, "base")
     breaking = [step.revision for step in walk if getattr(step.module, "breaks_older_packages", False)]
-    in_migration.run(
+    migration_steps.run(
         sql_files.installer("record"),
         revision=revision,
         works_with_packages_from=max(breaking, default=first_revision()),
@@ -116,7 +116,7 @@ def remove_index(connection: sa.engine.Connection) -> None:
 
 def remove_everything() -> None:
     """Remove everything at a downgrade to base; PostgreSQL refuses if the schema has other objects."""
-    in_migration.run_objects(None)
+    migration_steps.run_objects(None)
     # Logical replication sends TRUNCATE but not DROP TABLE. Without the TRUNCATE, the subscriber would keep the row.
     # The row of a later upgrade would conflict with it, and the subscription would stop.
     context.execute(
@@ -147,7 +147,7 @@ def migrate(connection: sa.engine.Connection) -> None:
         return
     going_down = migration.opts["fn"].__name__ == "downgrade"
     with context.begin_transaction():
-        in_migration.begin()
+        migration_steps.begin()
         if going_down and connection.scalar(sa.text(f"SELECT pg_catalog.to_regnamespace('{SCHEMA}')")) is None:
             remove_index(connection)
             return
@@ -193,7 +193,7 @@ def run_offline() -> None:
     # If a check fails, psql must stop, so that it does not run CREATE INDEX CONCURRENTLY outside the transaction.
     context.static_output("\\set ON_ERROR_STOP on")
     with context.begin_transaction():
-        in_migration.begin()
+        migration_steps.begin()
         context.run_migrations()
         reached = context.get_revision_argument()
         for revision in (reached,) if isinstance(reached, str) else reached or ():

@@ -9,7 +9,7 @@ It is a branch of its own. `alembic upgrade head` does not build the index; `ale
 
 from __future__ import annotations
 
-from dagbump.installation import concurrent_index, in_migration, sql_files
+from dagbump.installation import concurrent_index, migration_steps, sql_files
 
 revision = "index_0001"
 down_revision = None
@@ -19,7 +19,7 @@ depends_on = None
 
 def upgrade() -> None:
     concurrent_index.build(sql_files.of_index(revision, "create"), revision)
-    in_migration.run(sql_files.of_index(revision, "comment"))
+    migration_steps.run(sql_files.of_index(revision, "comment"))
 
 
 def downgrade() -> None:

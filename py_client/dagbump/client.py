@@ -28,7 +28,7 @@ from dagbump.results import (
     RepairBatch,
     RowT,
     RunBump,
-    Running,
+    RunningTotals,
     RunPreview,
     RunScope,
     VersionOfRun,
@@ -236,9 +236,9 @@ def verify_scope(connection: SyncConnection, dag_run_ids: Iterable[int]) -> tupl
     return _answer(connection, Call.to("verify_scope", dag_run_ids=dag_run_ids), RunScope)
 
 
-def running(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> Running:
+def running(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> RunningTotals:
     """Return the number of running runs and of their unfinished task instances; this only reads."""
-    (answer,) = _answer(connection, Call.to("running", dag_ids=dag_ids), Running)
+    (answer,) = _answer(connection, Call.to("running", dag_ids=dag_ids), RunningTotals)
     return answer
 
 

@@ -255,7 +255,7 @@ class RepairBatch:
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningTotals:
     """The row of ``dagbump.running``: how much there is to keep on the latest version.
 
     Attributes:

@@ -206,7 +206,7 @@ class TestDowngrade:
 
     def test_the_index_alone(self, database: URL) -> None:
         assert command(*DAGBUMP, "upgrade", "--with-index", DAGBUMP_URL=libpq(database)).returncode == 0
-        assert ": the optional index. dagbump 0.1.0" in self.downgrade(database, "index@base")
+        assert f": the optional index. dagbump {dagbump.__version__}" in self.downgrade(database, "index@base")
         assert "Nothing was removed from " in self.downgrade(database, "index@base")
 
     def test_nothing_is_there(self, airflow_database: URL) -> None:

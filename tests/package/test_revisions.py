@@ -27,7 +27,7 @@ NEXT_REVISION = f"{int(NOW_REVISION) + 1:04}"
 SCRIPT = '''
 """Made up."""
 from alembic import op
-from dagbump.installation import in_migration
+from dagbump.installation import migration_steps
 
 revision = "{next}"
 down_revision = "{now}"
@@ -38,12 +38,12 @@ breaks_older_packages = {breaks}
 
 def upgrade():
     op.execute("ALTER TABLE IF EXISTS dagbump.installation ADD COLUMN IF NOT EXISTS more text")
-    in_migration.drop_keeping_grants("preview")
+    migration_steps.drop_keeping_grants("preview")
 
 
 def downgrade():
     op.execute("ALTER TABLE dagbump.installation DROP COLUMN more")
-    in_migration.drop_keeping_grants("preview")
+    migration_steps.drop_keeping_grants("preview")
 '''
 # What the made-up revision brings: another bump, a preview with one more column, a table with one more; pieces of the
 # sources, and what they become.

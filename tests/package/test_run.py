@@ -28,7 +28,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL
 from support import server
 from support.fleet import Fleet, stale_run
-from support.processes import DAGBUMP, Running, running, unread
+from support.processes import DAGBUMP, RunningProcess, running, unread
 from support.server import Connect, libpq
 from support.waits import until
 
@@ -201,7 +201,7 @@ class TestRun:
 class TestPassingTrouble:
     """What may pass is said once, waited out, and said to be over; the loop goes on."""
 
-    def goes_on(self, loop: Running, fleet: Fleet, said: str) -> None:
+    def goes_on(self, loop: RunningProcess, fleet: Fleet, said: str) -> None:
         loop.until_printed("dagbump run: connected again")
         stale_run(fleet, "after")
         loop.until_printed("bumped 1 task instance in 1 run")
@@ -366,7 +366,7 @@ class TestEnd:
             self.ends(loop)
             assert loop.count("cannot connect") == 0
 
-    def ends(self, loop: Running) -> None:
+    def ends(self, loop: RunningProcess) -> None:
         began = time.monotonic()
         loop.process.send_signal(signal.SIGTERM)
         assert loop.finish(timeout=10) == 0

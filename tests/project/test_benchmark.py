@@ -12,23 +12,23 @@ import pytest
 from support.fleet import Fleet
 from support.processes import CHECKOUT
 
-from benchmarks import report, results
+from benchmarks import documents, figures
 
 pytestmark = pytest.mark.once
 
 DOCS = CHECKOUT / "docs"
 
 
-@pytest.mark.parametrize("document", report.documents(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", documents.with_blocks(), ids=lambda path: path.stem)
 def test_the_documents_say_what_the_figures_say(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    assert report.fill(text, results.load(DOCS)) == text
+    assert documents.fill(text, figures.load(DOCS)) == text
 
 
 def test_every_block_says_where_its_figures_come_from() -> None:
     sources = [
         source
-        for document in report.documents()
+        for document in documents.with_blocks()
         for source in re.findall(r"<!-- generated: .+ -->\n\n(.*)\n", document.read_text(encoding="utf-8"))
     ]
     assert len(sources) > 10
@@ -39,19 +39,19 @@ def test_every_block_says_where_its_figures_come_from() -> None:
 
 @pytest.mark.parametrize("program", ["loops", "scheduler", "page", "repair"])
 def test_what_is_kept_in_a_file_is_all_that_was_measured(program: str, tmp_path: Path) -> None:
-    kept = results.load(DOCS)[program]
-    results.save(program, kept, tmp_path)
-    assert results.load(tmp_path) == {program: kept}
+    kept = figures.load(DOCS)[program]
+    figures.save(program, kept, tmp_path)
+    assert figures.load(tmp_path) == {program: kept}
 
 
 def test_a_block_that_the_program_does_not_know_is_an_error() -> None:
     with pytest.raises(KeyError, match="hopes"):
-        report.fill("<!-- generated: loops/hopes -->\n<!-- end -->\n", results.load(DOCS))
+        documents.fill("<!-- generated: loops/hopes -->\n<!-- end -->\n", figures.load(DOCS))
 
 
 def test_a_block_whose_figures_are_not_there_stays_as_it_is() -> None:
     block = "<!-- generated: loops/machine -->\nas it was\n<!-- end -->\n"
-    assert report.fill(block, {}) == block
+    assert documents.fill(block, {}) == block
 
 
 def test_copies_of_a_run_and_of_a_version_are_bumped_as_the_originals(

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from dagbump import client
-from dagbump.results import Running, VersionOfRun, VersionsByDay
+from dagbump.results import RunningTotals, VersionOfRun, VersionsByDay
 from support.fleet import Fleet
 
 pytestmark = pytest.mark.tables
@@ -18,7 +18,7 @@ DAY = "UPDATE {schema}.dag_version SET created_at = now() - %s::interval WHERE d
 
 
 def test_running_counts_the_unfinished_task_instances_of_running_runs(fleet: Fleet, connection: Connection) -> None:
-    assert client.running(connection) == Running(0, 0)
+    assert client.running(connection) == RunningTotals(0, 0)
     old, latest = fleet.dag("d", versions=2)
     fleet.tis(fleet.run("d"), latest, ["success", "running", None])
     fleet.tis(fleet.run("d", bundle_version="pinned"), None, ["failed", "scheduled"])
@@ -27,9 +27,9 @@ def test_running_counts_the_unfinished_task_instances_of_running_runs(fleet: Fle
     ti = fleet.ti(fleet.run("other"), other, "up_for_retry", try_number=2)
     fleet.past_try(ti, other, "scheduled")
     fleet.run("other")  # without a TI
-    assert client.running(connection) == Running(4, 4)
-    assert client.running(connection, ["d"]) == Running(2, 3)
-    assert client.running(connection, []) == Running(0, 0)
+    assert client.running(connection) == RunningTotals(4, 4)
+    assert client.running(connection, ["d"]) == RunningTotals(2, 3)
+    assert client.running(connection, []) == RunningTotals(0, 0)
 
 
 def test_versions_of_runs_counts_by_version(fleet: Fleet, connection: Connection) -> None:

@@ -19,7 +19,7 @@ import dagbump
 import psycopg
 import pytest
 from dagbump import client
-from dagbump.results import Running
+from dagbump.results import RunningTotals
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
@@ -502,7 +502,7 @@ def test_a_filter_chooses_rows_and_changes_none(live: LiveDatabase, case: tuple[
                 some = answer(live.connection, function, {"dag_ids": [dag_id]})
                 assert some == [row for row in unfiltered if its_dag(row, dag_of) == dag_id], function
         each = [client.running(live.connection, [dag_id]) for dag_id in set(dag_of.values())]
-        assert client.running(live.connection) == Running(
+        assert client.running(live.connection) == RunningTotals(
             sum(running.dag_runs for running in each), sum(running.task_instances for running in each)
         )
 

@@ -66,7 +66,7 @@ def on_terminal(
     return subprocess.CompletedProcess(words, code, printed.decode().replace("\r\n", "\n"), "")
 
 
-class Running:
+class RunningProcess:
     """A command that goes on; what it prints is read as it comes."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -100,7 +100,7 @@ class Running:
 
 
 @contextmanager
-def running(*words: str, **environment: str) -> Iterator[Running]:
+def running(*words: str, **environment: str) -> Iterator[RunningProcess]:
     """Start a command, standard error joined to standard output; kill it at the end if it is still there."""
     with subprocess.Popen(
         words,
@@ -112,7 +112,7 @@ def running(*words: str, **environment: str) -> Iterator[Running]:
         text=True,
     ) as process:
         try:
-            yield Running(process)
+            yield RunningProcess(process)
         finally:
             process.kill()
 

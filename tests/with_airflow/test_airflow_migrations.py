@@ -26,7 +26,7 @@ from support.server import Server, dump_schema, libpq
 
 pytestmark = [pytest.mark.once, pytest.mark.migrations]
 
-WAY = ("3.0.6", "3.1.8", "3.2.2", "3.3.2", "3.4.0b2")
+WAY = environments.SUPPORTED
 # Whose tables are of another shape than those before: functions that were made for the one do not work on the other.
 SHAPE_CHANGES = "3.4.0b2"
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from alembic import context
 
 from dagbump.errors import DagbumpError, InsufficientPrivilege, sqlstate
-from dagbump.installation import in_migration, sql_files, state
+from dagbump.installation import migration_steps, sql_files, state
 from dagbump.installation.names import INDEX
 from dagbump.installation.state import OptionalIndex
 
@@ -78,10 +78,10 @@ def build(create: Path, revision: str) -> None:
     """
     airflow_schema: str = context.get_context().opts["airflow_schema"]
     if context.get_context().as_sql:  # a script can neither look into the catalog nor wait for another build
-        with in_migration.outside_transaction():
+        with migration_steps.outside_transaction():
             _drop(airflow_schema)
-            in_migration.run(create)
-        in_migration.begin()
+            migration_steps.run(create)
+        migration_steps.begin()
         return
     connection = _connection()
     try:
@@ -90,13 +90,13 @@ def build(create: Path, revision: str) -> None:
             with _working_outside(connection):
                 _refuse_who_may_not(connection, airflow_schema, create=found is OptionalIndex.MISSING)
                 if found is OptionalIndex.MISSING:
-                    in_migration.run(create)
+                    migration_steps.run(create)
                 else:
                     _drop(airflow_schema)
     except BaseException:
         _clean_up(connection, airflow_schema)
         raise
-    in_migration.begin()
+    migration_steps.begin()
     recorded = sa.text("SELECT TRUE FROM dagbump.alembic_version WHERE version_num = :revision")
     if connection.scalar(recorded, {"revision": revision}):
         raise BuiltMeanwhile
@@ -105,9 +105,9 @@ def build(create: Path, revision: str) -> None:
 def drop() -> None:
     """Drop the index in every schema, without blocking other sessions, and begin a new transaction."""
     if context.get_context().as_sql:
-        with in_migration.outside_transaction():
+        with migration_steps.outside_transaction():
             _drop(context.get_context().opts["airflow_schema"])
-        in_migration.begin()
+        migration_steps.begin()
         return
     connection = _connection()
     for airflow_schema in _schemas_of_ours(connection):
@@ -118,7 +118,7 @@ def drop() -> None:
             with _working_outside(connection):
                 _refuse_who_may_not(connection, airflow_schema, create=False)
                 _drop(airflow_schema)
-    in_migration.begin()
+    migration_steps.begin()
 
 
 def is_left(connection: sa.engine.Connection) -> bool:
@@ -140,7 +140,7 @@ def _state_in_turn(connection: sa.engine.Connection, airflow_schema: str, wanted
     pause, because the build of the turn before becomes visible only when the server has begun it.
     """
     while True:
-        in_migration.keep_others_out()
+        migration_steps.keep_others_out()
         found = state.optional_index(connection, airflow_schema)
         if found is wanted:
             return found
@@ -170,7 +170,7 @@ def _told(what: str) -> Event:
 @contextmanager
 def _working_outside(connection: sa.engine.Connection) -> Iterator[None]:
     """Run the body outside of any transaction; ignore a deadlock of two builds, because the caller checks again."""
-    with in_migration.outside_transaction():
+    with migration_steps.outside_transaction():
         # The progress display needs the pid. Behind a pooler the next statement may use another backend; then the
         # display shows less.
         context.config.attributes["backend_pid"] = connection.scalar(sa.text("SELECT pg_catalog.pg_backend_pid()"))
@@ -188,14 +188,14 @@ def _clean_up(connection: sa.engine.Connection, airflow_schema: str) -> None:
             if connection.invalidated:
                 return
             try:
-                with in_migration.outside_transaction():  # end the current transaction, which may have failed
+                with migration_steps.outside_transaction():  # end the current transaction, which may have failed
                     pass
-                in_migration.keep_others_out()
+                migration_steps.keep_others_out()
                 if _others_build(connection):  # then the unfinished index is theirs
                     return
                 found = state.optional_index(connection, airflow_schema)
                 if found in {OptionalIndex.INVALID, OptionalIndex.OUTDATED}:
-                    with in_migration.outside_transaction():
+                    with migration_steps.outside_transaction():
                         _drop(airflow_schema)
             except sa.exc.DBAPIError as error:
                 if sqlstate(error) != _QUERY_CANCELED:  # a late cancel request may have hit this statement
@@ -245,7 +245,7 @@ def _refuse_who_may_not(connection: sa.engine.Connection, airflow_schema: str, *
 
 def _drop(airflow_schema: str) -> None:
     with _not_cancelled():
-        in_migration.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {sql_files.identifier(airflow_schema)}.{INDEX}")
+        migration_steps.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {sql_files.identifier(airflow_schema)}.{INDEX}")
 
 
 def _connection() -> sa.engine.Connection:

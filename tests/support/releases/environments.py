@@ -28,6 +28,8 @@ DEFAULT_RELEASE = "3.3.2"
 RELEASES = ("3.0.6", "3.1.8", "3.2.2", "3.3.2")
 # Pre-releases of the next line.
 BETAS = ("3.4.0b2",)
+# All that dagbump supports. A test compares the Makefile, the workflow and the documents with this list.
+SUPPORTED = (*RELEASES, *BETAS)
 # One that dagbump refuses: of the last line before DAG versions.
 AIRFLOW_2 = "2.11.2"
 NEWEST = os.environ.get("DAGBUMP_NEWEST") == "1"

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from dagbump import client
 from dagbump.airflow_plugin.page.paging import Slice, cut
 from dagbump.airflow_plugin.page.plugin_state import PluginState, plugin_state
-from dagbump.results import Holder, Running, RunPreview, VersionOfRun
+from dagbump.results import Holder, RunningTotals, RunPreview, VersionOfRun
 from dagbump.verdicts import VERDICTS, Verdict, verdict_of
 from dagbump.wording import by_transaction, counted, describe_holder
 
@@ -149,7 +149,7 @@ def _urgency(row: RunPreview) -> int:
     return names.index(row.verdict) if row.verdict in names else len(names)
 
 
-def answer_of(running: Running, rows: Sequence[RunPreview]) -> Answer:
+def answer_of(running: RunningTotals, rows: Sequence[RunPreview]) -> Answer:
     """Return the summary of all runs."""
     if not running.dag_runs:
         return Answer("No DAG run is running.", "good", ["There is nothing to keep on the latest version."])

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from benchmarks.plan import Shape
+from benchmarks.plan import FleetSize
 
 # A JSON value with at most one level inside, for example the cost of a contender.
 _SHALLOW = re.compile(r"[\[{](?:[^][{}]|[\[{][^][{}]*[\]}])*[\]}]")
@@ -76,7 +76,7 @@ class Cost:
 
 
 @dataclass(frozen=True, order=True)
-class FleetCosts(Shape):
+class FleetCosts(FleetSize):
     """The cost of each contender's loop in this fleet."""
 
     contenders: dict[str, Cost]
@@ -104,7 +104,7 @@ def name_of(contender: str) -> str:
 class LifeCycles:
     """Life cycles of TIs per second."""
 
-    fleet: Shape  # in the same tables
+    fleet: FleetSize  # in the same tables
     without_index: Spread
     with_index: Spread
     lost: Spread  # the share that the index costs, pair by pair; 0.03 is 3 %

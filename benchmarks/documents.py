@@ -10,8 +10,8 @@ from typing import Any
 from support.processes import CHECKOUT
 
 from benchmarks import plots
+from benchmarks.figures import Cost, FleetCosts, Loops, Rows, Scheduler, name_of, names
 from benchmarks.plan import LOOKS, LOOP_RUNS, VERSION_WORK
-from benchmarks.results import Cost, FleetCosts, Loops, Rows, Scheduler, name_of, names
 from benchmarks.thresholds import thresholds
 
 _COMMANDS = {"loops": "bench", "scheduler": "bench-scheduler", "page": "bench-page", "repair": "bench-repair"}
@@ -26,14 +26,14 @@ _WHOLE, _WHOLE_MS = 10_000, 100
 
 def write(results: Mapping[str, Any], root: Path) -> None:
     """Write the documents that have blocks, and the plots, into a checkout, or a directory like one."""
-    for document in documents():
+    for document in with_blocks():
         text = fill(document.read_text(encoding="utf-8"), results)
         (root / document.relative_to(CHECKOUT)).write_text(text, encoding="utf-8")
     if "loops" in results:
         plots.write(results["loops"], root / "docs")
 
 
-def documents() -> list[Path]:
+def with_blocks() -> list[Path]:
     """Return the documents that have blocks."""
     files = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
     return [file for file in files if _BLOCK.search(file.read_text(encoding="utf-8"))]
