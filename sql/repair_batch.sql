@@ -26,7 +26,7 @@ DECLARE
     caller CONSTANT text := 'dagbump.repair';
     needs_verify boolean := FALSE; -- an unverified run is left alone
     id bigint;
-    ids bigint[];
+    chosen bigint[];
     run record;
     room integer;
     stale integer;
@@ -53,13 +53,13 @@ BEGIN
     unverified_runs := 0;
 
     FOREACH id IN ARRAY coalesce(dag_run_ids, '{}') LOOP
-        ids := ARRAY[id];
+        chosen := ARRAY[id];
         stale := 0;
         bumped := 0;
         locked := 0;
         room := batch_size - task_instances;
 
-        -- At most one row, because ids has one element.
+        -- At most one row, because one run is chosen.
         FOR run IN
             @include:repairable_runs@
         LOOP

@@ -18,7 +18,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 AS $verify_scope$
 #variable_conflict use_column
 DECLARE
-    ids CONSTANT bigint[] := dag_run_ids;
+    chosen CONSTANT bigint[] := dag_run_ids;
 BEGIN
     @include:require_tables@
     @include:check_dag_run_ids@
