@@ -21,7 +21,7 @@ FROM (
     SELECT
         class.oid,
         @include:defines_optional_index@ AS ours,
-        @include:fits_these_tables@ AS fits,
+        @include:optional_index_fits@ AS fits,
         index.indisvalid AND NOT index.indcheckxmin AS valid,
         -- PostgreSQL shows only the pid of a build by another role. So look for the table lock of that process, which
         -- everybody can see.
