@@ -47,12 +47,7 @@ BEGIN
             ' ' ORDER BY object.name, acl.privilege_type
         )
     INTO grants, statements
-    FROM (
-        @include:objects_of_schema@
-        UNION ALL
-        @include:columns_of_schema@
-    ) AS object
-    CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
+    FROM @include:granted_rights@
     WHERE pg_catalog.pg_get_userbyid(acl.grantee)::text = revoke_operator.role AND acl.grantee <> 0::oid;
     IF grants IS NOT NULL THEN
         RAISE WARNING 'the role % still has rights that other roles granted: %', role, grants
@@ -65,12 +60,7 @@ BEGIN
             WHEN acl.grantee = 0::oid THEN 'PUBLIC'
             ELSE pg_catalog.pg_get_userbyid(acl.grantee)::text
         END AS name
-        FROM (
-            @include:objects_of_schema@
-            UNION ALL
-            @include:columns_of_schema@
-        ) AS object
-        CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
+        FROM @include:granted_rights@
         WHERE CASE
             WHEN acl.grantee = 0::oid THEN TRUE
             ELSE pg_catalog.pg_has_role(revoke_operator.role::name, acl.grantee, 'USAGE')
