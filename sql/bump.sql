@@ -57,7 +57,7 @@ DECLARE
     left_behind uuid[];
     history_is_whole boolean := FALSE;
     versions_taken uuid[] := ARRAY[]::uuid[];
-    versions_held uuid[] := ARRAY[]::uuid[];
+    versions_locked uuid[] := ARRAY[]::uuid[];
 BEGIN
     @include:require_tables@
     @include:check_arguments@

@@ -1,4 +1,4 @@
--- dagbump.preview: what dagbump.bump would do, and what is wrong in running runs.
+-- dagbump.preview: shows what dagbump.bump would do, and which running runs lack a task.
 --
 -- For a person before the first bump. Reads only: it locks nothing and runs on a hot
 -- standby. Unlike bump, it looks at every running run, examined or not, and it compares
@@ -69,7 +69,7 @@ BEGIN
         @include:scope_of_runs@
     ),
 
-    -- Every run is in both. It is a FULL JOIN because PostgreSQL has no nested loop for that. A nested loop would
+    -- Both sides have every run. It is a FULL JOIN, because PostgreSQL has no nested loop for a FULL JOIN. A nested loop would
     -- compare every run with every run.
     joined AS MATERIALIZED (
         SELECT run.*, scope.missing_tasks, scope.vanished_tasks

@@ -1,6 +1,6 @@
 -- Takes: chosen, dag_ids, limited, examined_only, by_index, report_all.
--- The examined runs that have stale TIs or are unverified; with report_all, all examined runs. The order
--- is that of limited, if it is not NULL. Reads every TI of the runs, once. With by_index, it reads only
+-- The examined runs that have stale TIs or are unverified; with report_all, all examined runs. They come
+-- in the order of limited, if that is not NULL. It reads every TI of the runs, once. With by_index, it reads only
 -- two TIs of a run that has nothing to do.
 SELECT run.*, verdict.verified, verdict.any_stale
 FROM (

@@ -1,10 +1,10 @@
 -- Takes: scoped (dag_run_id, dag_id, run_id, run_type, logical_date, dag_version_id; MATERIALIZED).
--- One row for each of these runs: what verify_integrity would find in it if its DAG were of that version.
+-- Answers one row per run: what verify_integrity would find in it. dag_version_id stands for the latest version.
 --
 -- Each version is unpacked once. Tasks and TIs are matched by a GROUP BY. In a join, wrong statistics could make the
 -- planner compare every task with every TI.
 --
--- Each piece says what it adds to what is known of a task in a run, or, if task_id is NULL, of the run:
+-- Each piece is a fact about a task in a run. If task_id is NULL, it is a fact about the run:
 --   in_version   the version has the task
 --   due          the task is due in this run, by its dates
 --   has_ti       it has a TI that is not removed
