@@ -203,7 +203,7 @@ No TI moves to a lower version_number.
 Locks: NO KEY UPDATE on the TIs that it moves and KEY SHARE on their dag_version row, both SKIP LOCKED.
 It waits for no row lock, except for at most 1 ms in one case: SELECT dagbump.help(''take_version'');
 If there is nothing to move or to verify, it takes no row lock and writes nothing. It commits nothing.
-What it moves, it records in dagbump.history.
+It records in dagbump.history what it has moved.
 Errors
   22023  max_runs is negative; caller_verifies or report_all is NULL; an array contains NULL or is an
          array of arrays

@@ -88,10 +88,10 @@ Answers one row per item, in this order.
           column types     each column has a type that the functions can use
           plain tables     no partitions, inheritance, views, rules, or policies that hide rows
           keys             keys, indexes and the foreign key that the functions rely on
-          optional index   it is valid; or it is not there, which is fine, and what it would bring
+          optional index   it is valid or not there; dagbump works without it, and detail says what it saves
           triggers         which triggers an update of task_instance fires
           owner            schema, tables and functions belong to the owner of task_instance
-          owner''s rights   the owner may read and write what the functions read and write
+          owner''s rights   the owner has the rights that the functions need
           grants           who may use dagbump; nothing is granted to PUBLIC
           version order    Airflow, up to 3.2, takes the same version for the latest as dagbump
           statistics       autovacuum is on, and task_instance has been analyzed

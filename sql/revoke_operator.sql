@@ -85,9 +85,9 @@ Argument
 
 For the owner of Airflow''s tables, a member of it, or a superuser. It takes back what
 dagbump.grant_operator granted, and what the owner granted by hand in that schema.
-The role keeps what another role granted to it: a WARNING lists these rights, who granted them, and the
-statements that take them back. It also keeps what it has as a member of another role or as a superuser:
-a NOTICE names that. A second call changes nothing.
+The role keeps the rights that another role granted to it. A WARNING lists them, who granted them, and
+the statements that take them back. The role also keeps the rights that it has as a superuser or as a
+member of another role. A NOTICE says so. A second call changes nothing.
 DROP ROLE works only after this has been done in each database where the role is an operator.
 Errors: 22023 if role is NULL, PUBLIC or the owner; 42704 if there is no such role; 42501 if the caller
 may not revoke; 2BP01 if the role has granted its rights to other roles.';

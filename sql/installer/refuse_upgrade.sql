@@ -55,7 +55,7 @@ BEGIN
     );
     IF findings IS NOT NULL THEN
         RAISE EXCEPTION 'in schema "%" these are not plain tables, but partitioned, inherited or views: %', airflow_schema, findings
-            USING ERRCODE = 'DBU02', HINT = 'dagbump serves the tables that airflow db migrate makes.';
+            USING ERRCODE = 'DBU02', HINT = 'dagbump works with the tables that airflow db migrate creates.';
     END IF;
 
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN

@@ -6,7 +6,7 @@ SELECT
     CASE
         WHEN found.not_plain IS NOT NULL
             THEN 'Not plain tables: ' || found.not_plain
-            || '. dagbump serves the tables that `airflow db migrate` makes: make them plain again, or remove dagbump.'
+            || '. dagbump works with the tables that `airflow db migrate` creates. Make them plain again, or remove dagbump.'
         WHEN found.with_rules IS NOT NULL
             THEN found.with_rules
             || '. The functions may see or write other rows than they should. Drop the rules; ALTER TABLE … NO FORCE ROW LEVEL '
