@@ -88,7 +88,7 @@ Answers one row per item, in this order.
           column types     each column has a type that the functions can use
           plain tables     no partitions, inheritance, views, rules, or policies that hide rows
           keys             keys, indexes and the foreign key that the functions rely on
-          optional index   it is valid or not there; dagbump works without it, and detail says what it saves
+          optional index   valid, or not there (dagbump works without it); what it would save
           triggers         which triggers an update of task_instance fires
           owner            schema, tables and functions belong to the owner of task_instance
           owner''s rights   the owner has the rights that the functions need

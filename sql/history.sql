@@ -121,9 +121,9 @@ COMMENT ON TABLE dagbump.history IS
   FROM dagbump.history AS h, jsonb_to_recordset(h.from_versions)
       AS v (version_number integer, task_instances integer, dag_version_id uuid);
 
-The row is written in the transaction of the bump, so a bump that is rolled back leaves no row. A call that
-changes nothing writes none. The table does not refer to Airflow''s tables, so its rows outlive the runs
-and versions that they name. It grows: SELECT dagbump.help(''prune_history'');';
+The row is written in the transaction of the bump, so a bump that is rolled back leaves no row. A call
+that changes nothing writes none. The table does not refer to Airflow''s tables, so its rows outlive the
+runs and versions that they name. It grows: SELECT dagbump.help(''prune_history'');';
 COMMENT ON COLUMN dagbump.history.bumped_at IS
 'When it was moved, by the server''s clock. The transaction may have committed somewhat later.';
 COMMENT ON COLUMN dagbump.history.bumped_by IS 'The role that was connected (session_user).';

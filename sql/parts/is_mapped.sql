@@ -1,4 +1,4 @@
 -- Takes: nothing.
--- True if a TI is or was a TI of a mapped task, as far as the TI tells. FALSE, because here only the serialized DAG
--- tells that verify_integrity also looks at the indexes.
+-- True if the TI makes verify_integrity look at map indexes. FALSE, because up to Airflow 3.3 only the tasks of the
+-- version decide that.
 FALSE
