@@ -44,7 +44,7 @@ AS $bump$
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := TRUE;
-    ids bigint[] := dag_run_ids;
+    chosen bigint[] := dag_run_ids; -- the runs to look at; steps 1 and 2 narrow it
     limited bigint[];
     indexed boolean;
     by_index boolean;
@@ -57,7 +57,7 @@ DECLARE
     left_behind uuid[];
     history_is_whole boolean := FALSE;
     versions_taken uuid[] := ARRAY[]::uuid[];
-    versions_held uuid[] := ARRAY[]::uuid[];
+    versions_locked uuid[] := ARRAY[]::uuid[];
 BEGIN
     @include:require_tables@
     @include:check_arguments@
@@ -71,7 +71,7 @@ BEGIN
         limited := coalesce((
             @include:limited_runs@
         ), '{}');
-        ids := limited;
+        chosen := limited;
     END IF;
 
     -- 2. With the optional index: find the runs that may have something to do. Step 3 judges them. With report_all,
@@ -89,7 +89,7 @@ BEGIN
         IF candidates IS NULL THEN
             RETURN;
         END IF;
-        ids := candidates;
+        chosen := candidates;
     END IF;
 
     -- 3. Find the runs that have something to do.
@@ -123,12 +123,16 @@ BEGIN
 
         -- 5. Judge the run again. While other runs were moved, a newer version may have landed, or the run may have
         -- been pinned, paused or ended. The next call deals with it.
-        ids := ARRAY[run.dag_run_id];
         IF NOT EXISTS (
             SELECT FROM (
-                @include:judged_runs@
-            ) AS again
-            WHERE again.dag_version_id = run.dag_version_id
+                SELECT
+                    @include:columns_of_run@
+                FROM @airflow_schema@.dag_run AS run
+                WHERE run.id = bump.dag_run_id AND run.state::text = 'running'
+            ) AS run
+            @include:dag_and_latest_version@
+            WHERE @include:examined@
+            AND latest.id = bump.dag_version_id
         ) THEN
             CONTINUE;
         END IF;
@@ -199,7 +203,7 @@ No TI moves to a lower version_number.
 Locks: NO KEY UPDATE on the TIs that it moves and KEY SHARE on their dag_version row, both SKIP LOCKED.
 It waits for no row lock, except for at most 1 ms in one case: SELECT dagbump.help(''take_version'');
 If there is nothing to move or to verify, it takes no row lock and writes nothing. It commits nothing.
-What it moves, it records in dagbump.history.
+It records in dagbump.history what it has moved.
 Errors
   22023  max_runs is negative; caller_verifies or report_all is NULL; an array contains NULL or is an
          array of arrays

@@ -18,36 +18,58 @@ DECLARE
     tis CONSTANT oid := pg_catalog.to_regclass(@task_instance_literal@)::oid;
     airflow_owner CONSTANT oid := @include:owner_of_airflow@;
     owner CONSTANT oid := @include:owner_of_schema@;
+    recorded text;
     recorded_shape text;
     recorded_functions jsonb;
-    missing text;
-    findings text;
-    advice text;
-    to_public boolean;
+    out_of_order text;
+    order_is_known boolean := TRUE;
 BEGIN
-    @include:checked_server@
+    -- 1. Read the tables that can be missing. The query below could not be planned without them.
+    @include:read_installation@
+    BEGIN
+        out_of_order := (
+            @include:dags_out_of_order@
+        );
+    EXCEPTION
+        WHEN undefined_table OR undefined_column OR undefined_function OR insufficient_privilege THEN
+            order_is_known := FALSE;
+    END;
 
-    @include:checked_installation@
-
-    @include:checked_functions@
-
-    @include:checked_history@
-
-    @include:checked_tables@
-
-    @include:checked_keys@
-
-    @include:checked_index@
-
-    @include:checked_triggers@
-
-    @include:checked_owner@
-
-    @include:checked_grants@
-
-    @include:checked_version_order@
-
-    @include:checked_statistics@
+    -- 2. Check each item.
+    RETURN QUERY
+    SELECT checked.item, checked.ok, checked.detail
+    FROM (
+        @include:checked_server@
+        UNION ALL
+        @include:checked_installation@
+        UNION ALL
+        @include:checked_functions@
+        UNION ALL
+        @include:checked_history@
+        UNION ALL
+        @include:checked_columns@
+        UNION ALL
+        @include:checked_column_types@
+        UNION ALL
+        @include:checked_plain_tables@
+        UNION ALL
+        @include:checked_keys@
+        UNION ALL
+        @include:checked_index@
+        UNION ALL
+        @include:checked_triggers@
+        UNION ALL
+        @include:checked_owner@
+        UNION ALL
+        @include:checked_owner_rights@
+        UNION ALL
+        @include:checked_grants@
+        UNION ALL
+        @include:checked_version_order@
+        UNION ALL
+        @include:checked_statistics@
+    ) AS checked
+    ORDER BY checked.place;
 END
 $check$;
 
@@ -66,10 +88,10 @@ Answers one row per item, in this order.
           column types     each column has a type that the functions can use
           plain tables     no partitions, inheritance, views, rules, or policies that hide rows
           keys             keys, indexes and the foreign key that the functions rely on
-          optional index   it is valid; or it is not there, which is fine, and what it would bring
+          optional index   valid, or not there (dagbump works without it); what it would save
           triggers         which triggers an update of task_instance fires
           owner            schema, tables and functions belong to the owner of task_instance
-          owner''s rights   the owner may read and write what the functions read and write
+          owner''s rights   the owner has the rights that the functions need
           grants           who may use dagbump; nothing is granted to PUBLIC
           version order    Airflow, up to 3.2, takes the same version for the latest as dagbump
           statistics       autovacuum is on, and task_instance has been analyzed

@@ -46,10 +46,10 @@ Argument
 For the owner of Airflow''s tables, a member of it, or a superuser. It runs as its caller, so a superuser
 should SET ROLE to the owner first.
 It grants USAGE on schema dagbump, EXECUTE on its functions and procedures, and SELECT on its tables. It
-does not grant what is for the owner alone: grant_operator, revoke_operator, prune_history,
-alembic_version, and the functions that only other functions call. It gives nothing to PUBLIC and no
-grant option. A second call changes nothing. An upgrade that adds functions grants them to the existing
-operators.
+does not grant rights on the objects that are for the owner alone: grant_operator, revoke_operator,
+prune_history, alembic_version, and the functions that only other functions call. It gives nothing to
+PUBLIC and no grant option. A second call changes nothing. An upgrade that adds functions grants them to
+the existing operators.
 Errors: 22023 if role is NULL or PUBLIC; 42704 if there is no such role; 42501 if the caller may not
 grant.';
 

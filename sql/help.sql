@@ -8,7 +8,7 @@ BEGIN
     RETURN QUERY
     SELECT line.text
     FROM (
-        -- With a topic: all about that function. Without: the schema, then the first line of each function that is not
+        -- With a topic, everything about that function. Without one, the schema, then the first line of each function that is not
         -- internal.
         SELECT 0 AS place, ''::text AS name, pg_catalog.obj_description(namespace.oid, 'pg_namespace') AS comment
         FROM pg_catalog.pg_namespace AS namespace

@@ -25,8 +25,8 @@ CREATE TABLE IF NOT EXISTS dagbump.history (
     id uuid PRIMARY KEY
 );
 
--- Mend a table that is there already. Nothing that is recorded is lost. The table is locked only if there is something
--- to mend, because a bump would wait for the lock.
+-- Repair a table that exists already. No record is lost. The table is locked only if there is something
+-- to repair, because a bump would wait for the lock.
 DO $mend_history$
 DECLARE
     altered record;
@@ -121,14 +121,14 @@ COMMENT ON TABLE dagbump.history IS
   FROM dagbump.history AS h, jsonb_to_recordset(h.from_versions)
       AS v (version_number integer, task_instances integer, dag_version_id uuid);
 
-The row is written in the transaction that moves: a bump that is rolled back leaves no row. A call that
-changes nothing writes none. The table does not refer to Airflow''s tables, so its rows outlive the runs
-and versions that they name. It grows: SELECT dagbump.help(''prune_history'');';
+The row is written in the transaction of the bump, so a bump that is rolled back leaves no row. A call
+that changes nothing writes none. The table does not refer to Airflow''s tables, so its rows outlive the
+runs and versions that they name. It grows: SELECT dagbump.help(''prune_history'');';
 COMMENT ON COLUMN dagbump.history.bumped_at IS
 'When it was moved, by the server''s clock. The transaction may have committed somewhat later.';
-COMMENT ON COLUMN dagbump.history.bumped_by IS 'The role that had connected (session_user).';
+COMMENT ON COLUMN dagbump.history.bumped_by IS 'The role that was connected (session_user).';
 COMMENT ON COLUMN dagbump.history.application_name IS 'The application_name of that session.';
-COMMENT ON COLUMN dagbump.history.caller IS 'Who called, in the words of the caller of dagbump.bump; NULL: it gave none.';
+COMMENT ON COLUMN dagbump.history.caller IS 'The argument caller of dagbump.bump, which says who called; NULL if it was not given.';
 COMMENT ON COLUMN dagbump.history.dag_run_id IS 'dag_run.id of the run. The run may have been deleted since.';
 COMMENT ON COLUMN dagbump.history.dag_id IS 'The DAG.';
 COMMENT ON COLUMN dagbump.history.run_id IS 'dag_run.run_id.';

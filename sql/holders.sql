@@ -34,7 +34,7 @@ AS $holders$
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := TRUE;
-    ids CONSTANT bigint[] := dag_run_ids;
+    chosen CONSTANT bigint[] := dag_run_ids;
     run record;
     stale integer;
     older uuid[];

@@ -1,4 +1,4 @@
--- dagbump.installation: records what the functions were rendered for, and by which release. One row.
+-- dagbump.installation: records which tables the functions were made for, and by which release. One row.
 --
 -- The command line and the Airflow plugin compare it with what they find. The table has no default and no
 -- trigger, and its check is a bare column. So it cannot contain code of another role, and an upgrade can
@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS dagbump.installation (
     one_row boolean PRIMARY KEY CHECK (one_row)
 );
 
--- Mend a table that is there already. Every upgrade writes its row anew, so no row has to be kept.
+-- Repair a table that exists already. Every upgrade writes its row anew, so no row has to be kept.
 DO $mend_installation$
 DECLARE
     other record;
@@ -37,7 +37,7 @@ END
 $mend_installation$;
 
 COMMENT ON TABLE dagbump.installation IS
-'One row: which tables dagbump''s functions were rendered for, and by which release. Each upgrade writes
+'One row: which tables dagbump''s functions were made for, and by which release. Each upgrade writes
 it. A role that uses the command line or the Airflow plugin needs SELECT on it.';
 COMMENT ON COLUMN dagbump.installation.airflow_schema IS 'The schema of Airflow''s tables.';
 COMMENT ON COLUMN dagbump.installation.airflow_shape IS 'The key of the shape that Airflow''s tables had at the upgrade.';
@@ -51,6 +51,6 @@ COMMENT ON COLUMN dagbump.installation.functions IS
 'A digest of each function as the upgrade made it. dagbump.check() compares it with what it finds.';
 
 COMMENT ON COLUMN dagbump.installation.one_row IS
-'Always true, and the primary key: so there can be no second row, and a publication can include the table.';
+'Always true, and the primary key. So there can be no second row, and a publication can include the table.';
 
 REVOKE ALL ON TABLE dagbump.installation FROM PUBLIC;

@@ -1,4 +1,4 @@
--- dagbump.preview: what dagbump.bump would do, and what is wrong in running runs.
+-- dagbump.preview: shows what dagbump.bump would do, and which running runs lack a task.
 --
 -- For a person before the first bump. Reads only: it locks nothing and runs on a hot
 -- standby. Unlike bump, it looks at every running run, examined or not, and it compares
@@ -30,7 +30,7 @@ AS $preview$
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := FALSE;
-    ids CONSTANT bigint[] := dag_run_ids;
+    chosen CONSTANT bigint[] := dag_run_ids;
     limited bigint[];
 BEGIN
     @include:require_tables@
@@ -69,7 +69,7 @@ BEGIN
         @include:scope_of_runs@
     ),
 
-    -- Every run is in both. It is a FULL JOIN because PostgreSQL has no nested loop for that. A nested loop would
+    -- Both sides have every run. It is a FULL JOIN, because PostgreSQL has no nested loop for a FULL JOIN. A nested loop would
     -- compare every run with every run.
     joined AS MATERIALIZED (
         SELECT run.*, scope.missing_tasks, scope.vanished_tasks
@@ -108,12 +108,10 @@ BEGIN
             SELECT
                 coalesce(ti.state::text, 'no_status') AS state,
                 pg_catalog.count(*) FILTER (
-                    WHERE @include:unfinished@
-                    -- IS NOT TRUE, because the version of the run can be NULL.
-                    AND (ti.dag_version_id = run.dag_version_id) IS NOT TRUE
+                    WHERE @include:stale@
                     AND (ti.dag_version_id = run.pinned_version_id) IS NOT TRUE
                 ) AS stale,
-                pg_catalog.count(*) FILTER (WHERE @include:unfinished@ AND ti.dag_version_id IS NULL) AS versionless,
+                pg_catalog.count(*) FILTER (WHERE @include:versionless@) AS versionless,
                 pg_catalog.bool_or(ti.dag_version_id = run.dag_version_id) AS on_latest
             FROM ONLY @airflow_schema@.task_instance AS ti
             WHERE @include:of_run@

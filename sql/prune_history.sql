@@ -1,7 +1,7 @@
 -- dagbump.prune_history: removes old rows of dagbump.history.
 --
 -- For the owner, by hand or by pg_cron. It is SECURITY INVOKER, so it lends nobody the
--- right to remove records. A role that may DELETE there needs no more than that.
+-- right to remove records. A role that may DELETE from the table needs no other right.
 --
 -- Locks: the rows that it removes, SKIP LOCKED. Only another prune locks such rows.
 

@@ -17,7 +17,7 @@ DECLARE
     -- A batch looks at this many runs at most, even if they have nothing to do.
     runs_at_once CONSTANT integer := 100;
     ids bigint[];
-    held bigint[];
+    runs_with_locked bigint[];
     next_run integer;
     batch pg_catalog.record;
     moved bigint := 0::bigint;
@@ -48,7 +48,7 @@ BEGIN
     LOOP
         moved_in_pass := 0::bigint;
         locked := 0::bigint;
-        held := '{}';
+        runs_with_locked := '{}';
         next_run := 1;
         WHILE next_run OPERATOR(pg_catalog.<=) pg_catalog.cardinality(ids) LOOP
             SELECT * INTO batch
@@ -60,7 +60,7 @@ BEGIN
             moved_in_pass := moved_in_pass OPERATOR(pg_catalog.+) batch.task_instances;
             moved := moved OPERATOR(pg_catalog.+) batch.task_instances;
             locked := locked OPERATOR(pg_catalog.+) batch.locked_task_instances;
-            held := held OPERATOR(pg_catalog.||) batch.locked_runs;
+            runs_with_locked := runs_with_locked OPERATOR(pg_catalog.||) batch.locked_runs;
             unverified := unverified OPERATOR(pg_catalog.+) batch.unverified_runs;
             IF batch.task_instances OPERATOR(pg_catalog.>) 0 THEN
                 RAISE NOTICE
@@ -69,7 +69,7 @@ BEGIN
             END IF;
         END LOOP;
         EXIT WHEN moved_in_pass OPERATOR(pg_catalog.=) 0::bigint OR locked OPERATOR(pg_catalog.=) 0::bigint;
-        ids := held;
+        ids := runs_with_locked;
     END LOOP;
 
     RAISE NOTICE

@@ -1,7 +1,7 @@
 -- dagbump.repair_batch: moves one batch of a repair. The caller commits it.
 --
--- dagbump.repair and the command line call it in a loop. It judges every run that it
--- is given, as the run is now. So a caller can move nothing but what a repair moves.
+-- dagbump.repair and the command line call it in a loop. It judges each given
+-- run as the run is now. So a caller cannot move a TI that a repair would not move.
 --
 -- Locks: as dagbump.bump, on at most batch_size TIs. It waits for no row lock.
 
@@ -26,7 +26,7 @@ DECLARE
     caller CONSTANT text := 'dagbump.repair';
     needs_verify boolean := FALSE; -- an unverified run is left alone
     id bigint;
-    ids bigint[];
+    chosen bigint[];
     run record;
     room integer;
     stale integer;
@@ -37,7 +37,7 @@ DECLARE
     left_behind uuid[];
     history_is_whole boolean := FALSE;
     versions_taken uuid[] := ARRAY[]::uuid[];
-    versions_held uuid[] := ARRAY[]::uuid[];
+    versions_locked uuid[] := ARRAY[]::uuid[];
 BEGIN
     @include:require_tables@
     @include:check_dag_run_ids@
@@ -53,13 +53,13 @@ BEGIN
     unverified_runs := 0;
 
     FOREACH id IN ARRAY coalesce(dag_run_ids, '{}') LOOP
-        ids := ARRAY[id];
+        chosen := ARRAY[id];
         stale := 0;
         bumped := 0;
         locked := 0;
         room := batch_size - task_instances;
 
-        -- At most one row, because ids has one element.
+        -- At most one row, because one run is chosen.
         FOR run IN
             @include:repairable_runs@
         LOOP
@@ -100,8 +100,8 @@ $repair_batch$;
 COMMENT ON FUNCTION dagbump.repair_batch(bigint[], integer) IS
 'Internal: moves one batch of dagbump.repair. The caller commits it.
 
-Goes through the runs in the given order, until batch_size task instances are moved. It moves only what
-dagbump.repair may move, whatever runs are named. Answers one row:
+Goes through the runs in the given order, until batch_size task instances are moved. In any run,
+it moves only the task instances that dagbump.repair may move. Answers one row:
   looked_at              how many of the runs are done, from the first; go on with the next
   task_instances         how many were moved
   moved_runs             the runs that they are in; the next batch may go on with the last of them

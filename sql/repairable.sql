@@ -16,7 +16,7 @@ DECLARE
     examined_only CONSTANT boolean := TRUE;
     by_index CONSTANT boolean := FALSE;
     report_all CONSTANT boolean := FALSE;
-    ids CONSTANT bigint[] := NULL;
+    chosen CONSTANT bigint[] := NULL;
     limited CONSTANT bigint[] := NULL;
 BEGIN
     @include:require_tables@
@@ -31,8 +31,8 @@ BEGIN
         SELECT pg_catalog.count(*)::integer AS stale
         FROM ONLY @airflow_schema@.task_instance AS ti
         WHERE @include:of_run@
-        AND @include:unfinished@
-        AND (ti.dag_version_id IS NULL OR (NOT run.pinned AND ti.dag_version_id <> run.dag_version_id))
+        AND @include:stale@
+        AND (NOT run.pinned OR ti.dag_version_id IS NULL)
     ) AS tis
     ORDER BY run.dag_run_id;
 END

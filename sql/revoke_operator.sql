@@ -47,12 +47,7 @@ BEGIN
             ' ' ORDER BY object.name, acl.privilege_type
         )
     INTO grants, statements
-    FROM (
-        @include:objects_of_schema@
-        UNION ALL
-        @include:columns_of_schema@
-    ) AS object
-    CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
+    FROM @include:granted_rights@
     WHERE pg_catalog.pg_get_userbyid(acl.grantee)::text = revoke_operator.role AND acl.grantee <> 0::oid;
     IF grants IS NOT NULL THEN
         RAISE WARNING 'the role % still has rights that other roles granted: %', role, grants
@@ -65,12 +60,7 @@ BEGIN
             WHEN acl.grantee = 0::oid THEN 'PUBLIC'
             ELSE pg_catalog.pg_get_userbyid(acl.grantee)::text
         END AS name
-        FROM (
-            @include:objects_of_schema@
-            UNION ALL
-            @include:columns_of_schema@
-        ) AS object
-        CROSS JOIN LATERAL pg_catalog.aclexplode(object.acl) AS acl
+        FROM @include:granted_rights@
         WHERE CASE
             WHEN acl.grantee = 0::oid THEN TRUE
             ELSE pg_catalog.pg_has_role(revoke_operator.role::name, acl.grantee, 'USAGE')
@@ -95,9 +85,9 @@ Argument
 
 For the owner of Airflow''s tables, a member of it, or a superuser. It takes back what
 dagbump.grant_operator granted, and what the owner granted by hand in that schema.
-The role keeps what another role granted to it: a WARNING lists these rights, who granted them, and the
-statements that take them back. It also keeps what it has as a member of another role or as a superuser:
-a NOTICE names that. A second call changes nothing.
+The role keeps the rights that another role granted to it. A WARNING lists them, who granted them, and
+the statements that take them back. The role also keeps the rights that it has as a superuser or as a
+member of another role. A NOTICE says so. A second call changes nothing.
 DROP ROLE works only after this has been done in each database where the role is an operator.
 Errors: 22023 if role is NULL, PUBLIC or the owner; 42704 if there is no such role; 42501 if the caller
 may not revoke; 2BP01 if the role has granted its rights to other roles.';

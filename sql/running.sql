@@ -14,7 +14,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 AS $running$
 #variable_conflict use_column
 DECLARE
-    ids CONSTANT bigint[] := NULL;
+    chosen CONSTANT bigint[] := NULL;
 BEGIN
     @include:require_tables@
     @include:check_dag_ids@

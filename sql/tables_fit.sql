@@ -1,4 +1,4 @@
--- dagbump.tables_fit: raises an error if Airflow's tables are not those that the functions were rendered for.
+-- dagbump.tables_fit: raises an error if Airflow's tables are not those that the functions were made for.
 --
 -- The other functions call it first. A migration of Airflow can change the meaning of a
 -- query in an installed function (Airflow 3.4 keeps past tries in task_instance), and
@@ -35,11 +35,11 @@ END
 $tables_fit$;
 
 COMMENT ON FUNCTION dagbump.tables_fit(regclass) IS
-'Internal: raises an error if Airflow''s tables are not those that the functions were rendered for.
+'Internal: raises an error if Airflow''s tables are not those that the functions were made for.
 
 The functions that read these tables call it first, with the table task_instance as a constant, so that
-the plan of the call depends on that table. It answers true. It is declared IMMUTABLE, so that it is
-called when a plan is made and not again: it costs a steady bump nothing.
+the plan of the call depends on that table. It answers true. It is declared IMMUTABLE, so the
+planner calls it once per plan. A bump that reuses its plan pays nothing for it.
 It reads the catalogs. Errors: DBU02 if a column is missing.';
 
 REVOKE ALL ON FUNCTION dagbump.tables_fit(regclass) FROM PUBLIC;

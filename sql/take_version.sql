@@ -10,7 +10,7 @@
 --
 -- SKIP LOCKED waits in one case. A transaction has updated the row without changing its
 -- key, and then has locked it FOR UPDATE or deleted it. PostgreSQL then locks the version
--- of the row that others can see, follows the chain of updates to the newest version, and
+-- of the row that other transactions can see, follows the chain of updates to the newest version, and
 -- waits there. lock_timeout limits that wait to 1 ms. After it, the row counts as locked.
 
 CREATE OR REPLACE FUNCTION dagbump.take_version(

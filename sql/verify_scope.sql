@@ -2,7 +2,7 @@
 --
 -- Airflow verifies a run only while the latest version is on none of its task instances
 -- (TIs) and none of their past tries. That version can be on a TI although the run was
--- not verified: its new tasks then never run. It can also be on none although there is
+-- not verified: its new tasks then never run. It can also be on no TI although there is
 -- nothing to do. This function compares the tasks of the version with the TIs of the
 -- run. Reads only.
 
@@ -18,7 +18,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 AS $verify_scope$
 #variable_conflict use_column
 DECLARE
-    ids CONSTANT bigint[] := dag_run_ids;
+    chosen CONSTANT bigint[] := dag_run_ids;
 BEGIN
     @include:require_tables@
     @include:check_dag_run_ids@
@@ -70,8 +70,8 @@ Answers one row for each of these runs that is running:
                   for a backfill, or for a run without a logical date.
   restored_tasks  tasks of removed TIs that the latest version has, including those in missing_tasks:
                   verify_integrity restores these TIs. For a mapped task it restores those whose index
-                  fits. A removed TI beside others that are not removed usually has a surplus
-                  index, and stays removed.
+                  fits. If other TIs of the task are not removed, a removed TI usually has a
+                  surplus index, and stays removed.
   vanished_tasks  tasks of unfinished TIs that the latest version does not have
   has_mapped      the latest version has a mapped task or a mapped task group, or, from Airflow 3.4 on, a
                   TI of the run has a map index. verify_integrity then also compares the indexes of the

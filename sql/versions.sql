@@ -32,7 +32,7 @@ AS $versions$
 #variable_conflict use_column
 DECLARE
     examined_only CONSTANT boolean := TRUE;
-    ids CONSTANT bigint[] := NULL;
+    chosen CONSTANT bigint[] := NULL;
 BEGIN
     @include:require_tables@
     @include:check_dag_ids@
@@ -52,12 +52,7 @@ BEGIN
         SELECT run.dag_id, run.dag_run_id, tis.dag_version_id, tis.stale
         FROM run
         CROSS JOIN LATERAL (
-            SELECT ti.dag_version_id, pg_catalog.count(*) AS stale
-            FROM ONLY @airflow_schema@.task_instance AS ti
-            WHERE @include:of_run@
-            AND @include:unfinished@
-            AND ti.dag_version_id IS DISTINCT FROM run.dag_version_id
-            GROUP BY ti.dag_version_id
+            @include:stale_by_version@
         ) AS tis
     ),
 

@@ -1,7 +1,6 @@
 -- dagbump.versions_by_day: counts the versions that each DAG got, day by day.
 --
--- For the page in Airflow's UI, where it shows which DAG gets a version with every parse. It reads only
--- dag_version. It locks nothing and runs on a hot standby.
+-- For the page in Airflow's UI. It shows which DAG gets a version with every parse. It reads only dag_version. It locks nothing and runs on a hot standby.
 
 CREATE OR REPLACE FUNCTION dagbump.versions_by_day(
     dag_ids text[] DEFAULT NULL,

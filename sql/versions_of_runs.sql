@@ -14,7 +14,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 AS $versions_of_runs$
 #variable_conflict use_column
 DECLARE
-    ids CONSTANT bigint[] := coalesce(dag_run_ids, '{}');
+    chosen CONSTANT bigint[] := coalesce(dag_run_ids, '{}');
 BEGIN
     @include:require_tables@
     @include:check_dag_run_ids@

@@ -2,8 +2,8 @@
 --
 -- The predicate is the one in dagbump.bump, letter by letter, because the planner uses
 -- the index only for a condition that implies it.
--- Collation C, because ids are only compared for equality. That is cheapest byte by byte,
--- and an upgrade of the operating system's collations cannot corrupt the index.
+-- Collation C, because ids are only compared for equality, and comparing bytes is cheapest.
+-- Also, an upgrade of the operating system's collations cannot corrupt such an index.
 -- CONCURRENTLY takes SHARE UPDATE EXCLUSIVE on task_instance, which blocks neither reads
 -- nor writes, and waits for transactions that are older than the build.
 

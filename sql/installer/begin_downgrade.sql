@@ -25,7 +25,7 @@ BEGIN
     @include:refuse_foreign_objects@
     @include:refuse_another_airflow@
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
-        RAISE EXCEPTION 'dagbump belongs to %, and this role, %, may not act as that one',
+        RAISE EXCEPTION 'dagbump belongs to %, and the current role, %, may not act as that role',
             pg_catalog.pg_get_userbyid(owner), CURRENT_USER
             USING ERRCODE = 'insufficient_privilege', HINT = @include:how_to_act_as_owner@;
     END IF;

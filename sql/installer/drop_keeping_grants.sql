@@ -1,5 +1,5 @@
--- Drops a function whose answer gets other columns, because CREATE OR REPLACE refuses that. It remembers the grants
--- until the end of the transaction. restore_grants.sql gives them back.
+-- Drops a function whose answer is to have other columns, because CREATE OR REPLACE refuses that change. It remembers
+-- the grants until the end of the transaction. restore_grants.sql gives them back.
 
 DO $drop_keeping_grants$
 DECLARE

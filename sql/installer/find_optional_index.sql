@@ -5,7 +5,7 @@ SELECT
     namespace.nspname::text AS schema,
     @include:defines_optional_index@ AS ours,
     index.indisvalid AS valid,
-    @include:fits_these_tables@ AS fits,
+    @include:optional_index_fits@ AS fits,
     pg_catalog.pg_has_role(class.relowner, 'MEMBER') AS mine
 FROM pg_catalog.pg_class AS class
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace

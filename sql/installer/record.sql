@@ -1,4 +1,4 @@
--- Writes into dagbump.installation what is installed now, for the command line, the plugin and the next upgrade.
+-- Records in dagbump.installation what is installed now, for the command line, the plugin and the next upgrade.
 COMMENT ON TABLE dagbump.alembic_version IS 'Alembic''s own: the revisions that this database holds.';
 
 DELETE FROM dagbump.installation;

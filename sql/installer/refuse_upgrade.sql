@@ -50,21 +50,25 @@ BEGIN
             USING ERRCODE = 'DBU02', HINT = 'Look for a newer dagbump that knows this Airflow, or find out who has changed the column.';
     END IF;
 
-    @include:tables_not_plain@
+    findings := (
+        @include:tables_not_plain@
+    );
     IF findings IS NOT NULL THEN
         RAISE EXCEPTION 'in schema "%" these are not plain tables, but partitioned, inherited or views: %', airflow_schema, findings
-            USING ERRCODE = 'DBU02', HINT = 'dagbump serves the tables that airflow db migrate makes.';
+            USING ERRCODE = 'DBU02', HINT = 'dagbump works with the tables that airflow db migrate creates.';
     END IF;
 
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
-        RAISE EXCEPTION 'Airflow''s tables belong to %, and this role, %, may not act as that one',
+        RAISE EXCEPTION 'Airflow''s tables belong to %, and the current role, %, may not act as that role',
             pg_catalog.pg_get_userbyid(owner), CURRENT_USER
             USING ERRCODE = 'insufficient_privilege', HINT = @include:how_to_act_as_owner@;
     END IF;
 
-    @include:rights_missing@
+    findings := (
+        @include:rights_missing@
+    );
     IF findings IS NOT NULL THEN
-        RAISE EXCEPTION 'the owner of task_instance, %, may not read all of Airflow''s tables and write what bump writes',
+        RAISE EXCEPTION 'the owner of task_instance, %, lacks rights on Airflow''s tables that the functions need',
             pg_catalog.pg_get_userbyid(owner)
             USING ERRCODE = 'insufficient_privilege', HINT = 'Have their owner, or a superuser, run: ' || findings;
     END IF;

@@ -1,4 +1,5 @@
--- Remembers the operators until the end of the transaction. restore_grants.sql grants them what the upgrade adds.
+-- Remembers the operators until the end of the transaction. restore_grants.sql grants them the objects
+-- that the upgrade adds.
 
 DO $remember_operators$
 BEGIN

@@ -1,5 +1,5 @@
 -- Gives back the grants that drop_keeping_grants.sql remembered in this transaction, except for a function that the
--- target revision does not have. Then it grants what is new to the operators that remember_operators.sql remembered.
+-- target revision does not have. Then it grants the new objects to the operators that remember_operators.sql remembered.
 
 DO $restore_grants$
 DECLARE

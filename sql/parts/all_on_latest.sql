@@ -1,7 +1,7 @@
 -- Takes: run (dag_id, run_id), latest (id).
 -- True if the run has a latest version and all its unfinished TIs are on it. The run is then verified, too.
 -- It reads two TIs by the optional index, however many there are: those with the lowest and the highest version
--- (NULL counts as the highest). If both are on the latest version, so are all between them. Only the optional
+-- (NULL counts as the highest). If both are on the latest version, so are all TIs between them. Only the optional
 -- index has this order. Airflow 3.3 and later also have an index on dag_version_id alone, but with that one the
 -- query would read the TIs of all runs.
 (

@@ -1,4 +1,4 @@
--- Takes: ids, dag_ids.
+-- Takes: chosen, dag_ids.
 -- For the steady loop with the optional index: the ids of the runs that may have something to do. It does not
 -- check whether a run is examined. The next query does.
 SELECT pg_catalog.array_agg(run.id::bigint)

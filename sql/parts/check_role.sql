@@ -1,5 +1,5 @@
 -- Takes: role, owner (oid), function_name.
--- Raises an error if there is no such role, or if the caller cannot grant what belongs to the owner.
+-- Raises an error if there is no such role, or if the caller cannot grant rights on the objects of the owner.
 IF role IS NULL THEN
     RAISE EXCEPTION 'role must not be NULL'
         USING ERRCODE = 'invalid_parameter_value',

@@ -1,8 +1,12 @@
--- Takes: item, ok, detail, airflow_schema.
-item := 'optional index';
+-- Takes: airflow_schema.
 SELECT
-    found.ours AND found.fits AND (found.valid OR found.building),
+    9 AS place,
+    'optional index' AS item,
+    found.oid IS NULL OR (found.ours AND found.fits AND (found.valid OR found.building)) AS ok,
     CASE
+        WHEN found.oid IS NULL
+            THEN 'not there. A loop in which nothing changed reads every task instance of the examined runs; with the index it '
+            'reads two of each run. `dagbump upgrade --with-index` builds it, without blocking anybody.'
         WHEN NOT found.ours THEN pg_catalog.format(
             'Something in schema %I is named dagbump_ti_unfinished and is not the optional index. Find out what it is, and '
             'drop or rename it.', airflow_schema
@@ -15,13 +19,13 @@ SELECT
             THEN 'not valid: being built on the primary, or a build there was cut off; dagbump.check() there says which'
         ELSE 'A build of it was cut off: nothing uses it, and every write pays for it. Run `dagbump upgrade --with-index`, '
             'which builds it anew.'
-    END
-INTO ok, detail
-FROM (
+    END AS detail
+FROM (VALUES (TRUE)) AS always (there)
+LEFT JOIN (
     SELECT
         class.oid,
         @include:defines_optional_index@ AS ours,
-        @include:fits_these_tables@ AS fits,
+        @include:optional_index_fits@ AS fits,
         index.indisvalid AND NOT index.indcheckxmin AS valid,
         -- PostgreSQL shows only the pid of a build by another role. So look for the table lock of that process, which
         -- everybody can see.
@@ -37,10 +41,4 @@ FROM (
     LEFT JOIN pg_catalog.pg_index AS index ON index.indexrelid = class.oid
     LEFT JOIN pg_catalog.pg_class AS tis ON tis.oid = index.indrelid
     WHERE class.relname::text = 'dagbump_ti_unfinished' AND namespace.nspname::text = airflow_schema
-) AS found;
-IF NOT FOUND THEN
-    ok := TRUE;
-    detail := 'not there. A loop in which nothing changed reads every task instance of the examined runs; with the index it '
-        'reads two of each run. `dagbump upgrade --with-index` builds it, without blocking anybody.';
-END IF;
-RETURN NEXT;
+) AS found ON TRUE

@@ -1,31 +1,15 @@
--- Takes: item, ok, detail, recorded_shape, recorded_functions.
-item := 'installation';
-detail := NULL;
--- The table can be missing, because a restore may have left it out.
-IF pg_catalog.to_regclass('dagbump.installation') IS NOT NULL THEN
-    SELECT
-        installed.airflow_shape,
-        installed.functions,
-        pg_catalog.format(
-            'release %s, revision %s, for the Airflow %s in schema %I; upgraded at %s by %s',
-            installed.release,
-            installed.revision,
-            CASE installed.airflow_shape
-                WHEN @airflow_shape_literal@ THEN @airflow_releases_literal@ ELSE installed.airflow_shape
-            END,
-            installed.airflow_schema,
-            installed.installed_at::timestamptz(0),
-            installed.installed_by
-        )
-    INTO recorded_shape, recorded_functions, detail
-    FROM dagbump.installation AS installed;
-END IF;
-ok := detail IS NOT NULL AND @include:installation_has_key@;
-detail := coalesce(
+-- Takes: recorded.
+SELECT
+    2 AS place,
+    'installation' AS item,
+    recorded IS NOT NULL AND installation.has_key AS ok,
     CASE
-        WHEN detail IS NOT NULL AND NOT ok
-            THEN 'The table dagbump.installation has no key that holds it to one row. Run `dagbump upgrade`, which adds it.'
-    END,
-    detail, 'dagbump.installation is empty or missing, as after a restore of a part. Run `dagbump upgrade`, which writes it.'
-);
-RETURN NEXT;
+        WHEN recorded IS NULL
+            THEN 'dagbump.installation is empty or missing, as after a partial restore. Run `dagbump upgrade`, which writes it.'
+        WHEN NOT installation.has_key
+            THEN 'The table dagbump.installation has no key that limits it to one row. Run `dagbump upgrade`, which adds it.'
+        ELSE recorded
+    END AS detail
+FROM (
+    SELECT @include:installation_has_key@ AS has_key
+) AS installation

@@ -1,6 +1,6 @@
--- Takes: ids, dag_ids, limited, examined_only, by_index, report_all.
--- The examined runs that have stale TIs or are unverified; with report_all, all examined runs. The order
--- is that of limited, if it is not NULL. Reads every TI of the runs, once. With by_index, it reads only
+-- Takes: chosen, dag_ids, limited, examined_only, by_index, report_all.
+-- The examined runs that have stale TIs or are unverified; with report_all, all examined runs. They come
+-- in the order of limited, if that is not NULL. It reads every TI of the runs, once. With by_index, it reads only
 -- two TIs of a run that has nothing to do.
 SELECT run.*, verdict.verified, verdict.any_stale
 FROM (
@@ -17,7 +17,7 @@ CROSS JOIN LATERAL (
                         pg_catalog.bit_or(
                             CASE
                                 WHEN ti.dag_version_id = run.dag_version_id THEN 1
-                                WHEN @include:unfinished@ THEN 2
+                                WHEN @include:stale@ THEN 2
                                 ELSE 0
                             END
                         ),

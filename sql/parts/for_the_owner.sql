@@ -1,5 +1,5 @@
 -- Takes: object (name).
--- True for what an operator is not granted in schema dagbump: functions that grant rights or remove records, functions
+-- True for the objects of schema dagbump that an operator is not granted: functions that grant rights or remove records, functions
 -- that only other functions call, and the table that Alembic reads as the owner.
 object.name IN (
     'alembic_version', 'grant_operator', 'prune_history', 'revoke_operator', 'tables_fit', 'take_version', 'tasks_of_version',

@@ -1,5 +1,5 @@
 -- Takes: alone (transaction), next_transaction.
--- True while that transaction, or the one that it is a subtransaction of, is in progress. A 32-bit xid is
+-- True if that transaction is in progress; for a subtransaction, if its parent is. A 32-bit xid is
 -- extended to the 64-bit xid nearest to next_transaction. Xids 0 to 2 are reserved.
 CASE
     WHEN @include:whole_number@ < 3 THEN FALSE

@@ -1,6 +1,6 @@
--- Takes: run (the run under way), older.
--- The stale TIs of the run that may be moved: they have no version, or one of those in older, which are not
--- higher than the latest. So a TI that somebody moves to a higher version in the meantime stays there.
+-- Takes: run, older.
+-- The stale TIs of the run that may be moved. They have no version, or one that is in older. None of these is higher
+-- than the latest. So a TI that somebody moves to a higher version in the meantime stays there.
 FROM ONLY @airflow_schema@.task_instance AS ti
 WHERE @include:of_run@
 AND @include:unfinished@

@@ -1,6 +1,6 @@
--- Takes: run, stale, older, room (at most so many TIs; NULL: no limit), needs_verify, versions_taken, versions_held,
+-- Takes: run, stale, older, room (how many TIs at most; NULL: no limit), needs_verify, versions_taken, versions_locked,
 -- history_is_whole, caller, free, left_behind, bumped, locked.
--- Moves the stale TIs of that run, which have been counted, to its version, and records that.
+-- Moves the stale TIs of the run to its version, and records that. They have been counted before.
 
 -- Lock the dag_version row, because the foreign-key check would wait for it, here or in verify_integrity. Do so
 -- only if something can be moved. If it cannot be locked, the whole run is left to a later call.
@@ -27,9 +27,9 @@ IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
         UPDATE ONLY @airflow_schema@.task_instance AS ti
         SET dag_version_id = run.dag_version_id, updated_at = pg_catalog.clock_timestamp()
         -- unnest with several arrays is grammar, not a function call, so it needs no schema.
-        FROM unnest(free, left_behind) AS locked (tid, dag_version_id)
-        WHERE ti.ctid = locked.tid
-        RETURNING locked.dag_version_id
+        FROM unnest(free, left_behind) AS taken (tid, dag_version_id)
+        WHERE ti.ctid = taken.tid
+        RETURNING taken.dag_version_id
     )
 
     INSERT INTO dagbump.history AS history (

@@ -1,5 +1,5 @@
 -- Takes: findings, owner.
--- Raises an error if schema dagbump does not belong to that role, or holds something that dagbump did not create.
+-- Raises an error if schema dagbump does not belong to that role, or contains something that dagbump did not create.
 IF EXISTS (
     SELECT FROM pg_catalog.pg_namespace AS namespace
     WHERE namespace.nspname::text = 'dagbump' AND namespace.nspowner <> owner
@@ -21,6 +21,6 @@ FROM (
     @include:foreign_objects@
 ) AS foreign_object;
 IF findings IS NOT NULL THEN
-    RAISE EXCEPTION 'schema dagbump holds what dagbump has not created: %', findings
+    RAISE EXCEPTION 'schema dagbump contains objects that dagbump did not create: %', findings
         USING ERRCODE = 'DBU03', HINT = 'Nothing in it was read. Find out who created it, and why; then drop or rename it.';
 END IF;

@@ -1,4 +1,4 @@
--- Takes: ids, dag_ids, limited, examined_only (true), by_index, report_all (false).
+-- Takes: chosen, dag_ids, limited, examined_only (true), by_index, report_all (false).
 -- The running runs with TIs that may be moved outside a scheduler, and the version that these go to. They are
 -- the examined runs that are due (with verified = false for those left to Airflow), and the pinned runs that have
 -- versionless TIs and whose own version still exists.
@@ -24,21 +24,20 @@ SELECT
     TRUE
 FROM (
     SELECT
-        running.id::bigint AS dag_run_id,
-        running.dag_id::text AS dag_id,
-        running.run_id::text AS run_id,
-        running.created_dag_version_id
+        run.id::bigint AS dag_run_id,
+        run.dag_id::text AS dag_id,
+        run.run_id::text AS run_id,
+        run.created_dag_version_id
     FROM (
         @include:running_runs@
-    ) AS running
-    WHERE running.bundle_version::text <> ''
-    AND (dag_ids IS NULL OR running.dag_id::text = ANY (dag_ids))
+    ) AS run
+    WHERE @include:pinned@
+    AND (dag_ids IS NULL OR run.dag_id::text = ANY (dag_ids))
 ) AS run
 JOIN @airflow_schema@.dag_version AS own ON own.id = run.created_dag_version_id AND own.dag_id::text = run.dag_id
 WHERE EXISTS (
     SELECT FROM ONLY @airflow_schema@.task_instance AS ti
     WHERE @include:of_run@
-    AND @include:unfinished@
-    AND ti.dag_version_id IS NULL
+    AND @include:versionless@
     OFFSET 0 -- keeps the planner from hashing the whole table
 )

@@ -6,7 +6,7 @@ IF NOT history_is_whole THEN
         @include:altered_history@
     ) THEN
         RAISE EXCEPTION 'the table dagbump.history is missing, or has been altered; nothing was moved'
-            USING ERRCODE = 'DBU05', HINT = 'Run: dagbump upgrade, which makes it again and keeps what it holds.';
+            USING ERRCODE = 'DBU05', HINT = 'Run: dagbump upgrade. It repairs the table and keeps its rows.';
     END IF;
     LOCK TABLE dagbump.history IN ROW EXCLUSIVE MODE NOWAIT;
     history_is_whole := TRUE;

@@ -1,11 +1,10 @@
--- Takes: findings, required, airflow_schema, owner.
+-- Takes: required, airflow_schema, owner.
 -- The rights that the owner lacks to read Airflow's tables, to write task_instance and to lock dag_version, as GRANT
 -- statements; NULL if it lacks none. (A row lock needs UPDATE on any column.)
 SELECT
     pg_catalog.string_agg(
         pg_catalog.format('GRANT %s TO %I;', lacking.what, pg_catalog.pg_get_userbyid(owner)), ' ' ORDER BY lacking.what
     )
-INTO findings
 FROM (
     SELECT pg_catalog.format('USAGE ON SCHEMA %I', airflow_schema) AS what
     FROM pg_catalog.pg_namespace AS namespace
@@ -22,4 +21,4 @@ FROM (
             THEN NOT pg_catalog.has_table_privilege(owner, class.oid, privilege.name)
         ELSE wanted.relation = 'dag_version' AND NOT pg_catalog.has_any_column_privilege(owner, class.oid, privilege.name)
     END
-) AS lacking;
+) AS lacking

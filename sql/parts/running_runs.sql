@@ -1,30 +1,12 @@
--- Takes: ids (bigint[]; NULL: all).
+-- Takes: chosen (bigint[]; NULL: all).
 -- The running DAG runs with one of these ids.
 SELECT
-    run.id,
-    run.dag_id,
-    run.run_id,
-    run.run_type,
-    run.logical_date,
-    run.bundle_version,
-    run.created_dag_version_id,
-    run.last_scheduling_decision,
-    run.run_after,
-    run.backfill_id
+    @include:columns_of_run@
 FROM @airflow_schema@.dag_run AS run
-WHERE ids IS NULL AND run.state::text = 'running'
+WHERE chosen IS NULL AND run.state::text = 'running'
 UNION ALL
--- Only one of the two branches is executed. With ids, the cost is one look-up per id, not a scan of all running runs.
+-- Only one of the two branches is executed. The second costs one look-up per id, not a scan of all running runs.
 SELECT
-    run.id,
-    run.dag_id,
-    run.run_id,
-    run.run_type,
-    run.logical_date,
-    run.bundle_version,
-    run.created_dag_version_id,
-    run.last_scheduling_decision,
-    run.run_after,
-    run.backfill_id
+    @include:columns_of_run@
 FROM @airflow_schema@.dag_run AS run
-WHERE run.id = ANY (ids) AND run.state::text = 'running'
+WHERE run.id = ANY (chosen) AND run.state::text = 'running'

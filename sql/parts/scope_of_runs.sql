@@ -1,12 +1,17 @@
 -- Takes: scoped (dag_run_id, dag_id, run_id, run_type, logical_date, dag_version_id; MATERIALIZED).
--- One row for each of these runs: what verify_integrity would find in it if its DAG were of that version.
+-- Answers one row per run: what verify_integrity would find in it. dag_version_id stands for the latest version.
 --
 -- Each version is unpacked once. Tasks and TIs are matched by a GROUP BY. In a join, wrong statistics could make the
 -- planner compare every task with every TI.
 --
--- Bits of a task in a run: 1 the version has it, 2 it is due in this run, 4 it has a TI that is not removed, 8 it has a
--- removed TI, 16 it has an unfinished TI. Bits of a run: 32 the version can be read, 64 the version or a TI of the run
--- is mapped.
+-- Each piece is a fact about a task in a run. If task_id is NULL, it is a fact about the run:
+--   in_version   the version has the task
+--   due          the task is due in this run, by its dates
+--   has_ti       it has a TI that is not removed
+--   has_removed  it has a removed TI
+--   unfinished   it has an unfinished TI
+--   mapped       the version, or a TI of the run, is mapped
+--   readable     the tasks of the version can be read
 --
 -- A task without a TI is missing only if it is due, because verify_integrity creates no other. A task whose TIs are
 -- all removed is always missing, because verify_integrity restores them whatever the dates are. A removed TI beside
@@ -25,22 +30,30 @@ WITH versions AS MATERIALIZED (
     CROSS JOIN LATERAL dagbump.tasks_of_version(runs.dag_version_id) AS version
 ),
 
-pieces AS (
+piece AS (
     SELECT
         run.dag_run_id,
         task.task_id COLLATE pg_catalog."C" AS task_id,
-        CASE WHEN task.start_date > run.logical_date OR task.end_date < run.logical_date THEN 1 ELSE 3 END AS bits
+        TRUE AS in_version,
+        (task.start_date > run.logical_date OR task.end_date < run.logical_date) IS NOT TRUE AS due,
+        FALSE AS has_ti,
+        FALSE AS has_removed,
+        FALSE AS unfinished,
+        FALSE AS mapped,
+        FALSE AS readable
     FROM versions AS version
     -- unnest with several arrays is grammar, not a function call, so it needs no schema.
     CROSS JOIN LATERAL unnest(version.task_ids, version.start_dates, version.end_dates) AS task (task_id, start_date, end_date)
     CROSS JOIN LATERAL unnest(version.dag_run_ids, version.logical_dates) AS run (dag_run_id, logical_date)
     UNION ALL
-    SELECT run.dag_run_id, ti.task_id, ti.bits
+    SELECT run.dag_run_id, ti.task_id, FALSE, FALSE, NOT ti.removed, ti.removed, ti.unfinished, ti.mapped, FALSE
     FROM scoped AS run
     CROSS JOIN LATERAL (
         SELECT
             ti.task_id::text COLLATE pg_catalog."C" AS task_id,
-            @include:what_is_there@ AS bits
+            coalesce(ti.state::text, '') = 'removed' AS removed,
+            @include:unfinished@ AS unfinished,
+            @include:is_mapped@ AS mapped
         FROM ONLY @airflow_schema@.task_instance AS ti
         WHERE @include:live_of_run@
         OFFSET 0 -- keeps the planner from turning this look-up per run into a join
@@ -48,18 +61,36 @@ pieces AS (
     UNION ALL
     SELECT
         run.dag_run_id,
-        NULL::text,
-        CASE WHEN version.task_ids IS NULL THEN 0 WHEN version.has_mapped THEN 96 ELSE 32 END
+        NULL,
+        FALSE,
+        FALSE,
+        FALSE,
+        FALSE,
+        FALSE,
+        version.task_ids IS NOT NULL AND version.has_mapped,
+        version.task_ids IS NOT NULL
     FROM versions AS version
     CROSS JOIN LATERAL pg_catalog.unnest(version.dag_run_ids) AS run (dag_run_id)
 ),
 
 found AS (
-    SELECT piece.dag_run_id, piece.task_id, pg_catalog.bit_or(piece.bits) AS bits
-    FROM pieces AS piece
-    GROUP BY piece.dag_run_id, piece.task_id
-    -- Most tasks need no row: the version has the task, and it has a TI that is not removed.
-    HAVING (pg_catalog.bit_or(piece.bits) & 77) <> 5
+    SELECT known.*
+    FROM (
+        SELECT
+            piece.dag_run_id,
+            piece.task_id,
+            pg_catalog.bool_or(piece.in_version) AS in_version,
+            pg_catalog.bool_or(piece.due) AS due,
+            pg_catalog.bool_or(piece.has_ti) AS has_ti,
+            pg_catalog.bool_or(piece.has_removed) AS has_removed,
+            pg_catalog.bool_or(piece.unfinished) AS unfinished,
+            pg_catalog.bool_or(piece.mapped) AS mapped,
+            pg_catalog.bool_or(piece.readable) AS readable
+        FROM piece
+        GROUP BY piece.dag_run_id, piece.task_id
+    ) AS known
+    -- Most tasks need no row: the version has the task, and it has TIs that are neither removed nor mapped.
+    WHERE NOT (known.in_version AND known.has_ti AND NOT known.has_removed AND NOT known.mapped)
 )
 
 SELECT
@@ -72,12 +103,16 @@ FROM (
     SELECT
         found.dag_run_id,
         pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (
-            WHERE (found.bits & 5) = 1 AND (found.bits & 10) <> 0
+            WHERE found.in_version AND NOT found.has_ti AND (found.due OR found.has_removed)
         ) AS missing_tasks,
-        pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (WHERE (found.bits & 9) = 9) AS restored_tasks,
-        pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (WHERE (found.bits & 17) = 16) AS vanished_tasks,
-        (pg_catalog.bit_or(found.bits) & 32) <> 0 AS readable,
-        (pg_catalog.bit_or(found.bits) & 64) <> 0 AS has_mapped
+        pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (
+            WHERE found.in_version AND found.has_removed
+        ) AS restored_tasks,
+        pg_catalog.array_agg(found.task_id ORDER BY found.task_id) FILTER (
+            WHERE found.unfinished AND NOT found.in_version
+        ) AS vanished_tasks,
+        pg_catalog.bool_or(found.readable) AS readable,
+        pg_catalog.bool_or(found.mapped) AS has_mapped
     FROM found
     GROUP BY found.dag_run_id
 ) AS run

@@ -190,7 +190,7 @@ class TestANewShape:
         parts = tmp_path / "sql" / "parts"
         (parts / "renamed").mkdir()
         for part, before, after in (
-            ("running_runs.sql", "run.run_after", "run.runs_after AS run_after"),
+            ("columns_of_run.sql", "run.run_after", "run.runs_after AS run_after"),
             ("tries_inside/required_columns.sql", '"run_after"', '"runs_after"'),
         ):
             text = (parts / part).read_text("utf-8").replace(before, after)

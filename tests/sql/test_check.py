@@ -153,7 +153,7 @@ DAMAGES = {
         "column types",
         "dag_version.version_number is text, not integer",
     ),
-    "a child": ("CREATE TABLE child () INHERITS (task_instance)", "plain tables", "not so: task_instance"),
+    "a child": ("CREATE TABLE child () INHERITS (task_instance)", "plain tables", "Not plain tables: task_instance"),
     "a rule": (
         "CREATE RULE r AS ON UPDATE TO task_instance DO INSTEAD NOTHING",
         "plain tables",

@@ -143,7 +143,7 @@ class TestWhoInstalls:
         do(owned, f"ALTER TABLE serialized_dag OWNER TO {STRANGER}")
         done = trusting(owned, "upgrade")
         assert done.returncode == 1
-        assert f"the owner of task_instance, {OWNER}, may not read all" in done.stderr
+        assert f"the owner of task_instance, {OWNER}, lacks rights on Airflow's tables" in done.stderr
         assert f"GRANT SELECT ON TABLE public.serialized_dag TO {OWNER};" in done.stderr
 
 

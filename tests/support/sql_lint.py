@@ -112,7 +112,8 @@ def findings_in_heads() -> Iterator[str]:
         parts = re.findall(r"@include:(\w+)@", text)
         named = {name for name in every_name if _names(name, text)}
         passed_on = set().union(*(heads[_part(name, path.parent)] for name in parts))
-        made = {name for name in every_name if _makes(name, text)}
+        joined = [_part(name, path.parent).read_text("utf-8") for name in parts]
+        made = {name for name in every_name if _makes(name, text) or any(_joins(name, part) for part in joined)}
         wanted = (named | passed_on) - made
         if takes != wanted:
             yield f"{path}: takes {_list(wanted)}, and says {_list(takes)}"
@@ -144,6 +145,11 @@ def _makes(name: str, text: str) -> bool:
     """Say whether a text gives that name to something of its own, and does not also set it."""
     own = rf"\bAS {name}\b|\b{name} AS (?:MATERIALIZED )?\("
     return bool(re.search(own, text)) and not re.search(rf"\bINTO {name}\b|^ *{name} :=", text, re.MULTILINE)
+
+
+def _joins(name: str, text: str) -> bool:
+    """Say whether a part joins something of that name to the query that includes it."""
+    return bool(re.search(rf"^\) AS {name}\b", text, re.MULTILINE))
 
 
 def main() -> int:
