@@ -21,6 +21,32 @@ BEGIN
             HINT = 'dagbump.bump and the other functions run as the owner, and would fail without its rights.';
     END IF;
 
+    -- PostgreSQL refuses to take a right from a role that has granted it to another one.
+    SELECT
+        pg_catalog.string_agg(
+            pg_catalog.format(
+                '%s on %s to %s',
+                acl.privilege_type,
+                object.name,
+                CASE WHEN acl.grantee = 0::oid THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(acl.grantee)::text END
+            ),
+            ', ' ORDER BY object.name, acl.privilege_type, acl.grantee
+        ),
+        pg_catalog.string_agg(
+            DISTINCT pg_catalog.format(
+                'REVOKE ALL ON %s FROM %I CASCADE;', @include:object_to_revoke_on@, revoke_operator.role
+            ),
+            ' '
+        )
+    INTO grants, statements
+    FROM @include:granted_rights@
+    WHERE pg_catalog.pg_get_userbyid(acl.grantor)::text = revoke_operator.role;
+    IF grants IS NOT NULL THEN
+        RAISE EXCEPTION 'the role % has granted rights to other roles: %', role, grants
+            USING ERRCODE = 'dependent_objects_still_exist',
+            HINT = 'To take them from those roles too, run this first: ' || statements;
+    END IF;
+
     EXECUTE pg_catalog.format('REVOKE ALL ON ALL ROUTINES IN SCHEMA dagbump FROM %I', role);
     EXECUTE pg_catalog.format('REVOKE ALL ON ALL TABLES IN SCHEMA dagbump FROM %I', role);
     EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA dagbump FROM %I', role);
@@ -36,12 +62,7 @@ BEGIN
                 'SET ROLE %I; REVOKE %s ON %s FROM %I CASCADE;',
                 pg_catalog.pg_get_userbyid(acl.grantor),
                 acl.privilege_type,
-                CASE object.object_type
-                    WHEN 'SCHEMA' THEN 'SCHEMA dagbump'
-                    WHEN 'TABLE' THEN 'TABLE ' || object.oid::regclass::text
-                    WHEN 'COLUMN' THEN 'TABLE ' || object.oid::regclass::text -- takes the right on its columns too
-                    ELSE 'ROUTINE ' || object.oid::regprocedure::text
-                END,
+                @include:object_to_revoke_on@,
                 revoke_operator.role
             ),
             ' ' ORDER BY object.name, acl.privilege_type
@@ -90,6 +111,7 @@ the statements that take them back. The role also keeps the rights that it has a
 member of another role. A NOTICE says so. A second call changes nothing.
 DROP ROLE works only after this has been done in each database where the role is an operator.
 Errors: 22023 if role is NULL, PUBLIC or the owner; 42704 if there is no such role; 42501 if the caller
-may not revoke; 2BP01 if the role has granted its rights to other roles.';
+may not revoke; 2BP01 if the role has granted rights to other roles. The error names them, and the
+statements to run first.';
 
 REVOKE ALL ON FUNCTION dagbump.revoke_operator(text) FROM PUBLIC;

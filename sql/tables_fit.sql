@@ -18,7 +18,9 @@ AS $tables_fit$
 DECLARE
     required CONSTANT jsonb := @include:required_columns@;
     airflow_schema CONSTANT text := @airflow_schema_literal@;
+    owner CONSTANT oid := @include:owner_of_schema@;
     missing text;
+    strange text;
 BEGIN
     SELECT pg_catalog.string_agg(wanted.called, ', ' ORDER BY wanted.called) INTO missing
     FROM (
@@ -30,6 +32,14 @@ BEGIN
             @airflow_releases_literal@, missing
             USING ERRCODE = 'DBU02', HINT = 'Run: dagbump upgrade. It installs the functions for these tables, or says what to do.';
     END IF;
+    strange := (
+        @include:tables_of_strangers@
+    );
+    IF strange IS NOT NULL THEN
+        RAISE EXCEPTION 'these are not the tables of Airflow that dagbump was installed for: %', strange
+            USING ERRCODE = 'DBU02',
+            HINT = 'Find out who made them. If that is right, let them belong to the owner of schema dagbump; then run: dagbump upgrade.';
+    END IF;
     RETURN TRUE;
 END
 $tables_fit$;
@@ -40,6 +50,7 @@ COMMENT ON FUNCTION dagbump.tables_fit(regclass) IS
 The functions that read these tables call it first, with the table task_instance as a constant, so that
 the plan of the call depends on that table. It answers true. It is declared IMMUTABLE, so the
 planner calls it once per plan. A bump that reuses its plan pays nothing for it.
-It reads the catalogs. Errors: DBU02 if a column is missing.';
+It reads the catalogs. Errors: DBU02 if a column is missing, or if a table is not a table of the owner or
+of a role that the owner trusts.';
 
 REVOKE ALL ON FUNCTION dagbump.tables_fit(regclass) FROM PUBLIC;

@@ -58,6 +58,15 @@ BEGIN
             USING ERRCODE = 'DBU02', HINT = 'dagbump works with the tables that airflow db migrate creates.';
     END IF;
 
+    findings := (
+        @include:tables_of_strangers@
+    );
+    IF findings IS NOT NULL THEN
+        RAISE EXCEPTION 'task_instance belongs to %, and others of Airflow''s tables to a role that it need not trust: %',
+            pg_catalog.pg_get_userbyid(owner), findings
+            USING ERRCODE = 'DBU02', HINT = 'Find out who made them. If that is right, give all of Airflow''s tables one owner.';
+    END IF;
+
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
         RAISE EXCEPTION 'Airflow''s tables belong to %, and the current role, %, may not act as that role',
             pg_catalog.pg_get_userbyid(owner), CURRENT_USER

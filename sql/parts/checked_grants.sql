@@ -7,17 +7,22 @@ SELECT
         found.findings, 'nobody but the owner may use dagbump; an operator is made by SELECT dagbump.grant_operator(''role'');'
     )
     || CASE
-        WHEN found.ok THEN ''
         WHEN found.to_public
             THEN '. Take it from PUBLIC: REVOKE ALL ON SCHEMA dagbump FROM PUBLIC; REVOKE ALL ON ALL TABLES IN SCHEMA dagbump '
             'FROM PUBLIC; REVOKE ALL ON ALL ROUTINES IN SCHEMA dagbump FROM PUBLIC;'
-        ELSE '. Nobody but the owner should create or write there: SELECT dagbump.revoke_operator(''role''); takes all, '
-        'and dagbump.grant_operator gives what an operator needs.'
+        ELSE ''
+    END
+    || CASE
+        WHEN found.a_role_writes
+            THEN '. Nobody but the owner should create or write there: SELECT dagbump.revoke_operator(''role''); takes all, '
+            'and dagbump.grant_operator gives what an operator needs.'
+        ELSE ''
     END AS detail
 FROM (
     SELECT
         coalesce(pg_catalog.bool_and(of_role.grantee <> 0::oid AND NOT of_role.writes), TRUE) AS ok,
         pg_catalog.bool_or(of_role.grantee = 0::oid) AS to_public,
+        pg_catalog.bool_or(of_role.grantee <> 0::oid AND of_role.writes) AS a_role_writes,
         pg_catalog.string_agg(of_role.called || ': ' || of_role.rights, '; ' ORDER BY of_role.called) AS findings
     FROM (
         SELECT

@@ -5,8 +5,9 @@ SELECT
     found.findings IS NULL AND (airflow_owner <> owner) IS NOT TRUE AS ok,
     CASE
         WHEN airflow_owner <> owner THEN pg_catalog.format(
-            'Airflow''s tables belong to %1$s, and schema dagbump to %2$s. Make them the same: ALTER SCHEMA dagbump OWNER TO %1$I; '
-            'and the same for each of its tables (ALTER TABLE) and functions (ALTER ROUTINE).',
+            'Airflow''s tables belong to %1$s, and schema dagbump to %2$s. Find out who made these tables. If %1$s is to own them, '
+            'make it own all: ALTER SCHEMA dagbump OWNER TO %1$I; and the same for each of its tables (ALTER TABLE) and functions '
+            '(ALTER ROUTINE).',
             pg_catalog.pg_get_userbyid(airflow_owner), pg_catalog.pg_get_userbyid(owner)
         )
         WHEN found.findings IS NOT NULL THEN found.findings || pg_catalog.format(

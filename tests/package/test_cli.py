@@ -29,15 +29,17 @@ COMPLETED = "import sys; sys.argv = ['dagbump']; from dagbump.__main__ import ma
 
 # An import that is interrupted leaves SQLAlchemy half imported. A second import of it then lacks attributes.
 CTRL_C_DURING_IMPORT = """
+import os
+import signal
 import sys
 
 class CtrlC:
     pressed = False
 
     def find_spec(self, name, *_):
-        if name == "sqlalchemy.pool" and not self.pressed:
+        if name == "{module}" and not self.pressed:
             self.pressed = True
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, CtrlC())
 sys.argv = ["dagbump", "check", "--url", "postgresql://127.0.0.1:1/d"]
@@ -300,8 +302,9 @@ class TestExitCodes:
             "0 done, 1 the work failed, 2 wrong usage, 3 database not reachable, 4 not installed or not supported."
         ) in said
 
-    def test_130_for_ctrl_c_while_sqlalchemy_is_imported(self) -> None:
-        ended = command(sys.executable, "-c", CTRL_C_DURING_IMPORT)
+    @pytest.mark.parametrize("module", ["typer", "dagbump.command_line.bump", "sqlalchemy.pool"])
+    def test_130_for_ctrl_c_while_modules_are_imported(self, module: str) -> None:
+        ended = command(sys.executable, "-c", CTRL_C_DURING_IMPORT.replace("{module}", module))
         assert (ended.returncode, "Traceback" in ended.stderr) == (130, False)
 
     def test_2_for_wrong_usage(self) -> None:

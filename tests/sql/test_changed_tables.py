@@ -62,6 +62,30 @@ def test_each_fails_with_the_same_error(fleet: Fleet, connect: Connect, routine:
         assert (raised.value.sqlstate, "dagbump upgrade" in str(raised.value.diag.message_hint)) == ("DBU02", True)
 
 
+@pytest.mark.parametrize("routine", CALLS)
+def test_each_refuses_a_view_of_a_stranger_in_the_place_of_a_table(
+    fleet: Fleet, connect: Connect, role: str, routine: str
+) -> None:
+    """After `airflow db reset`, whoever may create objects in the schema could put one there."""
+    stale_run(fleet)
+    has_called = connect(autocommit=True)
+    call = f"SELECT * FROM dagbump.{routine}({CALLS[routine]})".encode()
+    for _ in range(7):
+        has_called.execute(call)
+
+    for table, callers in {"dag": [], "task_instance": [has_called]}.items():
+        fleet.connection.execute(
+            f"ALTER TABLE {table} RENAME TO {table}_away; CREATE VIEW {table} AS SELECT * FROM {table}_away;"
+            f"ALTER VIEW {table} OWNER TO {role}".encode()
+        )
+        for caller in (*callers, connect(autocommit=True)):
+            with pytest.raises(
+                psycopg.DatabaseError, match=rf"not the tables of Airflow.*{table} \(of {role}\)"
+            ) as raised:
+                caller.execute(call)
+            assert raised.value.sqlstate == "DBU02"
+
+
 def test_what_python_says(fleet: Fleet, connection: psycopg.Connection[Any]) -> None:
     fleet.connection.execute(OF_THE_OTHER_SHAPE.encode())
     with pytest.raises(dagbump.UnsupportedAirflow, match="dagbump upgrade"):

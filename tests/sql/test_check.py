@@ -339,7 +339,7 @@ class TestTheOwnersRights:
     def test_an_upgrade_refuses_an_owner_who_could_not_lock_a_version(
         self, owned: psycopg.Connection[Any], airflow_database: URL
     ) -> None:
-        owned.execute("ALTER TABLE dag_version OWNER TO pg_monitor")
+        owned.execute("ALTER TABLE dag_version OWNER TO CURRENT_USER")
         owned.execute(sql.SQL("GRANT SELECT ON dag_version TO {}").format(sql.Identifier(self.OWNER)))
         with pytest.raises(dagbump.InsufficientPrivilege, match="GRANT UPDATE ON TABLE"):
             installer.upgrade(create_engine(libpq(airflow_database), trust_owner=True))

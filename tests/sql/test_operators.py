@@ -221,6 +221,28 @@ class TestGranting:
         assert told[1:] == []
         revoke(connection, other)
 
+    def test_a_role_that_has_granted_its_rights_to_others(self, new_role: NewRole, fleet: Fleet) -> None:
+        connection = fleet.connection
+        other, role = new_role("dagbump_test_other"), new_role("dagbump_test_role_of_other")
+        grant(connection, other)
+        fleet.execute(
+            """
+            GRANT EXECUTE ON ALL ROUTINES IN SCHEMA dagbump TO dagbump_test_other WITH GRANT OPTION;
+            SET ROLE dagbump_test_other;
+            GRANT EXECUTE ON FUNCTION dagbump.check, dagbump.help TO dagbump_test_role_of_other;
+            RESET ROLE;
+            """
+        )
+        with pytest.raises(psycopg.errors.DependentObjectsStillExist) as refused:
+            revoke(connection, other)
+        assert refused.value.diag.message_primary == (
+            "the role dagbump_test_other has granted rights to other roles: "
+            "EXECUTE on check to dagbump_test_role_of_other, EXECUTE on help to dagbump_test_role_of_other"
+        )
+        connection.execute((refused.value.diag.message_hint or "").partition("first: ")[2].encode())
+        revoke(connection, other)
+        assert may(connection, role) == may(connection, other) == set()
+
     def test_a_right_on_a_column_is_told_too(self, new_role: NewRole, fleet: Fleet) -> None:
         connection = fleet.connection
         told: list[tuple[str | None, str | None]] = []
@@ -399,7 +421,8 @@ class TestWhereNobodyIsASuperuser:
 
     def may_upgrade(self, url: URL) -> dagbump.CheckItem:
         with create_engine(libpq(url)).connect() as connection:
-            return checking.look(connection).items[-1]
+            items = {item.item: item for item in checking.look(connection).items}
+            return items["upgrade"]
 
     def do(self, url: URL, *statements: str) -> None:
         with psycopg.connect(libpq(url), autocommit=True) as connection:

@@ -117,6 +117,26 @@ class TestWhoInstalls:
         with session(owned) as superuser, pytest.raises(dagbump.InsufficientPrivilege, match="alter"):
             dagbump.bump(superuser)
 
+    @pytest.mark.parametrize("first", ["", "upgrade"])
+    def test_the_owners_default_privileges_grant_nothing(self, owned: URL, first: str) -> None:
+        do(owned, f"GRANT CREATE ON DATABASE {owned.database} TO {OWNER}")
+        if first:
+            run(as_role(owned, OWNER), first)
+            do(owned, "DROP FUNCTION dagbump.help")  # the next upgrade makes it anew
+        do(
+            as_role(owned, OWNER),
+            f"""
+            ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC;
+            ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO {STRANGER};
+            ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {STRANGER};
+            ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {STRANGER} WITH GRANT OPTION;
+            """,
+        )
+        assert run(as_role(owned, OWNER), "upgrade").returncode == 0
+        (grants,) = ask(owned, "SELECT ok, detail FROM dagbump.check() WHERE item = 'grants'")
+        assert grants[0], grants
+        assert grants[1].startswith("nobody but the owner"), grants
+
     def test_an_owner_who_may_not_create_a_schema_is_told_what_to_have_granted(self, owned: URL) -> None:
         done = run(as_role(owned, OWNER), "upgrade")
         assert done.returncode == 1
@@ -140,11 +160,23 @@ class TestWhoInstalls:
         assert ask(owned, OWNERS) == [(OWNER,)]
 
     def test_an_owner_who_may_not_read_all_of_airflow_is_told(self, owned: URL) -> None:
-        do(owned, f"ALTER TABLE serialized_dag OWNER TO {STRANGER}")
+        do(owned, "ALTER TABLE serialized_dag OWNER TO CURRENT_USER")
         done = trusting(owned, "upgrade")
         assert done.returncode == 1
         assert f"the owner of task_instance, {OWNER}, lacks rights on Airflow's tables" in done.stderr
         assert f"GRANT SELECT ON TABLE public.serialized_dag TO {OWNER};" in done.stderr
+
+    @pytest.mark.parametrize("of_stranger", ["TABLE dag_version", "TABLE backfill"])
+    def test_a_table_of_a_stranger_is_refused(self, owned: URL, of_stranger: str) -> None:
+        """Code that the owner of a table has put on it, such as a policy, runs as whoever reads it."""
+        do(owned, f"ALTER {of_stranger} OWNER TO {STRANGER}")
+        before = dump_schema(owned)
+        done = trusting(owned, "upgrade")
+        assert done.returncode == 4
+        assert f"({STRANGER})" in done.stderr.replace("(of ", "(")
+        assert dump_schema(owned) == before
+        do(owned, f"GRANT {STRANGER} TO {OWNER}")
+        assert "need not trust" not in trusting(owned, "upgrade").stderr
 
 
 TRAP = """

@@ -24,8 +24,10 @@ def begin() -> None:
     keep_others_out()
     if context.get_context().opts["fn"].__name__ == "downgrade":
         run(sql_files.installer("begin_downgrade"))
+        run(sql_files.installer("remember_objects"))
     else:
         run(sql_files.installer("refuse_upgrade"))
+        run(sql_files.installer("remember_objects"))
         run(sql_files.installer("become_owner"))
 
 
