@@ -377,6 +377,30 @@ def test_a_steady_loop_sends_three_statements_less_for_each_run(pair: Pair, runs
     assert before - after == 3 * runs - 3
 
 
+def test_a_version_change_without_new_tasks_writes_all_runs_at_once(pair: Pair) -> None:
+    one, many = (sent_for_a_version_change(pair, runs) for runs in (1, 20))
+
+    # To open a savepoint flushes the session, so a savepoint for each run would write each run with its own UPDATE.
+    assert updates_of_runs(many) == updates_of_runs(one) == 1
+
+
+def sent_for_a_version_change(pair: Pair, runs: int) -> list[str]:
+    with pair.fleet(0, "plain") as fleet:
+        fleet.steady(runs, ["plain"])
+        moved = fleet.connection.execute(
+            "UPDATE task_instance SET dag_version_id = %s", (fleet.prototypes["plain"][0].version,)
+        )
+        assert moved.rowcount >= runs
+    counted = pair.plugin.worker("count_statements")
+    assert counted["runs"] == runs
+    sent: list[str] = counted["scheduling"]
+    return sent
+
+
+def updates_of_runs(statements: list[str]) -> int:
+    return sum(statement.startswith("UPDATE dag_run ") for statement in statements)
+
+
 def test_examining_asks_for_the_same_runs_and_for_no_ti(pair: Pair) -> None:
     stock, plugin = counted(pair, 20, 1)
     (theirs,), (ours,) = stock["examining"], plugin["examining"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -18,40 +17,25 @@ SchedulerJobRunner: TypeAlias = Any
 SCHEDULER_MODULE = "airflow.jobs.scheduler_job_runner"
 
 _RELEASES = ("3.0", "3.1", "3.2", "3.3", "3.4")
-# The parameters in Airflow 3.0 to 3.4. For functions that we replace: all parameters.
-_REPLACED = {
-    "SchedulerJobRunner._schedule_all_dag_runs": [["self", "guard", "dag_runs", "session"]],
-    "SchedulerJobRunner._verify_integrity_if_dag_changed": [["self", "dag_run", "session"]],
-    "DagRun.get_running_dag_runs_to_examine": [["session"], ["session", "eagerly_load_dag_tags"]],  # from 3.4 on
-}
-# For functions that we call: the parameters that we pass.
-_CALLED = {
-    "DagRun.check_version_id_exists_in_dr": {"dag_version_id", "session"},
-    "DagRun.fetch_task_instances": {"dag_id", "run_id", "task_ids", "session"},
-    "DagRun.verify_integrity": {"dag_version_id", "session"},
-    "DagVersion.get_latest_version": {"dag_id", "session"},
-    "SchedulerDagBag._get_dag": {"version_id", "session"},
-}
-# The modules that define each replaced function and its decorators, outermost first.
-_MAKERS = {
-    "SchedulerJobRunner._schedule_all_dag_runs": ["airflow.utils.retries", SCHEDULER_MODULE],
-    "SchedulerJobRunner._verify_integrity_if_dag_changed": [SCHEDULER_MODULE],
-    "DagRun.get_running_dag_runs_to_examine": ["airflow.utils.retries", "airflow.models.dagrun"],
-    "DagVersion.get_latest_version": ["airflow.utils.session", "airflow.models.dag_version"],
+_DAG_RUN, _RETRIES, _SESSION = "airflow.models.dagrun", "airflow.utils.retries", "airflow.utils.session"
+# Airflow's functions that dagbump replaces or calls. First, for those that it replaces, the modules that define the
+# function and its decorators, outermost first. Then the parameters in Airflow 3.0 to 3.4: a list has all of them, in
+# each form; a set has those that we pass.
+_FUNCTIONS: dict[str, tuple[list[str], list[str] | set[str]]] = {
+    "SchedulerJobRunner._schedule_all_dag_runs": ([_RETRIES, SCHEDULER_MODULE], ["self, guard, dag_runs, session"]),
+    "SchedulerJobRunner._verify_integrity_if_dag_changed": ([SCHEDULER_MODULE], ["self, dag_run, session"]),
+    "DagRun.get_running_dag_runs_to_examine": ([_RETRIES, _DAG_RUN], ["session", "session, eagerly_load_dag_tags"]),
+    "DagVersion.get_latest_version": ([_SESSION, "airflow.models.dag_version"], {"dag_id", "session"}),
+    "DagRun.check_version_id_exists_in_dr": ([], {"dag_version_id", "session"}),
+    "DagRun.fetch_task_instances": ([], {"dag_id", "run_id", "task_ids", "session"}),
+    "DagRun.verify_integrity": ([], {"dag_version_id", "session"}),
+    "SchedulerDagBag._get_dag": ([], {"version_id", "session"}),
 }
 # The functions of verify_integrity on which dagbump relies to know when it does nothing and which task instances it
-# reads; with the same lists of modules.
+# reads.
 _CHECK = "_check_for_removed_or_restored_tasks"
-_VERIFY = {
-    "DagRun.verify_integrity": ["airflow.utils.session", "airflow.models.dagrun"],
-    f"DagRun.{_CHECK}": ["airflow.models.dagrun"],
-    "DagRun._create_tasks": ["airflow.models.dagrun"],
-}
-# From 3.4 on, also these.
-_VERIFY_REGIONS = {
-    "DagRun._create_initial_tasks": ["airflow.models.dagrun"],
-    "DagRun._return_unmapped_instance_to_sentinel": ["airflow.models.dagrun"],
-}
+_PARTS = [_CHECK, "_create_tasks"]
+_PARTS_WITH_REGIONS = [*_PARTS, "_create_initial_tasks", "_return_unmapped_instance_to_sentinel"]  # from 3.4 on
 
 
 class UnfitError(Exception):
@@ -98,30 +82,20 @@ def forget_dag(runner: SchedulerJobRunner, version: UUID) -> None:
 
 def verify_is_airflows_own(scheduler: ModuleType) -> bool:
     """Return whether verify_integrity is the code that dagbump knows, without another plugin's patch."""
-    verify, check = map(partial(_find, scheduler), ("DagRun.verify_integrity", f"DagRun.{_CHECK}"))
-    parts = _VERIFY | (_VERIFY_REGIONS if knows_regions(scheduler) else {})
+    verify = _find(scheduler, "DagRun.verify_integrity")
+    names = _PARTS_WITH_REGIONS if knows_regions(scheduler) else _PARTS
+    check, *others = [_find(scheduler, f"DagRun.{name}") for name in names]
     return (
         _CHECK in inspect.unwrap(verify).__code__.co_names
         and "get_task_instances" in check.__code__.co_names
-        and all(_makers(_find(scheduler, name)) == makers for name, makers in parts.items())
+        and _makers(verify) == [_SESSION, _DAG_RUN]
+        and all(_makers(part) == [_DAG_RUN] for part in (check, *others))
     )
 
 
 def knows_regions(scheduler: ModuleType) -> bool:
     """Return whether mapped TIs are in regions (from 3.4 on), between which verify_integrity moves them."""
     return hasattr(scheduler.DagRun, "_create_initial_tasks")
-
-
-def dag_details(dag_ids: Collection[str]) -> list[Any]:
-    """Return the details of each DAG for the auth manager: the id and, if Airflow has teams, the team's name."""
-    from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
-    from airflow.configuration import conf
-    from airflow.models.dag import DagModel
-
-    if not conf.getboolean("core", "multi_team", fallback=False):  # Airflow has no teams up to 3.1
-        return [DagDetails(id=dag_id) for dag_id in dag_ids]
-    teams = DagModel.get_dag_id_to_team_name_mapping(list(dag_ids))
-    return [DagDetails(id=dag_id, team_name=teams.get(dag_id)) for dag_id in dag_ids]
 
 
 def task_instances_are_mutated() -> bool:
@@ -155,21 +129,20 @@ def require_known_airflow(scheduler: ModuleType) -> None:
 
     if ".".join(release.split(".")[:2]) not in _RELEASES:
         raise _unknown(release, f"it knows {', '.join(_RELEASES)}")
-    for name, expected in _MAKERS.items():
-        found = _makers(_find(scheduler, name))
-        if others := [module for module in found if module not in expected]:
+    for name, (makers, parameters) in _FUNCTIONS.items():
+        function = _find(scheduler, name)
+        found = _makers(function)
+        if makers and (others := [module for module in found if module not in makers]):
             # Our replacement would bypass the patch, or the retries of both would nest.
             raise UnfitError(
                 f"{name} of Airflow {release} is patched by {', '.join(others)}, and dagbump would bypass that"
             )
-        if found != expected:
+        if makers and found != makers:
             raise _unknown(release, f"{name} is made by {', '.join(found)}")
-    for name, forms in _REPLACED.items():
-        if (found := _parameters(scheduler, name)) not in forms:
-            raise _unknown(release, f"{name} takes {', '.join(found)}")
-    for name, needed in _CALLED.items():
-        if not needed <= set(found := _parameters(scheduler, name)):
-            raise _unknown(release, f"{name} takes {', '.join(found)}")
+        takes = list(inspect.signature(function).parameters)
+        fits = parameters <= set(takes) if isinstance(parameters, set) else ", ".join(takes) in parameters
+        if not fits:
+            raise _unknown(release, f"{name} takes {', '.join(takes)}")
 
 
 def _unknown(release: str, why: str) -> UnfitError:
@@ -194,10 +167,6 @@ def _maker(function: Any) -> str:
     if type(function) is FunctionType:
         return str(function.__globals__["__name__"])
     return type(function).__module__
-
-
-def _parameters(scheduler: ModuleType, name: str) -> list[str]:
-    return list(inspect.signature(_find(scheduler, name)).parameters)
 
 
 def _find(scheduler: ModuleType, name: str) -> Any:

@@ -85,8 +85,7 @@ class Reporter:
     def __init__(self, stats: Any) -> None:
         """Store Airflow's Stats."""
         self._stats = stats
-        self._falling_back = False  # the last bump failed
-        self._without_scope = False  # the last verify_scope failed
+        self._failing: set[str] = set()  # the functions whose last call failed
 
     def timer(self) -> AbstractContextManager[Any]:
         """Return a timer for a bump."""
@@ -95,9 +94,9 @@ class Reporter:
 
     def bumped(self, result: BumpResult, oldest_look: float | None) -> None:
         """Count what a bump did; if the last bump failed, log that dagbump works again."""
-        if self._falling_back:
+        if "bump" in self._failing:
             log.info("dagbump works again")
-            self._falling_back = False
+            self._failing.remove("bump")
         if result.bumped:
             self._count("dagbump.task_instances_bumped", result.bumped)
         if result.locked:
@@ -127,27 +126,30 @@ class Reporter:
 
     def scoped(self) -> None:
         """Record that verify_scope succeeded."""
-        self._without_scope = False
+        self._failing.discard("verify_scope")
 
     def scope_failed(self, error: Exception) -> None:
         """Record that verify_scope failed, and warn if the one before succeeded."""
-        if not self._without_scope:
+        if self._fails_newly("verify_scope"):
             log.warning(
                 "dagbump.verify_scope has failed: %s verify_integrity runs for each run that has no task instance on "
                 "the latest version, as in Airflow, and dagbump does not look for missing tasks.",
                 _sentences(error),
             )
-        self._without_scope = True
 
     def failed(self, error: Exception) -> None:
         """Count a loop that is left to Airflow's own code, and warn if the loop before was not."""
         self._count("dagbump.fallback")
-        if not self._falling_back:
+        if self._fails_newly("bump"):
             log.warning(
                 "dagbump has failed: %s Airflow's own code does this loop, and each until dagbump works again.",
                 _sentences(error),
             )
-        self._falling_back = True
+
+    def _fails_newly(self, function: str) -> bool:
+        newly = function not in self._failing
+        self._failing.add(function)
+        return newly
 
     def _count(self, name: str, count: int = 1) -> None:
         """Count in Airflow's Stats; an error there is ignored, because it must not disturb the loop."""

@@ -34,7 +34,7 @@ from dagbump.airflow_plugin.verification import (
     verify_integrity,
     would_do_nothing,
 )
-from dagbump.results import BumpResult, RunBump, RunScope
+from dagbump.results import BumpResult, RunBump
 from dagbump.wording import describe_holder
 
 _TAKE_VERSION = sa.text("SELECT dagbump.take_version(CAST(:version AS pg_catalog.uuid), NULL, NULL, NULL, TRUE)")
@@ -106,14 +106,15 @@ class Scheduling:
         if mending:
             self.memory.tries(run.id, version)
         try:
-            with loop.savepoint():
-                self._verify(runner, loop, run, mending=mending)
+            self._verify(runner, loop, run, mending=mending)
         except Exception as error:
             if _is_over(loop.session, error):
                 raise
             if mending or isinstance(error, DBAPIError | VerifyError | RolledBackError):
                 return self._goes_on_after(error, loop, run, mending=mending)
-            self._verify_as_airflow(runner, loop, run)  # because the error came from dagbump's own code
+            # The error came from dagbump's own code, so call verify_integrity as Airflow does.
+            run.dag = self._dag_of(runner, loop, run)
+            run.verify_integrity(dag_version_id=version, session=loop.session)
         loop.verified.add(run.id)
         return True
 
@@ -138,13 +139,9 @@ class Scheduling:
         self.memory.tries(run.id, answer.dag_version_id)
         return True
 
-    def _verify_as_airflow(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> None:
-        run.dag = self._dag_of(runner, loop, run)
-        run.verify_integrity(dag_version_id=loop.version_of(run.id), session=loop.session)
-
     def _verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun, *, mending: bool) -> None:
+        """Call verify_integrity if it would do something, and only then open a savepoint: that flushes the session."""
         scope = loop.scopes.get(run.id)
-        run.dag = self._dag_to_verify(runner, loop, run, scope)
         if mending:
             scope = scope and only_what_is_missing(scope)
             if scope is None:
@@ -156,16 +153,18 @@ class Scheduling:
             return
         if scope and scope.has_mapped and self._knows_regions:
             scope = None  # a scope does not say which TIs verify_integrity reads in regions
-        self._reporter.verified()
-        verify_integrity(run, loop.version_of(run.id), scope, loop.session)
-        if scope is None or scope.restored_tasks:
-            self._move_restored(loop, run)
+        with loop.savepoint():
+            run.dag = self._dag_to_verify(runner, loop, run)
+            self._reporter.verified()
+            verify_integrity(run, loop.version_of(run.id), scope, loop.session)
+            if scope is None or scope.restored_tasks:
+                self._move_restored(loop, run)
         if mending and scope and (made := run.dag.task_dict.keys() & set(scope.missing_tasks or ())):
             loop.mended.append((loop.answers[run.id], sorted(made)))
 
-    def _dag_to_verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun, scope: RunScope | None) -> Any:
+    def _dag_to_verify(self, runner: SchedulerJobRunner, loop: Loop, run: DagRun) -> Any:
         """Return the DAG of a run; read it again if the scheduler's cache lacks tasks that the database has."""
-        dag = self._dag_of(runner, loop, run)
+        dag, scope = self._dag_of(runner, loop, run), loop.scopes.get(run.id)
         if scope and not dag.task_dict.keys() >= set(scope.missing_tasks or ()):
             version = loop.version_of(run.id)
             forget_dag(runner, version)

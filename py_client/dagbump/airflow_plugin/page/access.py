@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.auth.tokens import get_signing_key
 from airflow.api_fastapi.core_api.security import get_user
+from airflow.configuration import conf
+from airflow.models.dag import DagModel
 from fastapi import Depends, Header, HTTPException, status
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from dagbump.airflow_plugin.compatibility import dag_details
 from dagbump.airflow_plugin.page.turns import stop_if_gone
 
 _TOKEN_SECONDS = 24 * 60 * 60
@@ -46,7 +47,7 @@ class Viewer:
         return self._allowed("PUT", self._allowed("PUT", dag_ids), DagAccessEntity.RUN)
 
     def _allowed(self, method: str, dag_ids: Collection[str], entity: DagAccessEntity | None = None) -> set[str]:
-        return {details.id for details in dag_details(dag_ids) if self._may(method, entity, details)}
+        return {details.id for details in _details(dag_ids) if self._may(method, entity, details)}
 
     def _may(self, method: str, entity: DagAccessEntity | None, details: Any) -> bool:
         stop_if_gone()
@@ -69,6 +70,14 @@ class Viewer:
     @property
     def _id(self) -> str:
         return str(self.user.get_id())
+
+
+def _details(dag_ids: Collection[str]) -> list[DagDetails]:
+    """Return the details of each DAG for the auth manager: the id and, if Airflow has teams, the team's name."""
+    if not conf.getboolean("core", "multi_team", fallback=False):  # Airflow has no teams up to 3.1
+        return [DagDetails(id=dag_id) for dag_id in dag_ids]
+    teams = DagModel.get_dag_id_to_team_name_mapping(list(dag_ids))
+    return [DagDetails(id=dag_id, team_name=teams.get(dag_id)) for dag_id in dag_ids]
 
 
 def _signer() -> URLSafeTimedSerializer:
