@@ -270,6 +270,7 @@ def test_ids_are_text_and_links_lead_to_airflows_pages(web: Web, enter: Enter) -
     row = row_of(somebody.page, RUN_OF_250)
     link = row.get_by_role("link").first
     expect(link).to_have_text(HOSTILE)
+    expect(link).to_have_css("text-decoration-line", "none")  # an underline would hide the underscores of ids
     assert somebody.page.evaluate("document.querySelectorAll('script').length") == 1
     href = str(link.get_attribute("href"))
     assert href.startswith("/dags/%3Cscript%3E")
