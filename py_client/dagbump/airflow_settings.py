@@ -38,6 +38,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "dagbump",
         "name": "dagbump",
-        "description": "Keeps task_instance.dag_version_id correct inside Airflow's PostgreSQL database.",
+        # Airflow drops underscores from this text.
+        "description": "Keeps task instances on the latest version of their DAG, inside Airflow's PostgreSQL database.",
         "config": {"dagbump": {"description": "The scheduler's plugin of dagbump.", "options": OPTIONS}},
     }
