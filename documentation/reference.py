@@ -107,7 +107,7 @@ def _functions(rows: Sequence[Any]) -> Iterator[str]:
     for signature, answer, comment in public:
         yield f"## {signature.partition('(')[0]}\n"
         call = f"dagbump.{signature} RETURNS {answer}" if answer else f"CALL dagbump.{signature}"
-        yield f"```text\n{textwrap.fill(call, 100, subsequent_indent='    ')}\n```\n"
+        yield f"```text\n{textwrap.fill(call, 76, subsequent_indent='    ')}\n```\n"
         yield f"```text\n{comment}\n```\n"
 
 
