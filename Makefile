@@ -13,11 +13,12 @@
 #   figures into docs/*.json, and from there the tables in README.md and docs/*.md. ARGS=--quick: in small, into
 #   .cache/benchmark. ARGS=--report-only: writes the tables and plots of all of them, without measuring.
 # make bench-quick: make bench in small; fails where what it counts is not as promised.
+# make docs: the documentation site, into .cache/site; a warning, or a link that leads nowhere, fails.
+# make package: the sdist, and the wheel from it, into dist/, and checks both.
 # make test-newest: the suite with the newest of everything, in an environment of its own.
 # make pins: writes pins/*.txt, the versions of all that is installed, with the newest of everything.
 # make airflow-tables: takes over the tables of a new Airflow into the tests and the demo.
 # make release-sql: keeps what the newest revision brings, in the commit of the release.
-# make dist: builds the wheel and the sdist, and checks them.
 # Needs Python 3.10 or later, make and git; everything else is brought in, into .venv.
 
 PYTHON ?= python3
@@ -30,7 +31,7 @@ RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 # Where each PostgreSQL comes from: values of DAGBUMP_POSTGRES_IMAGE, 13 to 18.
 POSTGRES ?= embedded:13 embedded:14 postgres:15 embedded:16 postgres:17 embedded
 
-.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint dist clean
+.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -77,7 +78,7 @@ bench-scheduler bench-page bench-repair: bench-%: $(VENV)/.bench
 # With dagbump beside it, an Airflow keeps the versions that it has without.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --no-python-downloads --no-annotate --no-header --no-emit-package dagbump
 pins: $(VENV)/.dev
-	echo '-e .[demo]' | $(COMPILE) --upgrade --python-version 3.10 --group dev --group dist --group build - -o pins/development.txt
+	echo '-e .[demo]' | $(COMPILE) --upgrade --python-version 3.10 --group dev --group docs --group package --group build - -o pins/development.txt
 	for packages in pins/airflow-*.in; do \
 	    pins=$${packages%.in}; \
 	    $(COMPILE) --upgrade --python-version 3.11 $$pins.in -o $$pins.txt && \
@@ -95,14 +96,16 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=tests $(BIN)/python -m support.sql_lint
-	$(BIN)/zizmor --quiet --offline .github
+	$(BIN)/zizmor --offline --quiet .github
 
-# uv builds the wheel from the sdist.
-dist: $(VENV)/bin/uv
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir .cache/site
+
+package: $(VENV)/.package
 	rm -rf dist
 	$(BIN)/uv build --quiet $(PINS:%=--build-constraint %)
-	$(BIN)/uv tool run --quiet $(PINS:%=--constraints %) twine check --strict dist/*.whl dist/*.tar.gz
-	$(BIN)/uv tool run --quiet $(PINS:%=--constraints %) check-wheel-contents dist/*.whl
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/check-wheel-contents dist
 
 clean:
 	rm -rf .venv .venv-newest .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
@@ -125,3 +128,11 @@ $(VENV)/.bench: $(VENV)/bin/uv pyproject.toml $(PINS)
 $(VENV)/.dev: $(VENV)/bin/uv pyproject.toml $(PINS)
 	$(INSTALL) --editable . --group dev
 	touch $@ $(VENV)/.demo $(VENV)/.bench
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(INSTALL) --editable '.[demo]' --group docs
+	touch $@
+
+$(VENV)/.package: $(VENV)/bin/uv pyproject.toml $(PINS)
+	$(INSTALL) --group package
+	touch $@

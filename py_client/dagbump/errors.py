@@ -76,7 +76,7 @@ def what_to_grant(owner: str = "the role that owns Airflow's tables", role: str 
 
 # See https://www.postgresql.org/docs/current/errcodes-appendix.html. The functions in sql/ raise the codes DBU…,
 # each with a hint that says what to do.
-_BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
+BY_SQLSTATE: dict[str, tuple[type[DagbumpError], str]] = {
     "3F000": (
         NotInstalled,
         "dagbump is not installed in this database: run `dagbump upgrade` against it.",
@@ -135,7 +135,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        known = _BY_SQLSTATE.get(sqlstate(error) or "")
+        known = BY_SQLSTATE.get(sqlstate(error) or "")
         if known is None:
             raise
         kind, advice = known

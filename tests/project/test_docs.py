@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import dagbump
 import psycopg
 import pytest
+from dagbump.airflow_settings import OPTIONS
 from sqlalchemy.engine import URL
 from support import example_fleet
 from support.fleet import Fleet
@@ -24,7 +26,7 @@ DOCUMENTS = [
     CHECKOUT / "README.md",
     *sorted(path for path in (CHECKOUT / "docs").glob("*.md") if path.name != "managed-services.md"),
 ]
-TEXTS = sorted(path for folder in (".", ".github", "docs") for path in (CHECKOUT / folder).glob("*.md"))
+TEXTS = [*sorted(CHECKOUT.glob("[CRS]*.md")), *sorted((CHECKOUT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # These go on until somebody ends them; other tests run them.
 ENDLESS = {"run", "demo"}
@@ -125,3 +127,23 @@ def test_the_index_names_every_document() -> None:
     index = (CHECKOUT / "docs" / "index.md").read_text(encoding="utf-8")
     for document in (CHECKOUT / "docs").glob("*.md"):
         assert document.name == "index.md" or f"({document.name})" in index, document.name
+
+
+def test_the_figures_of_the_proposal_are_those_that_were_measured() -> None:
+    measured = json.loads((CHECKOUT / "docs" / "scheduler-loops.json").read_text(encoding="utf-8"))
+    proposal = (CHECKOUT / "docs" / "proposal-to-airflow.md").read_text(encoding="utf-8")
+    names = {"stock": "stock", "dagbump": "plugin", "a bare UPDATE of the same rows": "update"}
+    rows = re.findall(r"^\| (3\S+) \| (.+?) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", proposal, re.MULTILINE)
+    assert len(rows) == 6
+    for release, who, *shown in rows:
+        figures = measured["version_work"]["nothing"]["20 x 500"][f"{names[who]}-{release}"]
+        loaded = (figures["memory"] or {}).get("tis_loaded", 0)
+        assert shown == [
+            f"{value:,.0f}" for value in (figures["ms"]["median"], figures["touched"]["statements"], loaded)
+        ]
+
+
+def test_the_options_that_airflow_lists_are_those_that_the_guide_shows() -> None:
+    guide = (CHECKOUT / "docs" / "scheduler.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `(\w+)` \| `AIRFLOW__DAGBUMP__(\w+)` \| (\S+) \|", guide, re.MULTILINE)
+    assert shown == [(name, name.upper(), option["default"].removesuffix(".0")) for name, option in OPTIONS.items()]

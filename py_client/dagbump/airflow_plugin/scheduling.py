@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -37,6 +37,7 @@ from dagbump.airflow_plugin.verification import (
 from dagbump.results import BumpResult, RunBump
 from dagbump.wording import describe_holder
 
+_Result = TypeVar("_Result")
 _TAKE_VERSION = sa.text("SELECT dagbump.take_version(CAST(:version AS pg_catalog.uuid), NULL, NULL, NULL, TRUE)")
 
 
@@ -276,9 +277,7 @@ class Scheduling:
         asked = due | to_look_at | loop.waiting
         if not asked:
             return
-        scopes = None
-        with _attempt(loop, self._reporter.scope_failed):
-            scopes = client.verify_scope(loop.session, asked)
+        scopes = _attempt(loop, lambda: client.verify_scope(loop.session, asked), self._reporter.scope_failed)
         if scopes is None:
             return
         self._reporter.scoped()
@@ -306,13 +305,16 @@ class Scheduling:
         """Log who has locked runs for long; an error in this look-up is no error of the loop."""
         if not late:
             return
-        with _attempt(loop, reporting.cannot_name_holders):
+
+        def oldest_holders() -> dict[int, str]:
             holders = client.holders(loop.session.connection(), [row.dag_run_id for row in late])
             now = client.server_time(loop.session.connection())  # no flush, as above
-            oldest = {holder.dag_run_id: describe_holder(holder, now) for holder in reversed(holders)}
-            for row in late:
-                if row.dag_run_id in oldest:
-                    reporting.held_for_long(row, self.memory.warn_held_after, oldest[row.dag_run_id])
+            return {holder.dag_run_id: describe_holder(holder, now) for holder in reversed(holders)}
+
+        oldest = _attempt(loop, oldest_holders, reporting.cannot_name_holders) or {}
+        for row in late:
+            if row.dag_run_id in oldest:
+                reporting.held_for_long(row, self.memory.warn_held_after, oldest[row.dag_run_id])
 
     def _tell(self, loop: Loop) -> None:
         """Log the findings of a loop that has committed."""
@@ -324,16 +326,16 @@ class Scheduling:
                 self._reporter.vanished(loop.answers[run], vanished)
 
 
-@contextmanager
-def _attempt(loop: Loop, failed: Callable[[Exception], None]) -> Iterator[None]:
-    """Run the body in a savepoint; if it fails, roll back only the savepoint and report the error."""
+def _attempt(loop: Loop, work: Callable[[], _Result], failed: Callable[[Exception], None]) -> _Result | None:
+    """Do some work in a savepoint; if it fails, roll back only the savepoint, report the error and return None."""
     try:
         with loop.session.connection().begin_nested():
-            yield
+            return work()
     except Exception as error:
         if _is_over(loop.session, error):
             raise
         failed(error)
+        return None
 
 
 def _is_over(session: Session, error: Exception) -> bool:

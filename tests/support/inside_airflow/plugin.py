@@ -422,6 +422,23 @@ def holders_are_gone() -> Iterator[None]:
 
 
 @contextmanager
+def only_one_savepoint() -> Iterator[None]:
+    """The first, for the bump, can be opened; whoever opens another one gets an error."""
+    opened = 0
+
+    def begin_nested(connection: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        if opened > 1:
+            raise OperationalError("SAVEPOINT", None, Exception("no more savepoints"))
+        return original(connection)
+
+    original = sa.engine.Connection.begin_nested
+    with patch.object(sa.engine.Connection, "begin_nested", begin_nested):
+        yield
+
+
+@contextmanager
 def holders_are_not_asked() -> Iterator[None]:
     with patch.object(client, "holders", side_effect=AssertionError("asked")):
         yield
@@ -439,6 +456,7 @@ FAULTS: dict[str | None, Callable[[], AbstractContextManager[None]]] = {
     "unreadable DAGs": unreadable_dags,
     "holders are gone": holders_are_gone,
     "holders are not asked": holders_are_not_asked,
+    "only one savepoint": only_one_savepoint,
 }
 
 

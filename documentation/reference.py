@@ -1,0 +1,165 @@
+"""A hook of MkDocs: writes the reference pages while the site is built, from what is installed and imported.
+
+Nothing in them is copied by hand: functions and tables come from the COMMENTs of a database into which the migrations
+have just installed dagbump, commands from their help, options from what Airflow is told.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from dagbump import database, errors, results
+from dagbump.airflow_settings import OPTIONS
+from dagbump.command_line.app import app
+from dagbump.demo.fleet import TABLES
+from dagbump.embedded_postgres import embedded_postgres
+from dagbump.installation import installer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from pydantic import TypeAdapter
+from typer.main import get_command
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+# Documents beside docs/, under the names that they have on the site.
+BESIDE = {
+    "../README.md": "readme.md",
+    "../CHANGELOG.md": "changelog.md",
+    "../CONTRIBUTING.md": "contributing.md",
+    "../RELEASING.md": "releasing.md",
+    "../SECURITY.md": "security.md",
+}
+
+# What `--json` of a command prints a list of.
+ROWS = {
+    "bump": results.RunBump,
+    "preview": results.RunPreview,
+    "check": results.CheckItem,
+    "holders": results.Holder,
+    "versions": results.DagVersions,
+    "history": results.HistoryEntry,
+}
+
+_FUNCTIONS = """
+    SELECT format('%s(%s)', proname, pg_get_function_arguments(p.oid)), pg_get_function_result(p.oid),
+        obj_description(p.oid, 'pg_proc')
+    FROM pg_proc AS p WHERE pronamespace = 'dagbump'::regnamespace ORDER BY 1"""
+_COLUMNS = """
+    SELECT relname, obj_description(c.oid, 'pg_class'), attname, format_type(atttypid, atttypmod),
+        col_description(c.oid, attnum)
+    FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid
+    WHERE relnamespace = 'dagbump'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
+        AND relname <> 'alembic_version'
+    ORDER BY relname, attnum"""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are not in docs/."""
+    pages = {
+        "reference/sql.md": sql(),
+        "reference/commands.md": commands(),
+        "reference/json.md": json_schemas(),
+        "reference/options.md": options(),
+        "reference/errors.md": error_codes(),
+        "reference/python.md": "# Python\n\n::: dagbump.client\n\n::: dagbump.results\n\n::: dagbump.errors\n",
+    }
+    for path, name in BESIDE.items():
+        pages[name] = (CHECKOUT / "docs" / path).read_text(encoding="utf-8")
+    for name, text in pages.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """Lead links to the documents beside docs/ to their pages; GitHub reads the same files."""
+    if page.file.src_uri in BESIDE.values():
+        markdown = re.sub(r"\]\(docs/", "](", markdown)
+        markdown = re.sub(r"\]\([A-Z]+\.md", lambda found: found[0].lower(), markdown)
+        return re.sub(r"\[(\w+)\]\(LICENSE\)", r"\1", markdown)
+    for path, name in BESIDE.items():
+        markdown = markdown.replace(f"]({path}", f"]({name}")
+    return markdown
+
+
+def sql() -> str:
+    """Return the functions and tables of a database into which dagbump has just been installed."""
+    with embedded_postgres() as server:
+        engine = server.create_database("reference")
+        with engine.begin() as connection:
+            connection.exec_driver_sql(TABLES.read_text("utf-8"), execution_options={"no_parameters": True})
+        installer.upgrade(database.create_engine(engine.url.render_as_string(hide_password=False)))
+        with engine.connect() as connection:
+            functions = connection.execute(sa.text(_FUNCTIONS)).all()
+            columns = connection.execute(sa.text(_COLUMNS)).all()
+        engine.dispose()
+    return "\n".join(["# SQL", "", *_functions(functions), *_tables(columns)])
+
+
+def _functions(rows: Sequence[Any]) -> Iterator[str]:
+    public = [row for row in rows if not row[2].startswith("Internal:")]
+    for signature, answer, comment in public:
+        yield f"## {signature.partition('(')[0]}\n"
+        call = f"dagbump.{signature} RETURNS {answer}" if answer else f"CALL dagbump.{signature}"
+        yield f"```text\n{textwrap.fill(call, 76, subsequent_indent='    ')}\n```\n"
+        yield f"```text\n{comment}\n```\n"
+
+
+def _tables(rows: Sequence[Any]) -> Iterator[str]:
+    table = None
+    for relname, comment, name, kind, meaning in rows:
+        if relname != table:
+            table = relname
+            yield f"\n## Table {table}\n\n{comment}\n\n| column | type | meaning |\n|---|---|---|"
+        yield f"| `{name}` | {kind} | {(meaning or '').replace('|', chr(92) + '|')} |"
+
+
+def commands() -> str:
+    """Return what `dagbump --help` and `dagbump COMMAND --help` print."""
+    group: Any = get_command(app)
+    width = {"terminal_width": 100, "max_content_width": 100}
+    parent = group.context_class(group, info_name="dagbump", **width)
+    pages = ["# Commands", f"```text\n{group.get_help(parent)}\n```"]
+    for name, command in group.commands.items():
+        context = command.context_class(command, info_name=name, parent=parent, **width)
+        pages.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```")
+    return "\n\n".join(pages)
+
+
+def json_schemas() -> str:
+    """Return the JSON schema of each command's rows."""
+    pages = ["# The answers of `--json`", "Each command answers a list of objects."]
+    for command, row in ROWS.items():
+        schema = json.dumps(TypeAdapter(list[row]).json_schema(), indent=2)  # type: ignore[valid-type] # a variable
+        pages.append(f"## {command}\n\n```json\n{schema}\n```")
+    return "\n\n".join(pages)
+
+
+def options() -> str:
+    """Return the options of the plugin."""
+    rows = [
+        f"| `{name}` | `AIRFLOW__DAGBUMP__{name.upper()}` | {option['default']} | {option['description']} |"
+        for name, option in OPTIONS.items()
+    ]
+    head = ["# Options", "", "In section `[dagbump]` of `airflow.cfg`, or as environment variables.", ""]
+    return "\n".join([*head, "| option | variable | default | meaning |", "|---|---|---|---|", *rows])
+
+
+def error_codes() -> str:
+    """Return the exit codes, and for each error of dagbump its cause and exit code."""
+    lines = ["# Exit codes and errors", "", "| exit code | meaning |", "|---|---|"]
+    lines += [f"| {code.value} | {code.name.lower().replace('_', ' ')} |" for code in errors.ExitCode]
+    lines += ["", "## Errors", "", "| error | cause | exit code |", "|---|---|---|"]
+    for error in errors.DagbumpError.__subclasses__():
+        cause = (error.__doc__ or "").partition("\n")[0].replace("``", "`")
+        lines.append(f"| `{error.__name__}` | {cause} | {error.exit_code.value} |")
+    lines += ["", "## SQLSTATEs", "", "The message of each one says the cause, and its hint what to do.", ""]
+    lines += ["| SQLSTATE | error |", "|---|---|"]
+    lines += [f"| `{state}` | `{kind.__name__}` |" for state, (kind, _) in errors.BY_SQLSTATE.items()]
+    return "\n".join(lines)
