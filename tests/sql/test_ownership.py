@@ -256,6 +256,7 @@ class TestASuperuserWhoIsNotTheOwner:
                 assert "--trust-owner" in done.stderr
         assert dump_schema(owned) == before
 
+    @pytest.mark.slow
     def test_may_trust_the_owner(self, owned: URL) -> None:
         for words in EVERY_COMMAND[:6]:
             done = command(*words, DAGBUMP_URL=libpq(owned), DAGBUMP_TRUST_OWNER="1")
