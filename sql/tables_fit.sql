@@ -38,7 +38,7 @@ BEGIN
     IF strange IS NOT NULL THEN
         RAISE EXCEPTION 'these are not the tables of Airflow that dagbump was installed for: %', strange
             USING ERRCODE = 'DBU02',
-            HINT = 'Find out who made them. If that is right, let them belong to the owner of schema dagbump; then run: dagbump upgrade.';
+            HINT = 'Find out who made them. If they are right, make them belong to the owner of schema dagbump. Then run: dagbump upgrade.';
     END IF;
     RETURN TRUE;
 END
