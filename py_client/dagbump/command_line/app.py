@@ -71,7 +71,7 @@ _add(
 )
 _add(
     check.check,
-    "Check that all is as dagbump needs it; if not, say what to do.",
+    "Check everything that dagbump relies on; say what to do if something is wrong.",
     "dagbump check",
     "dagbump check --json | jq '.[] | select(.ok | not)'",
 )
