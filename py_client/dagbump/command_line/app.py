@@ -71,7 +71,7 @@ _add(
 )
 _add(
     check.check,
-    "Check everything that dagbump relies on; say what to do if something is wrong.",
+    "Check all that dagbump relies on, and say what to do.",
     "dagbump check",
     "dagbump check --json | jq '.[] | select(.ok | not)'",
 )
