@@ -160,6 +160,17 @@ def _version_work(results: Scheduler) -> str:
     return _table(("the new version brings", "runs x TIs", *header), rows, left=2)
 
 
+def _version_work_in_short(results: Scheduler) -> str:
+    costs = results.version_work["nothing"]["20 x 500"]
+    rows = [
+        (release, who, _ms(cost.ms.median), _exact(cost.touched.statements), _memory(cost)[0])
+        for release in VERSION_WORK
+        for name, who in {"stock": "stock", "plugin": "dagbump", "update": "a bare UPDATE of the same rows"}.items()
+        if (cost := costs[f"{name}-{release}"])
+    ]
+    return _table(("Airflow", "who", "ms", "statements", "TIs loaded"), rows, left=2)
+
+
 def _look(results: Scheduler) -> str:
     columns = [f"{dags}, {release}" for release in VERSION_WORK for dags in LOOKS]
     rows = [(where, *(f"{costs[name].ms.median:.3g}" for name in columns)) for where, costs in results.look.items()]
@@ -221,6 +232,7 @@ _BLOCKS: dict[str, Callable[[Any], str]] = {
     "scheduler/machine": _machine,
     "scheduler/thresholds": _thresholds,
     "scheduler/version work": _version_work,
+    "scheduler/version work, in short": _version_work_in_short,
     "scheduler/look": _look,
     "scheduler/whole loops": _whole_loops,
     "scheduler/whole loops, in short": _whole_loops_in_short,

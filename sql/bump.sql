@@ -172,8 +172,8 @@ Words
   stale       an unfinished TI whose dag_version_id IS DISTINCT FROM latest
   examined    a running run, not pinned to a bundle_version, run_after reached, its DAG neither
               paused nor stale, and the latest version has a serialized_dag row
-  unverified  an examined run with the latest version on none of its TIs and none of their past
-              tries. Airflow then runs verify_integrity for it, otherwise not.
+  unverified  an examined run in which no TI and no past try is on the latest version. Airflow runs
+              verify_integrity only for such a run.
 
 Arguments
   dag_run_ids      dag_run.id; NULL: every examined run; an empty array: none

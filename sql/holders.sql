@@ -202,7 +202,8 @@ nothing locked. It looks at the runs that bump examines: SELECT dagbump.help(''b
   gid               of a prepared transaction; COMMIT PREPARED or ROLLBACK PREPARED ends it
   certain           true: this transaction has locked the row. false: one of the transactions shown for
                     the row has locked it, or none was found. PostgreSQL does not list a savepoint that
-                    has been released, so if the row was locked in one, it may be any of several.
+                    has been released. If the row was locked in such a savepoint, the holder may be any
+                    of several transactions.
 
 Arguments
   dag_run_ids  dag_run.id; NULL: every examined run; an empty array: none

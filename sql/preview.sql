@@ -171,7 +171,7 @@ Answers one row per running run that has stale TIs, lacks a task, or would be an
   missing_tasks   tasks of the latest version that have no TI in the run, or only removed ones, although
                   verify_integrity would create or restore one: SELECT dagbump.help(''verify_scope'');
                   In a pinned run, tasks of its own version. NULL if the tasks cannot be read.
-  vanished_tasks  tasks of unfinished TIs that this version does not have; NULL as above
+  vanished_tasks  tasks that have unfinished TIs, but are not in this version; NULL as above
 If verify_integrity is due, it will create what is missing.
 max_runs limits only the runs with the verdict bump, missing_tasks or needs_verify.
 Errors: 22023 as in dagbump.bump. Locks: none.';

@@ -26,8 +26,8 @@ DECLARE
     locked bigint;
 BEGIN
     -- Inside a transaction block every COMMIT would fail, so refuse before any work is done. A COMMIT in a block with
-    -- EXCEPTION fails everywhere, but with this text only inside a transaction block (if the server's messages are
-    -- English).
+    -- EXCEPTION always fails. The error has this text only inside a transaction block, and only if the server's
+    -- messages are English.
     BEGIN
         COMMIT;
     EXCEPTION

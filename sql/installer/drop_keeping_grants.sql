@@ -1,4 +1,4 @@
--- Drops a function whose answer is to have other columns, because CREATE OR REPLACE refuses that change. It remembers
+-- Drops a function whose result gets other columns, because CREATE OR REPLACE refuses that change. It remembers
 -- the grants until the end of the transaction. restore_grants.sql gives them back.
 
 DO $drop_keeping_grants$

@@ -62,9 +62,10 @@ BEGIN
         @include:tables_of_strangers@
     );
     IF findings IS NOT NULL THEN
-        RAISE EXCEPTION 'task_instance belongs to %, and others of Airflow''s tables to a role that it need not trust: %',
+        RAISE EXCEPTION 'task_instance belongs to %, and other tables of Airflow belong to another role: %',
             pg_catalog.pg_get_userbyid(owner), findings
-            USING ERRCODE = 'DBU02', HINT = 'Find out who made them. If that is right, give all of Airflow''s tables one owner.';
+            USING ERRCODE = 'DBU02',
+            HINT = 'Find out who made them. If they are right, give all of Airflow''s tables the same owner.';
     END IF;
 
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN

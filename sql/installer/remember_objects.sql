@@ -1,5 +1,5 @@
--- Remembers what is in schema dagbump until the end of the transaction. restore_grants.sql takes from the objects that
--- are new what the owner's default privileges (ALTER DEFAULT PRIVILEGES) have granted on them.
+-- Remembers what is in schema dagbump until the end of the transaction. The owner's default privileges (ALTER DEFAULT
+-- PRIVILEGES) may grant rights on new objects. restore_grants.sql takes these rights back.
 
 DO $remember_objects$
 BEGIN

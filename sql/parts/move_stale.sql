@@ -1,6 +1,6 @@
 -- Takes: run, stale, older, room (how many TIs at most; NULL: no limit), needs_verify, versions_taken, versions_locked,
 -- history_is_whole, caller, free, left_behind, bumped, locked.
--- Moves the stale TIs of the run to its version, and records that. They have been counted before.
+-- Moves the stale TIs of the run to its version, and records the move. The TIs have been counted already.
 
 -- Lock the dag_version row, because the foreign-key check would wait for it, here or in verify_integrity. Do so
 -- only if something can be moved. If it cannot be locked, the whole run is left to a later call.

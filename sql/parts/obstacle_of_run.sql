@@ -1,6 +1,6 @@
 -- Takes: run, dag (all NULL if there is no such row).
--- Why a running run is not examined, as far as the run and its DAG tell; NULL if they allow it. obstacle_of_version
--- has the other reasons. The two are the definition of "examined".
+-- The reason why a running run is not examined, if that reason is in the run or its DAG; NULL otherwise.
+-- obstacle_of_version has the other reasons. The two are the definition of "examined".
 CASE
     WHEN @include:pinned@ THEN 'pinned'
     -- Both columns are nullable up to Airflow 3.1. Airflow examines a run only if they are false.

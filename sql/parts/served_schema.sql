@@ -1,6 +1,6 @@
 -- Takes: nothing.
--- The schema of the Airflow that the installed bump works on. It is read from the search_path of bump, because that
--- decides.
+-- The schema of the Airflow that the installed bump works on. It is read from the search_path of bump, because the
+-- search_path decides which tables bump uses.
 -- NULL if there is no bump, or if that schema was renamed or dropped. The setting is quoted if
 -- quote_all_identifiers was on during the upgrade.
 (

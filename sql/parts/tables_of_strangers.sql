@@ -1,6 +1,7 @@
 -- Takes: required, airflow_schema, owner.
--- The names of Airflow's tables that are not tables, or that belong to a role that the owner of task_instance neither is,
--- nor is a member of, and that is no superuser; NULL if there is none. Such a role could have its code run as the owner.
+-- The names and owners of Airflow's tables that are no tables (but views, for example), or whose owner is not trusted;
+-- NULL if there are none. Trusted are the given owner, the roles that it is a member of, and superusers. Any other role
+-- could have its code run as the given owner.
 SELECT pg_catalog.string_agg(
     class.relname::text || ' (of ' || pg_catalog.pg_get_userbyid(class.relowner)::text || ')', ', ' ORDER BY class.relname::text
 )

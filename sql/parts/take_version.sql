@@ -1,5 +1,5 @@
 -- Takes: run, older, needs_verify, versions_taken, versions_locked.
--- Adds the version of the run to one of the two arrays. If nothing can be moved, to neither.
+-- Adds the version of the run to one of the two arrays, or to neither if nothing can be moved.
 IF NOT run.dag_version_id = ANY (versions_taken) AND NOT run.dag_version_id = ANY (versions_locked) THEN
     @include:refuse_read_only@
     CASE dagbump.take_version(run.dag_version_id, run.dag_id, run.run_id, older, needs_verify)

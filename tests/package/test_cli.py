@@ -251,8 +251,8 @@ class TestFilters:
             assert done.returncode == code, done.stderr
             assert (done.stdout == "") == (code != 0)
             said += done.stdout + done.stderr
-            for_programs = command(*DAGBUMP, name, *words, "--json", "--url", libpq(database))
-            assert (for_programs.returncode, for_programs.stdout) == (code, "" if code else "[]\n")
+        for_programs = command(*DAGBUMP, "bump", *words, "--json", "--url", libpq(database))
+        assert (for_programs.returncode, for_programs.stdout) == (code, "" if code else "[]\n")
         return said
 
     def test_what_does_not_exist_is_an_error_and_nothing_is_done(self, fleet: Fleet, database: URL) -> None:

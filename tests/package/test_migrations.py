@@ -105,6 +105,7 @@ def test_the_locale_does_not_matter() -> None:
     assert "FUNCTION dagbump.bump" in done.stdout
 
 
+@pytest.mark.slow
 def test_ten_upgrades_at_once_end_with_one_installation(airflow_database: URL, database: URL) -> None:
     with ThreadPoolExecutor(10) as pool:
         runs = list(pool.map(lambda _: run([*DAGBUMP, "upgrade"], airflow_database), range(10)))

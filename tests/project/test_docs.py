@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -127,20 +126,6 @@ def test_the_index_names_every_document() -> None:
     index = (CHECKOUT / "docs" / "index.md").read_text(encoding="utf-8")
     for document in (CHECKOUT / "docs").glob("*.md"):
         assert document.name == "index.md" or f"({document.name})" in index, document.name
-
-
-def test_the_figures_of_the_proposal_are_those_that_were_measured() -> None:
-    measured = json.loads((CHECKOUT / "docs" / "scheduler-loops.json").read_text(encoding="utf-8"))
-    proposal = (CHECKOUT / "docs" / "proposal-to-airflow.md").read_text(encoding="utf-8")
-    names = {"stock": "stock", "dagbump": "plugin", "a bare UPDATE of the same rows": "update"}
-    rows = re.findall(r"^\| (3\S+) \| (.+?) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", proposal, re.MULTILINE)
-    assert len(rows) == 6
-    for release, who, *shown in rows:
-        figures = measured["version_work"]["nothing"]["20 x 500"][f"{names[who]}-{release}"]
-        loaded = (figures["memory"] or {}).get("tis_loaded", 0)
-        assert shown == [
-            f"{value:,.0f}" for value in (figures["ms"]["median"], figures["touched"]["statements"], loaded)
-        ]
 
 
 def test_the_options_that_airflow_lists_are_those_that_the_guide_shows() -> None:

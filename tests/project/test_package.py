@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import pytest
 from support.processes import CHECKOUT
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 # Where each file of the wheel comes from.
 SOURCES = {"dagbump/migrations/": "migrations/", "dagbump/sql/": "sql/", "dagbump/": "py_client/dagbump/"}

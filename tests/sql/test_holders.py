@@ -386,6 +386,7 @@ def meeting() -> Iterator[Meeting]:
 
 
 @pytest.mark.once
+@pytest.mark.slow
 class TestNumbers:
     """An xmax is the number of a transaction, or of a multixact: SQL does not say which."""
 

@@ -122,6 +122,7 @@ def test_the_printed_script_applies_with_psql(airflow_database: URL, database: U
     assert dump_schema(airflow_database) == dump_schema(database)
 
 
+@pytest.mark.slow
 def test_five_builds_at_once_end_with_one_index_and_no_error(airflow_database: URL) -> None:
     with ThreadPoolExecutor(5) as pool:
         runs = list(pool.map(lambda _: command(*WITH_INDEX, DAGBUMP_URL=libpq(airflow_database)), range(5)))

@@ -57,7 +57,7 @@ def statistics(request: pytest.FixtureRequest, fleet: Fleet) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=DAGS, ids=["of one DAG", "of many DAGs"])
+@pytest.fixture(params=[pytest.param(1, marks=pytest.mark.slow), 100], ids=["of one DAG", "of many DAGs"])
 def many_runs(request: pytest.FixtureRequest, fleet: Fleet, statistics: str) -> int:
     """Make runs of stale TIs; the server looked at the tables when there was one, or never. Return how many TIs."""
     dags: int = request.param

@@ -71,7 +71,7 @@ _add(
 )
 _add(
     check.check,
-    "Check that all is as dagbump needs it; if not, say what to do.",
+    "Check all that dagbump relies on, and say what to do.",
     "dagbump check",
     "dagbump check --json | jq '.[] | select(.ok | not)'",
 )

@@ -79,7 +79,7 @@ def history(
     ] = None,
     until: Annotated[
         datetime | None,
-        typer.Option("--until", parser=moment, metavar="TIME", help="Only rows before this time; as --since."),
+        typer.Option("--until", parser=moment, metavar="TIME", help="Only rows before this time, given as in --since."),
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", callback=integer(BIGINT), metavar="N", help="Only the newest N rows.")

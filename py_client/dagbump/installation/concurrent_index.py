@@ -137,7 +137,7 @@ def _state_in_turn(connection: sa.engine.Connection, airflow_schema: str, wanted
     Two builds on the same table deadlock, and PostgreSQL cancels one of them. The second build holds a snapshot while
     it waits for the first one's lock, and the first build waits at its end for older snapshots. So a build is started
     only if no other one is running. The upgrade lock lets one session check at a time. The check comes after a short
-    pause, because the build of the turn before becomes visible only when the server has begun it.
+    pause, because a build that another session has just sent becomes visible only when the server has begun it.
     """
     while True:
         migration_steps.keep_others_out()

@@ -8,5 +8,5 @@ INDEX = "dagbump_ti_unfinished"
 # The key of a transaction-level advisory lock: one upgrade or downgrade at a time. Any unused number will do.
 UPGRADE_LOCK = int.from_bytes(b"dagbump", "big")
 
-# PostgreSQL cuts a longer name off, and then does not find what was meant. In bytes.
+# In bytes. PostgreSQL cuts off a longer name, and then does not find the object.
 LONGEST_NAME = 63

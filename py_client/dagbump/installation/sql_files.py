@@ -34,7 +34,7 @@ RELEASED = MIGRATIONS / "released"
 
 _INCLUDE = re.compile(r"@include:(?P<name>\w+)@")
 _ALONE = re.compile(r"^(?P<indent> *)@include:(?P<name>\w+)@$")
-# A comment for readers of a part, who do not see the function around it.
+# A comment that names what a part takes. It helps a reader who does not see the function around the part.
 TAKES = re.compile(r"\A-- Takes: (?P<names>(?:.*\n-- )*?.*\.)\n")
 _HEADER = re.compile(r"\A(--.*\n)+")
 _PLACEHOLDER = re.compile(r"@(?P<name>\w+)@")

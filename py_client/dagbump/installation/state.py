@@ -222,7 +222,7 @@ def _read(connection: sa.engine.Connection, found: sa.engine.Row[Any]) -> Instal
         denied = f"{summary(error)}, as {found.asked_by}"
         raise InsufficientPrivilege(f"{denied}\n{what_to_grant(found.belongs_to, found.asked_by)}") from error
     if row is None:
-        raise NotInstalled("dagbump is installed in part in this database, as after a restore: run `dagbump upgrade`.")
+        raise NotInstalled("only a part of dagbump is in this database, as after a restore: run `dagbump upgrade`.")
     return Installed(*row)
 
 

@@ -73,5 +73,5 @@ async def _cancel_when_gone(request: Request, work: anyio.CancelScope) -> None:
 
 
 def stop_if_gone() -> None:
-    """End the current work if its client has gone; the working thread calls this before each part of the work."""
+    """End the current work if its client has gone. The working thread calls this before each part of the work."""
     anyio.from_thread.check_cancelled()
