@@ -270,6 +270,7 @@ class TestFilters:
         assert self.both(database, "--dag-id", "idle").count("DAG idle has no running run.") == 2
         assert self.both(database, "--dag-run-id", str(done)).count(f"Run {done} of DAG idle is success.") == 2
 
+    @pytest.mark.slow
     def test_what_runs_and_has_nothing_stale(self, fleet: Fleet, database: URL) -> None:
         other = stale_run(fleet, "other")
         (version,) = fleet.dag("d", versions=1)

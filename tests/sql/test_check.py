@@ -421,7 +421,7 @@ class TestTheCommand:
 
     def test_a_newer_revision(self, fleet: Fleet, database: URL) -> None:
         fleet.execute("UPDATE dagbump.installation SET revision = '9999'")
-        assert "holds 9999" in run(database, code=0)["package"].detail
+        assert "it also works with 9999" in run(database, code=0)["package"].detail
         fleet.execute("UPDATE dagbump.installation SET works_with_packages_from = '9999'")
         items = run(database, code=4)
         assert "upgrade the package" in items["dagbump"].detail
