@@ -166,7 +166,7 @@ def _version_work_in_short(results: Scheduler) -> str:
         (release, who, _ms(cost.ms.median), _exact(cost.touched.statements), _memory(cost)[0])
         for release in VERSION_WORK
         for name, who in {"stock": "stock", "plugin": "dagbump", "update": "a bare UPDATE of the same rows"}.items()
-        if (cost := costs[f"{name}-{release}"])
+        for cost in [costs[f"{name}-{release}"]]
     ]
     return _table(("Airflow", "who", "ms", "statements", "TIs loaded"), rows, left=2)
 
