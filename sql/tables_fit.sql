@@ -51,6 +51,6 @@ The functions that read these tables call it first, with the table task_instance
 the plan of the call depends on that table. It answers true. It is declared IMMUTABLE, so the
 planner calls it once per plan. A bump that reuses its plan pays nothing for it.
 It reads the catalogs. Errors: DBU02 if a column is missing, or if a table belongs neither to the owner
-nor to a role that the owner trusts.';
+nor to a superuser.';
 
 REVOKE ALL ON FUNCTION dagbump.tables_fit(regclass) FROM PUBLIC;
