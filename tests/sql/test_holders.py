@@ -488,6 +488,8 @@ def test_details_of_other_roles_are_for_those_that_may_know(
         UNION ALL
         SELECT format('ALTER ROUTINE %s OWNER TO dagbump_test_role', oid::regprocedure) FROM pg_proc
         WHERE pronamespace = 'dagbump'::regnamespace
+        UNION ALL
+        SELECT 'ALTER SCHEMA dagbump OWNER TO dagbump_test_role'
         """
     ).fetchall()
     for (statement,) in statements:

