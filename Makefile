@@ -78,7 +78,7 @@ bench-scheduler bench-page bench-repair: bench-%: $(VENV)/.bench
 # With dagbump beside it, an Airflow keeps the versions that it has without.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --no-python-downloads --no-annotate --no-header --no-emit-package dagbump
 pins: $(VENV)/.dev
-	echo '-e .[demo]' | $(COMPILE) --upgrade --python-version 3.10 --group dev --group docs --group package --group build - -o pins/development.txt
+	echo '-e .[demo,metrics]' | $(COMPILE) --upgrade --python-version 3.10 --group dev --group docs --group package --group build - -o pins/development.txt
 	for packages in pins/airflow-*.in; do \
 	    pins=$${packages%.in}; \
 	    $(COMPILE) --upgrade --python-version 3.11 $$pins.in -o $$pins.txt && \

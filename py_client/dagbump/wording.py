@@ -35,14 +35,27 @@ def describe_holder(holder: Holder, now: datetime) -> str:
     else:
         return "a transaction that cannot be found"
     known = [
-        f"application {holder.application_name!r}" if holder.application_name else "",
-        f"role {holder.usename}" if holder.usename else "",
-        f"from {holder.client_addr}" if holder.client_addr else "",
         holder.state if holder.state and holder.gid is None else "",
         f"for {age(holder.xact_start, now)}" if holder.xact_start else "",
     ]
+    told = _session(name, holder.usename, holder.application_name, holder.client_addr, *known)
+    return f"{'' if holder.certain else 'probably '}{told}"
+
+
+def describe_session(pid: int, usename: str | None, application_name: str | None, client_addr: str | None) -> str:
+    """Describe a session; the arguments are columns of pg_stat_activity."""
+    return _session(f"pid {pid}", usename, application_name, client_addr)
+
+
+def _session(name: str, usename: str | None, application_name: str | None, client_addr: str | None, *more: str) -> str:
+    known = [
+        f"application {application_name!r}" if application_name else "",
+        f"role {usename}" if usename else "",
+        f"from {client_addr}" if client_addr else "",
+        *more,
+    ]
     told = ", ".join(filter(None, known))
-    return f"{'' if holder.certain else 'probably '}{name}{f' ({told})' if told else ''}"
+    return f"{name} ({told})" if told else name
 
 
 def age(since: datetime, now: datetime) -> str:

@@ -107,13 +107,33 @@ class TestEveryCommand:
         fill(fleet)
         assert run(pooled, *DAGBUMP, "bump").returncode == 0  # so that there is a history
         _, before = pgbouncer.server_connection(pooled)
-        for words, told in ((("run", "--interval", "0.1"), "one safe bump"), (("history", "--follow"), "to version")):
+        going_on = (
+            (("run", "--interval", "0.1", "--all-active"), "one safe bump"),
+            (("history", "--follow"), "to version"),
+        )
+        for words, told in going_on:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
                 with running(*DAGBUMP, *words, DAGBUMP_URL=libpq(pooled), **driver) as process:
                     process.until_printed(told)
                     process.process.send_signal(number)
                     process.finish(timeout=20)
                 assert pgbouncer.server_connection(pooled)[1] == before
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+    def test_that_is_the_active_copy(
+        self, postgres: Server, database: URL, fleet: Fleet, driver: dict[str, str], number: signal.Signals
+    ) -> None:
+        """It needs two server connections: one for its bumps, and one that says that it is active."""
+        fill(fleet)
+        locks = "SELECT FROM pg_locks WHERE locktype = 'advisory'"
+        with pgbouncer.in_front_of(postgres.url, {}, pool_size=2) as pooler:
+            url = pooler.set(database=database.database)
+            with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=libpq(url), **driver) as process:
+                process.until_printed("bumped")
+                assert len(fleet.execute(locks).fetchall()) == 1
+                process.process.send_signal(number)
+                process.finish(timeout=20)
+            until(lambda: not fleet.execute(locks).fetchall(), lambda: "PgBouncer has ended its transaction")
 
     def test_that_is_refused(self, pooler: URL, airflow_database: URL) -> None:
         """A stranger; a database that is not Airflow's; an upgrade that fails half way."""

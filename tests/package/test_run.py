@@ -17,7 +17,7 @@ import dagbump
 import psycopg
 import pytest
 import sqlalchemy as sa
-from dagbump.command_line.periodic_bump import PeriodicBump
+from dagbump.command_line.periodic_bump import Pace, PeriodicBump
 from dagbump.command_line.signals import stopping_with
 from dagbump.database import connect as connect_to
 from dagbump.database import create_engine
@@ -35,6 +35,7 @@ from support.waits import until
 pytestmark = pytest.mark.once
 
 
+QUICK = Pace(interval=0.1, patience=0.5)
 PASSWORD = "of an operator"  # noqa: S105  (of roles that live for a test)
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
 # psycopg cannot be loaded: the environment of an Airflow, which brings psycopg2.
@@ -105,8 +106,11 @@ class Heard:
     def __init__(self) -> None:
         self.troubles: list[BaseException] = []
 
-    def result(self, result: dagbump.BumpResult) -> None:
-        raise AssertionError(result)
+    def result(self, result: dagbump.BumpResult, seconds: float) -> None:
+        raise AssertionError(result, seconds)
+
+    def stands_by(self, other: str) -> None:
+        raise AssertionError(other)
 
     def trouble(self, error: BaseException) -> None:
         self.troubles.append(error)
@@ -211,16 +215,18 @@ class TestPassingTrouble:
         assert loop.count("trying again") == loop.count("connected again") == 1
 
     @pytest.mark.parametrize(
-        ("setting", "said"),
-        [("lock_timeout=50", "due to lock timeout"), ("statement_timeout=50", "due to statement timeout")],
+        ("option", "said"),
+        [
+            ("--lock-timeout", "due to lock timeout: table public.task_instance is locked by pid .*'a migration'"),
+            ("--statement-timeout", "due to statement timeout"),
+        ],
     )
     def test_timeouts_of_its_own_behind_a_locked_table(
-        self, fleet: Fleet, database: URL, connect: Connect, setting: str, said: str
+        self, fleet: Fleet, database: URL, connect: Connect, option: str, said: str
     ) -> None:
-        gate = connect()
+        gate = connect(application_name="a migration")
         gate.execute("LOCK TABLE task_instance IN ACCESS EXCLUSIVE MODE")
-        url = libpq(database.update_query_dict({"options": f"-c{setting}"}))
-        with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=url) as loop:
+        with running(*DAGBUMP, "run", "--interval", "0.1", option, "0.05", DAGBUMP_URL=libpq(database)) as loop:
             loop.until_printed("trying again")
             gate.rollback()
             self.goes_on(loop, fleet, said)
@@ -266,7 +272,7 @@ class TestPassingTrouble:
         shut_out(fleet, name)
         engine = create_engine(libpq(database.set(username=name, password=PASSWORD)))
         heard = Heard()
-        bumping = PeriodicBump(lambda: None, lambda: connect_to(engine), 0.1, heard, patience=0.5)
+        bumping = PeriodicBump(lambda: None, lambda: connect_to(engine), QUICK, heard)
         with pytest.raises(dagbump.Unreachable, match="not permitted to log in") as ended:
             bumping.run()
         assert ended.value.exit_code == 3
@@ -283,13 +289,14 @@ class TestPassingTrouble:
             raise InvalidUrl("Airflow could not read sql_alchemy_conn_cmd")
 
         class WhoLosesTheConnection(Heard):
-            def result(self, result: dagbump.BumpResult) -> None:
+            def result(self, result: dagbump.BumpResult, seconds: float) -> None:
                 assert result.runs == ()
+                assert seconds > 0
                 end_sessions(fleet)
 
         heard = WhoLosesTheConnection()
         with pytest.raises(InvalidUrl):
-            PeriodicBump(lambda: None, connect, 0.1, heard, patience=0.5).run()
+            PeriodicBump(lambda: None, connect, QUICK, heard, all_active=True).run()
         assert heard.troubles
 
     def test_a_failover_to_a_server_that_only_reads(self, fleet: Fleet, database: URL, connect: Connect) -> None:

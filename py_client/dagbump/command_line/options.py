@@ -16,6 +16,8 @@ from dagbump.installation.names import LONGEST_NAME
 INTEGER, BIGINT = 2**31 - 1, 2**63 - 1
 # The limits of `dagbump run --interval`, in seconds.
 SHORTEST, LONGEST = 0.1, 24 * 60 * 60
+# PostgreSQL's timeouts are in milliseconds.
+SHORTEST_TIMEOUT = 0.001
 
 
 def text(value: str | None) -> str | None:
@@ -61,10 +63,17 @@ def integer(largest: int, smallest: int = 0) -> Callable[[Any], Any]:
     return check
 
 
-def seconds(value: float) -> float:
+def interval(value: float) -> float:
     """Refuse an interval that is out of range, infinite or not a number."""
     if not SHORTEST <= value <= LONGEST:  # also refuses "nan"
         raise typer.BadParameter(f"{value} is not a number from {SHORTEST} to {LONGEST}")
+    return value
+
+
+def timeout(value: float) -> float:
+    """Refuse a timeout that PostgreSQL would refuse, or would take for no timeout although it is none."""
+    if value and not SHORTEST_TIMEOUT <= value <= LONGEST:  # also refuses "nan"
+        raise typer.BadParameter(f"{value} is neither 0 nor a number from {SHORTEST_TIMEOUT} to {LONGEST}")
     return value
 
 

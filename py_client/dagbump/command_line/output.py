@@ -56,10 +56,28 @@ def say(message: str) -> None:
         print_text(message)
 
 
-def note(message: str) -> None:
-    """Print a message for a person on standard error."""
+def note(message: str, *, timed: bool = False) -> None:
+    """Print a message on standard error: as text, with the time if it is `timed`; or as JSON after `notes_as_json`."""
+    if _notes_as_json:
+        text = json.dumps({"at": now(), "message": message})
+    else:
+        text = _wrapped(f"{now()} {message}" if timed else message, sys.stderr)
     with suppress(OSError):  # if standard error is closed, there is nowhere to print
-        print(_wrapped(message, sys.stderr), file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
+
+
+_notes_as_json = False
+
+
+def notes_as_json() -> None:
+    """Print the notes of this process as JSON from now on, one object per line, for a program that collects logs."""
+    global _notes_as_json  # noqa: PLW0603  (a process has one standard error)
+    _notes_as_json = True
+
+
+def now() -> str:
+    """Return the time for a line of a log, in ISO 8601, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def print_text(message: str) -> None:

@@ -9,13 +9,24 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dagbump.command_line.active_copy import ActiveCopy
 from dagbump.command_line.postponed import Postponed
-from dagbump.errors import InvalidUrl, NotInstalled, UnsupportedAirflow, VersionMismatch
+from dagbump.errors import (
+    DagbumpError,
+    InvalidUrl,
+    NotInstalled,
+    UnsupportedAirflow,
+    VersionMismatch,
+    sqlstate,
+    summary,
+)
 from dagbump.results import BumpResult
+from dagbump.wording import describe_session
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -35,19 +46,66 @@ _LEAVE_AFTER_SECONDS = 0.2
 
 # A rotated password reaches its clients within minutes. If it takes longer, a person has to help.
 REFUSED_FOR_SECONDS = 300.0
+# A preview reads all running runs and their DAGs, so it is not made after each bump.
+_PREVIEW_SECONDS = 60.0
+
+_SET_TIMEOUTS = """
+    SELECT pg_catalog.set_config('lock_timeout', :lock, TRUE),
+           pg_catalog.set_config('statement_timeout', :statement, TRUE)
+"""
+# A session that keeps a bump from writing one of the tables, in a lock mode that conflicts with ROW EXCLUSIVE.
+_TABLE_LOCKS = """
+    SELECT lock.relation::pg_catalog.regclass::text, activity.pid, activity.usename::text, activity.application_name,
+           pg_catalog.host(activity.client_addr)
+    FROM pg_catalog.pg_locks AS lock
+    JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = lock.pid
+    JOIN pg_catalog.pg_class AS class ON class.oid = lock.relation
+    JOIN pg_catalog.pg_database AS database ON database.oid = lock.database
+    WHERE lock.granted AND database.datname = pg_catalog.current_database() AND class.relkind = 'r'
+    AND lock.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND class.relname IN ('task_instance', 'task_instance_history', 'dag_run', 'dag', 'dag_version', 'serialized_dag')
+    ORDER BY activity.xact_start
+    LIMIT 1
+"""
+_LOCK_TIMEOUT = "55P03"
 
 
 class Reporter(Protocol):
     """Receives the results and errors of the bumps."""
 
-    def result(self, result: BumpResult) -> None:
-        """Receive the result of a bump that succeeded."""
+    def result(self, result: BumpResult, seconds: float) -> None:
+        """Receive the result of a bump that succeeded, and how long it took."""
+
+    def stands_by(self, other: str) -> None:
+        """Learn that this copy does not bump, because another copy does, whose session is described."""
 
     def trouble(self, error: BaseException) -> None:
         """Receive the error of a bump that failed and will be tried again."""
 
     def recovered(self) -> None:
         """Learn that a bump succeeded after errors."""
+
+
+class TableLocked(DagbumpError):  # noqa: N818  (as in `dagbump.errors`)
+    """A bump waited for a table longer than its lock_timeout; the message says who has locked it."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often and how long `PeriodicBump` works.
+
+    Attributes:
+        interval: seconds between two bumps.
+        lock_timeout: seconds that a bump waits for the lock on a table; 0: without a limit.
+        statement_timeout: seconds that a bump takes at most; 0: without a limit.
+        patience: for how many seconds the loop tries again while the server refuses the credentials, or they cannot be
+            read.
+    """
+
+    interval: float = 1.0
+    lock_timeout: float = 5.0
+    statement_timeout: float = 60.0
+    patience: float = REFUSED_FOR_SECONDS
 
 
 class PeriodicBump:
@@ -57,25 +115,29 @@ class PeriodicBump:
         self,
         prepare: Callable[[], None],
         connect: Callable[[], sa.engine.Connection],
-        interval: float,
+        pace: Pace,
         reporter: Reporter,
-        patience: float = REFUSED_FOR_SECONDS,
+        *,
+        preview: Callable[[sa.engine.Connection], None] | None = None,
+        all_active: bool = False,
     ) -> None:
         """Set up the loop without connecting to the database.
 
         Args:
             prepare: is called once, at the start, to look at the database. An error in it ends the loop.
             connect: makes each new connection, with the current credentials.
-            interval: seconds between two bumps.
+            pace: how often and how long.
             reporter: receives results and errors.
-            patience: for how many seconds the loop tries again while the server refuses the credentials, or they cannot
-                be read.
+            preview: is called after a bump, once a minute, in a transaction of its own.
+            all_active: bump although another copy of the command bumps in this database.
         """
         self._prepare = prepare
         self._connect = connect
-        self._interval = interval
+        self._pace = pace
         self._reporter = reporter
-        self._patience = patience
+        self._preview = preview
+        self._previewed_at = float("-inf")
+        self._active_copy = None if all_active else ActiveCopy(connect)
         self._refused_since: float | None = None
         self._asked_to_stop = False  # not an Event, because a signal handler sets it and must take no lock
         self._stopping = threading.Event()
@@ -125,29 +187,76 @@ class PeriodicBump:
                 reraise=True,
             )
             while not self._stopping.is_set():
-                result = until_it_works(self._bump)
+                until_it_works(self._turn)
                 if until_it_works.statistics["attempt_number"] > 1:
                     self._reporter.recovered()
-                self._reporter.result(result)
-                self._stopping.wait(self._interval)
+                self._preview_if_due()
+                self._stopping.wait(self._pace.interval)
         except BaseException as error:  # noqa: BLE001  (raised again in run)
             if not self._stopping.is_set():
                 self._failure = error
         finally:
             self._disconnect()
 
-    def _bump(self) -> BumpResult:
+    def _turn(self) -> None:
+        """Bump, or stand by while another copy is the active one."""
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-                self._refused_since = None
-            with self._connection.begin():
-                result = client.bump(self._connection, caller="dagbump run")
-        except BaseException:
+            other = self._active_copy.other() if self._active_copy is not None else None
+            if other is None:
+                self._bump()
+            else:
+                self._reporter.stands_by(other)
+        except BaseException as error:
+            locked_by = self._who_has_locked_a_table() if sqlstate(error) == _LOCK_TIMEOUT else None
             self._disconnect()
+            if locked_by is not None:
+                raise TableLocked(f"{summary(error)}: {locked_by}") from error
             raise
         self._has_worked = True
-        return result
+        self._refused_since = None
+
+    def _bump(self) -> None:
+        if self._connection is None:
+            self._connection = self._connect()
+        began = time.perf_counter()
+        with self._transaction(self._connection):
+            result = client.bump(self._connection, caller="dagbump run")
+        self._reporter.result(result, time.perf_counter() - began)
+
+    @contextmanager
+    def _transaction(self, connection: sa.engine.Connection) -> Iterator[None]:
+        """Open a transaction with this command's own timeouts, whatever those of the role or the database are."""
+        timeouts = {"lock": self._pace.lock_timeout, "statement": self._pace.statement_timeout}
+        with connection.begin():
+            connection.execute(
+                sa.text(_SET_TIMEOUTS), {name: f"{seconds * 1000:.0f}" for name, seconds in timeouts.items()}
+            )
+            yield
+
+    def _preview_if_due(self) -> None:
+        """Make the preview; an error in it is reported, and the next bump is made all the same."""
+        if self._preview is None or self._connection is None:
+            return
+        if time.monotonic() - self._previewed_at < _PREVIEW_SECONDS:
+            return
+        self._previewed_at = time.monotonic()
+        try:
+            with self._transaction(self._connection):
+                self._preview(self._connection)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it concerns only the metrics)
+            self._disconnect()
+            if not self._stopping.is_set():
+                self._reporter.trouble(error)
+
+    def _who_has_locked_a_table(self) -> str | None:
+        """Describe the transaction for which a bump waited; None if it has ended, or cannot be found."""
+        with suppress(sa.exc.SQLAlchemyError):
+            if self._connection is not None:
+                with self._transaction(self._connection):
+                    found = self._connection.exec_driver_sql(_TABLE_LOCKS).one_or_none()
+                if found is not None:
+                    return f"table {found[0]} is locked by {describe_session(*found[1:])}"
+        return None
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -155,6 +264,9 @@ class PeriodicBump:
             with suppress(sa.exc.SQLAlchemyError):
                 connection.invalidate()  # close without a ROLLBACK, because a server in trouble may not answer it
                 connection.close()
+        if self._active_copy is not None:
+            with suppress(sa.exc.SQLAlchemyError):
+                self._active_copy.give_up()
 
     def _may_pass(self, error: BaseException) -> bool:
         if isinstance(error, NotInstalled | VersionMismatch | UnsupportedAirflow):
@@ -162,7 +274,8 @@ class PeriodicBump:
         if database.refuses_credentials(error) or (isinstance(error, InvalidUrl) and self._has_worked):
             now = time.monotonic()
             self._refused_since = self._refused_since or now
-            return now - self._refused_since < self._patience
+            return now - self._refused_since < self._pace.patience
+        self._refused_since = None
         return database.may_pass(error)
 
     def _report_trouble(self, state: tenacity.RetryCallState) -> None:

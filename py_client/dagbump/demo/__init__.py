@@ -15,7 +15,7 @@ from dagbump.client import bump
 from dagbump.demo import fleet, lost_task
 from dagbump.demo.loops import Loops
 from dagbump.demo.measuring import LOOPS, Figures, measure
-from dagbump.demo.report import Advance, Report
+from dagbump.demo.story import Advance, Story
 from dagbump.embedded_postgres import EmbeddedPostgres, embedded_postgres
 from dagbump.errors import DagbumpError
 from dagbump.installation import installer
@@ -36,21 +36,21 @@ def run_demo(runs: int, tis: int) -> None:
         DagbumpError: the server did not start, or dagbump did something else than the demo says.
     """
     start = time.monotonic()
-    report = Report()
-    with report.progress(_STEPS) as advance:
+    story = Story()
+    with story.progress(_STEPS) as advance:
         advance("Starting an embedded PostgreSQL")
         with embedded_postgres() as postgres:
-            _play(postgres, report, advance, runs, tis)
-    report.ending(time.monotonic() - start)
+            _play(postgres, story, advance, runs, tis)
+    story.ending(time.monotonic() - start)
 
 
-def _play(postgres: EmbeddedPostgres, report: Report, advance: Advance, runs: int, tis: int) -> None:
+def _play(postgres: EmbeddedPostgres, story: Story, advance: Advance, runs: int, tis: int) -> None:
     """Tell both parts. Each way to do the loop has a copy of the same database to itself."""
     advance("Making Airflow's tables and a fleet of runs")
     template = postgres.create_database(_TEMPLATE)
     census = _make_fleet(template, runs, tis)
     installer.upgrade(database.create_engine(template.url.render_as_string(hide_password=False)))
-    report.opening(postgres.release(), runs, tis, census)
+    story.opening(postgres.release(), runs, tis, census)
 
     loops = Loops(template)
     figures = []
@@ -63,11 +63,11 @@ def _play(postgres: EmbeddedPostgres, report: Report, advance: Advance, runs: in
         advance_here = partial(advance, f"Measuring loops: {name}")
         figures.append(measure(engine, loop, tis, left_behind, advance_here))
         _bump_what_is_left(engine, figures[-1])
-    report.loops(figures)
+    story.loops(figures)
 
     advance("Losing a task")
     engine = postgres.create_database("lost task", _TEMPLATE)
-    report.lost_task(lost_task.play(engine, loops.updating_in_bulk, runs, tis), runs)
+    story.lost_task(lost_task.play(engine, loops.updating_in_bulk, runs, tis), runs)
 
 
 def _make_fleet(engine: sa.engine.Engine, runs: int, tis: int) -> fleet.Census:

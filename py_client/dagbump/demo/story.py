@@ -27,7 +27,7 @@ _LINE_BELOW_HEADER = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", asc
 Advance = Callable[[str], None]
 
 
-class Report:
+class Story:
     """Prints the demo, section by section."""
 
     def __init__(self) -> None:

@@ -1,0 +1,78 @@
+"""Decides which of several copies of ``dagbump run`` is the active one.
+
+The active copy holds an advisory lock in a transaction that stays open. A lock of the session would not do: behind
+PgBouncer in transaction mode it belongs to a server connection, which other clients use too. If the active copy ends or
+loses its connection, the server releases the lock, and the next copy that tries gets it.
+
+The transaction holds no snapshot and no transaction id between its statements, so it does not hold back VACUUM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dagbump.command_line.postponed import Postponed
+from dagbump.wording import describe_session
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+else:
+    sa = Postponed("sqlalchemy")
+
+# The two halves of the lock's key, "dagb" and "ump" in ASCII. An advisory lock belongs to one database.
+_CLASS, _OBJECT = 0x64616762, 0x756D70
+
+# The timeouts of the role or the database that would end an open transaction.
+_SURVIVE_TIMEOUTS = """
+    SELECT pg_catalog.set_config(setting.name, '0', TRUE)
+    FROM pg_catalog.pg_settings AS setting
+    WHERE setting.name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
+_TRY = f"SELECT pg_catalog.pg_try_advisory_xact_lock({_CLASS}, {_OBJECT})"
+_HOLDER = f"""
+    SELECT activity.pid, activity.usename::text, activity.application_name, pg_catalog.host(activity.client_addr)
+    FROM pg_catalog.pg_locks AS lock
+    JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = lock.pid
+    JOIN pg_catalog.pg_database AS database ON database.oid = lock.database
+    WHERE lock.locktype = 'advisory' AND lock.granted AND database.datname = pg_catalog.current_database()
+    AND lock.classid = {_CLASS} AND lock.objid = {_OBJECT} AND lock.objsubid = 2
+"""  # noqa: S608  (constants)
+
+
+class ActiveCopy:
+    """One copy's part in the choice of the active copy."""
+
+    def __init__(self, connect: Callable[[], sa.engine.Connection]) -> None:
+        """Store the function that makes a new connection with the current credentials; connect to nothing yet."""
+        self._connect = connect
+        self._connection: sa.engine.Connection | None = None
+        self._is_this_one = False
+
+    def other(self) -> str | None:
+        """Return None if this copy is the active one; else describe the session of the copy that is.
+
+        Raises:
+            DagbumpError, DBAPIError: the connection cannot be made, or is lost. Then this copy is not the active one.
+        """
+        if self._connection is None:
+            # With a higher isolation level, the open transaction would keep its first snapshot.
+            self._connection = self._connect().execution_options(isolation_level="READ COMMITTED")
+        if self._is_this_one:
+            self._connection.exec_driver_sql("SELECT 1")  # raises if the connection, and so the lock, is lost
+            return None
+        transaction = self._connection.begin()
+        self._connection.exec_driver_sql(_SURVIVE_TIMEOUTS)
+        self._is_this_one = bool(self._connection.exec_driver_sql(_TRY).scalar_one())
+        if self._is_this_one:
+            return None
+        holder = self._connection.exec_driver_sql(_HOLDER).one_or_none()
+        transaction.rollback()  # gives the server connection back to a pooler
+        return describe_session(*holder) if holder else "another session, which has just ended"
+
+    def give_up(self) -> None:
+        """Close the connection, which releases the lock."""
+        connection, self._connection, self._is_this_one = self._connection, None, False
+        if connection is not None:
+            connection.invalidate()  # close without a ROLLBACK, because a server in trouble may not answer it
+            connection.close()
