@@ -38,6 +38,8 @@ class Stranger:
     def __init__(self, fleet: Fleet, role: str) -> None:
         self._fleet = fleet
         self._role = role
+        # Without this column the tables are those of Airflow up to 3.2, in which check looks at the order of versions.
+        fleet.execute("ALTER TABLE {schema}.task_instance DROP COLUMN IF EXISTS retry_reason")
         fleet.execute("CREATE SEQUENCE {schema}.trace")
         fleet.execute(
             "CREATE FUNCTION {schema}.code_of_a_stranger() RETURNS boolean LANGUAGE sql VOLATILE "
