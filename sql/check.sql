@@ -27,11 +27,12 @@ BEGIN
     -- 1. Read the tables that can be missing. The query below could not be planned without them.
     @include:read_installation@
     BEGIN
+        @include:require_tables@
         out_of_order := (
             @include:dags_out_of_order@
         );
     EXCEPTION
-        WHEN undefined_table OR undefined_column OR undefined_function OR insufficient_privilege THEN
+        WHEN SQLSTATE 'DBU02' OR undefined_table OR undefined_column OR undefined_function OR insufficient_privilege THEN
             order_is_known := FALSE;
     END;
 
@@ -90,7 +91,8 @@ Answers one row per item, in this order.
           keys             keys, indexes and the foreign key that the functions rely on
           optional index   valid, or not there (dagbump works without it); what it would save
           triggers         which triggers an update of task_instance fires
-          owner            schema, tables and functions belong to the owner of task_instance
+          owner            schema, tables and functions belong to the owner of task_instance, and Airflow''s
+                   other tables to it or to a superuser
           owner''s rights   the owner has the rights that the functions need
           grants           who may use dagbump; nothing is granted to PUBLIC
           version order    Airflow, up to 3.2, takes the same version for the latest as dagbump

@@ -100,15 +100,22 @@ BEGIN
         ALTER TABLE dagbump.history ADD COLUMN id uuid DEFAULT pg_catalog.gen_random_uuid();
         ALTER TABLE dagbump.history ALTER COLUMN id DROP DEFAULT, ADD PRIMARY KEY (id);
     END IF;
-    IF pg_catalog.to_regclass('dagbump.history_bumped_at') IS NULL THEN
-        CREATE INDEX history_bumped_at ON dagbump.history (bumped_at);
-    END IF;
-    IF pg_catalog.to_regclass('dagbump.history_dag_id') IS NULL THEN
-        CREATE INDEX history_dag_id ON dagbump.history (dag_id, bumped_at);
-    END IF;
-    IF pg_catalog.to_regclass('dagbump.history_dag_run_id') IS NULL THEN
-        CREATE INDEX history_dag_run_id ON dagbump.history (dag_run_id);
-    END IF;
+    -- By their columns, because an index of that name may be on a table that was history before.
+    FOR altered IN
+        SELECT wanted.columns
+        FROM (VALUES ('bumped_at'), ('dag_id, bumped_at'), ('dag_run_id')) AS wanted (columns)
+        WHERE NOT EXISTS (
+            SELECT FROM pg_catalog.pg_index AS index
+            WHERE index.indrelid = 'dagbump.history'::regclass::oid AND index.indisvalid AND wanted.columns = (
+                SELECT pg_catalog.string_agg(attribute.attname::text, ', ' ORDER BY key.place)
+                FROM pg_catalog.unnest(index.indkey::smallint[]) WITH ORDINALITY AS key (attnum, place)
+                JOIN pg_catalog.pg_attribute AS attribute
+                    ON attribute.attrelid = index.indrelid AND attribute.attnum = key.attnum
+            )
+        )
+    LOOP
+        EXECUTE pg_catalog.format('CREATE INDEX ON dagbump.history (%s)', altered.columns);
+    END LOOP;
 END
 $mend_history$;
 
@@ -134,7 +141,7 @@ COMMENT ON COLUMN dagbump.history.dag_id IS 'The DAG.';
 COMMENT ON COLUMN dagbump.history.run_id IS 'dag_run.run_id.';
 COMMENT ON COLUMN dagbump.history.from_versions IS
 'The versions that the task instances were on, the lowest first, and how many were on each.
-A JSON array of {"dag_version_id": "0199…", "task_instances": 12, "version_number": 3}. If they had no
+A JSON array of {"dag_version_id": "0199...", "task_instances": 12, "version_number": 3}. If they had no
 version, dag_version_id and version_number are null.';
 COMMENT ON COLUMN dagbump.history.dag_version_id IS 'The version that the task instances were moved to.';
 COMMENT ON COLUMN dagbump.history.version_number IS 'The version_number of that version.';

@@ -16,11 +16,31 @@ CREATE TABLE IF NOT EXISTS dagbump.installation (
     one_row boolean PRIMARY KEY CHECK (one_row)
 );
 
--- Repair a table that exists already. Every upgrade writes its row anew, so no row has to be kept.
+-- Repair a table that exists already. Every upgrade writes its row anew, so no row and no other column has to be kept.
 DO $mend_installation$
 DECLARE
+    altered record;
     other record;
 BEGIN
+    IF EXISTS (
+        @include:altered_installation@
+    ) THEN
+        TRUNCATE dagbump.installation;
+        FOR altered IN
+            @include:altered_installation@
+        LOOP
+            EXECUTE pg_catalog.format('ALTER TABLE dagbump.installation DROP COLUMN IF EXISTS %I', altered.attname);
+        END LOOP;
+        ALTER TABLE dagbump.installation
+            ADD COLUMN IF NOT EXISTS airflow_schema text NOT NULL,
+            ADD COLUMN IF NOT EXISTS airflow_shape text NOT NULL,
+            ADD COLUMN IF NOT EXISTS revision text NOT NULL,
+            ADD COLUMN IF NOT EXISTS works_with_packages_from text NOT NULL,
+            ADD COLUMN IF NOT EXISTS release text NOT NULL,
+            ADD COLUMN IF NOT EXISTS installed_at timestamptz NOT NULL,
+            ADD COLUMN IF NOT EXISTS installed_by text NOT NULL,
+            ADD COLUMN IF NOT EXISTS functions jsonb NOT NULL;
+    END IF;
     IF NOT @include:installation_has_key@ THEN
         TRUNCATE dagbump.installation;
         FOR other IN

@@ -86,6 +86,12 @@ BEGIN
             WHEN acl.grantee = 0::oid THEN TRUE
             ELSE pg_catalog.pg_has_role(revoke_operator.role::name, acl.grantee, 'USAGE')
         END
+        UNION ALL
+        -- PostgreSQL's own roles, whose rights are in no ACL. They exist from PostgreSQL 14 on.
+        SELECT predefined.rolname::text
+        FROM pg_catalog.pg_roles AS predefined
+        WHERE predefined.rolname::text IN ('pg_read_all_data', 'pg_write_all_data')
+        AND pg_catalog.pg_has_role(revoke_operator.role::name, predefined.oid, 'USAGE')
     ) AS source
     WHERE source.name <> revoke_operator.role;
     IF EXISTS (SELECT FROM pg_catalog.pg_roles AS found WHERE found.rolname::text = revoke_operator.role AND found.rolsuper) THEN

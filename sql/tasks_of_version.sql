@@ -7,10 +7,10 @@
 -- It reads what SerializedDAG.from_dict reads, up to Airflow 3.4:
 --
 --     {"__version": 3,                                    2 in Airflow 3.0
---      "dag": {"start_date": 1704067200.0, "end_date": …,  seconds since 1970, for tasks without a date of their own
---              "task_group": {… "is_mapped": true …},      at any depth; "loop": {"gate_task_id": …} in a loop
+--      "dag": {"start_date": 1704067200.0, "end_date": ...,  seconds since 1970, for tasks without a date of their own
+--              "task_group": {... "is_mapped": true ...},      at any depth; "loop": {"gate_task_id": ...} in a loop
 --              "tasks": [{"__type": "operator",
---                         "__var": {"task_id": "…", "start_date": …, "end_date": …, "_is_mapped": true}}]}}
+--                         "__var": {"task_id": "...", "start_date": ..., "end_date": ..., "_is_mapped": true}}]}}
 --
 -- The column data is of type json up to Airflow 3.1, and json allows text that jsonb does
 -- not. It is JSON null if Airflow compresses its DAGs.

@@ -2,7 +2,8 @@
 --
 -- It runs first in every upgrade, online and in the script of --sql, and reads only catalogs. Errors:
 --   DBU01  no Airflow tables in schema @airflow_schema@
---   DBU02  Airflow tables that dagbump does not know (Airflow 2, a missing column, partitions, inheritance)
+--   DBU02  Airflow tables that dagbump does not know (Airflow 2, a missing column, partitions, inheritance), or that
+--          belong to several roles, or have a trigger of another role
 --   DBU03  schema dagbump belongs to another role, or holds something that dagbump did not create
 --   DBU04  dagbump serves another Airflow in this database
 --   25006  the transaction is read-only
@@ -67,6 +68,8 @@ BEGIN
             USING ERRCODE = 'DBU02',
             HINT = 'Find out who made them. If they are right, give all of Airflow''s tables the same owner.';
     END IF;
+
+    @include:refuse_triggers_of_strangers@
 
     IF NOT pg_catalog.pg_has_role(owner, may_become) THEN
         RAISE EXCEPTION 'Airflow''s tables belong to %, and the current role, %, may not act as that role',

@@ -5,7 +5,8 @@ SELECT
     recorded IS NOT NULL AND installation.has_key AS ok,
     CASE
         WHEN recorded IS NULL
-            THEN 'dagbump.installation is empty or missing, as after a partial restore. Run `dagbump upgrade`, which writes it.'
+            THEN 'dagbump.installation is empty or missing, as after a partial restore, or altered. Run `dagbump upgrade`, which '
+            'writes it.'
         WHEN NOT installation.has_key
             THEN 'The table dagbump.installation has no key that limits it to one row. Run `dagbump upgrade`, which adds it.'
         ELSE recorded

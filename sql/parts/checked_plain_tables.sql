@@ -9,7 +9,7 @@ SELECT
             || '. dagbump works with the tables that `airflow db migrate` creates. Make them plain again, or remove dagbump.'
         WHEN found.with_rules IS NOT NULL
             THEN found.with_rules
-            || '. The functions may see or write other rows than they should. Drop the rules; ALTER TABLE … NO FORCE ROW LEVEL '
+            || '. The functions may see or write other rows than they should. Drop the rules; ALTER TABLE ... NO FORCE ROW LEVEL '
             'SECURITY, or give the owner of dagbump BYPASSRLS.'
         ELSE 'all of Airflow''s tables are plain'
     END AS detail

@@ -1,6 +1,8 @@
 -- Takes: recorded (text), recorded_shape, recorded_functions.
--- Reads dagbump.installation. The table can be missing, because a restore may have left it out.
-IF pg_catalog.to_regclass('dagbump.installation') IS NOT NULL THEN
+-- Reads dagbump.installation. The table can be missing, because a restore may have left it out; or somebody has altered it.
+IF NOT EXISTS (
+    @include:altered_installation@
+) THEN
     SELECT
         installed.airflow_shape,
         installed.functions,

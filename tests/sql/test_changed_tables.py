@@ -73,12 +73,12 @@ def test_each_refuses_a_view_of_a_stranger_in_the_place_of_a_table(
     for _ in range(7):
         has_called.execute(call)
 
-    for table, callers in {"dag": [], "task_instance": [has_called]}.items():
+    for table in ("dag", "task_instance"):
         fleet.connection.execute(
             f"ALTER TABLE {table} RENAME TO {table}_away; CREATE VIEW {table} AS SELECT * FROM {table}_away;"
             f"ALTER VIEW {table} OWNER TO {role}".encode()
         )
-        for caller in (*callers, connect(autocommit=True)):
+        for caller in (has_called, connect(autocommit=True)):
             with pytest.raises(
                 psycopg.DatabaseError, match=rf"not the tables of Airflow.*{table} \(of {role}\)"
             ) as raised:

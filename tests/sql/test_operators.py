@@ -186,6 +186,16 @@ class TestGranting:
             "the role dagbump_test_member still has the rights of these, as a member: dagbump_test_group"
         ]
 
+    def test_what_comes_from_a_role_of_postgresql_is_told(self, new_role: NewRole, connection: Connection) -> None:
+        if connection.info.server_version < 140000:
+            pytest.skip("PostgreSQL 13 has no pg_read_all_data")
+        operator = new_role("reader")
+        connection.execute(f"GRANT pg_read_all_data TO {operator}".encode())
+        told: list[str | None] = []
+        connection.add_notice_handler(lambda notice: told.append(notice.message_primary))
+        connection.execute("SELECT dagbump.revoke_operator(%s)", (operator,))
+        assert told == [f"the role {operator} still has the rights of these, as a member: pg_read_all_data"]
+
     def test_what_another_role_has_granted_is_told_and_how_it_is_taken_back(
         self, new_role: NewRole, fleet: Fleet
     ) -> None:

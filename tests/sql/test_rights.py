@@ -131,7 +131,7 @@ def test_plpgsql_check_finds_nothing(connection: Connection) -> None:
         # That it does not work is what the procedure finds out with it: whether it is called in a transaction block.
         ("dagbump.repair(", "COMMIT:cannot commit while a subtransaction is active"),
         # The plan of the call depends on it; the function does not.
-        ("dagbump.tables_fit(", 'unused parameter "task_instance"'),
+        ("dagbump.tables_fit(", 'unused parameter "tables"'),
         # On purpose: what is counted is counted for every DAG, whichever are asked for.
         ("dagbump.versions(", "parameter"),
     )

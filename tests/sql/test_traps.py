@@ -43,7 +43,7 @@ VALUES: dict[str, list[str]] = {
     "report_all": ["TRUE", "FALSE", "NULL"],
     "role": [f"'{traps.OPERATOR}'", f"'{traps.OWNER}'", "'public'", "'nobody'", "NULL"],
     "run_id": ["'landed'"],
-    "task_instance": ["'public.task_instance'"],
+    "tables": ["'{public.task_instance,public.dag}'"],
     "to_verify": ["TRUE", "FALSE"],
     "topic": ["'bump'", "'nothing'", "NULL"],
 }

@@ -17,7 +17,10 @@ from dagbump.installation import sql_files
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+    from dagbump import client
 else:
+    client = Postponed("dagbump.client")
     sa = Postponed("sqlalchemy")
 
 # Operands are cast to text, because for varchar PostgreSQL might use an operator that somebody has created.
@@ -55,12 +58,16 @@ def look_up(
     """Look up the runs and DAGs of a filter, in a transaction that is rolled back.
 
     Raises:
-        DagbumpError: a DAG or a run does not exist.
+        DagbumpError: a DAG or a run does not exist, or the tables are not those that dagbump was installed for.
     """
     name = _in_words(dag_run_ids or (), dag_ids or (), max_runs)
     if max_runs == 0:
         return Filter(name, "--max-runs 0 leaves no run to look at.")
+    if not (dag_run_ids or dag_ids):
+        return Filter(name)
     try:
+        # The queries below run as the caller. This call, for no run, raises an error if the tables are a stranger's.
+        client.preview(connection, dag_run_ids=[])
         look = partial(_look, connection, airflow_schema)
         return Filter(name, _obstacle(look, dag_run_ids or (), dag_ids or ()))
     except sa.exc.ProgrammingError as error:

@@ -14,7 +14,7 @@ from textwrap import indent
 from typing import TYPE_CHECKING
 
 from dagbump.installation import shapes
-from dagbump.installation.names import INDEX
+from dagbump.installation.names import INDEX, RELATIONS
 from dagbump.installation.shapes import Shape
 
 if TYPE_CHECKING:
@@ -102,8 +102,9 @@ def render(path: Path, airflow_schema: str, shape: Shape = shapes.FIRST, **liter
 
     These placeholders are replaced: ``@airflow_schema@`` by the schema of Airflow's tables as an identifier,
     ``@airflow_schema_literal@`` by the same as a literal, ``@airflow_shape_literal@`` by the key of the shape,
-    ``@airflow_releases_literal@`` by its releases, ``@task_instance_literal@`` and ``@optional_index_literal@`` by the
-    qualified names of the table and of the optional index, and ``@NAME_literal@`` by the value of NAME in `literals`.
+    ``@airflow_releases_literal@`` by its releases, ``@optional_index_literal@`` by the qualified name of the optional
+    index, ``@task_instance_literal@`` and its like by those of the tables that dagbump reads, and ``@NAME_literal@`` by
+    the value of NAME in `literals`.
 
     The schema may have any name that PostgreSQL allows. So inserted text is not searched for placeholders, and a dollar
     quote gets another tag if its tag occurs in the name.
@@ -112,8 +113,8 @@ def render(path: Path, airflow_schema: str, shape: Shape = shapes.FIRST, **liter
         "airflow_schema": airflow_schema,
         "airflow_shape": shape.key,
         "airflow_releases": shape.label,
-        "task_instance": f"{identifier(airflow_schema)}.task_instance",
         "optional_index": f"{identifier(airflow_schema)}.{INDEX}",
+        **{relation: f"{identifier(airflow_schema)}.{relation}" for relation in RELATIONS},
     } | literals
     values = {f"{name}_literal": literal(value) for name, value in texts.items()}
     values["airflow_schema"] = identifier(airflow_schema)

@@ -64,10 +64,10 @@ class OptionalIndex(Enum):
 
 @dataclass(frozen=True)
 class Installed:
-    """A row of ``dagbump.installation``.
+    """An installation: what its functions work on, and a row of ``dagbump.installation``.
 
     Attributes:
-        airflow_schema: the schema of Airflow's tables.
+        airflow_schema: the schema of Airflow's tables, as the functions have it.
         airflow_shape: the key of the shape of Airflow's tables for which the functions were made.
         revision: the Alembic revision of the main branch.
         works_with_packages_from: the oldest revision whose package works with this installation.
@@ -171,16 +171,26 @@ def require_usable(connection: sa.engine.Connection, airflow_schema: str | None 
 def find_ours(connection: sa.engine.Connection, airflow_schema: str | None) -> sa.engine.Row[Any] | None:
     """Return a row whose ``served`` is the schema that dagbump works on; None if there is no schema ``dagbump``.
 
+    If Airflow's tables are gone, nothing tells who their owner was. Then only the owner of the schema can know that it
+    is dagbump's.
+
     Raises:
         NotInstalled: the schema, or an object in it, belongs to another role than the owner of Airflow's tables.
     """
     found = _find_served(connection, airflow_schema)
+    if found is not None and found.by_owner is None:
+        found = _find_served(connection, found.served)
     if found is None:
         return None
     if found.by_owner is False:
         raise NotInstalled(
             f"schema {SCHEMA} belongs to {found.belongs_to}, not to the owner of Airflow's tables. Nothing in it was "
             "called. `dagbump upgrade` says more."
+        )
+    if found.by_owner is None and not found.by_current_role:
+        raise NotInstalled(
+            f"schema {SCHEMA} belongs to {found.belongs_to}, and there is no Airflow that it serves. Nothing in it was "
+            f"called. If that is right, connect as {found.belongs_to}; if not, `dagbump upgrade` says more."
         )
     text = sql_files.render(sql_files.installer("find_foreign_objects"), "pg_catalog")
     findings = connection.scalars(sql_files.as_it_is(text)).all()
@@ -210,9 +220,7 @@ def _require_ours(connection: sa.engine.Connection, airflow_schema: str | None) 
 
 
 def _read(connection: sa.engine.Connection, found: sa.engine.Row[Any]) -> Installed:
-    query = sa.text(
-        "SELECT airflow_schema, airflow_shape, revision, works_with_packages_from, release FROM dagbump.installation"
-    )
+    query = sa.text("SELECT airflow_shape, revision, works_with_packages_from, release FROM dagbump.installation")
     try:
         with translated():
             row = connection.execute(query).first()
@@ -223,7 +231,7 @@ def _read(connection: sa.engine.Connection, found: sa.engine.Row[Any]) -> Instal
         raise InsufficientPrivilege(f"{denied}\n{what_to_grant(found.belongs_to, found.asked_by)}") from error
     if row is None:
         raise NotInstalled("only a part of dagbump is in this database, as after a restore: run `dagbump upgrade`.")
-    return Installed(*row)
+    return Installed(found.served, *row)
 
 
 def _require_its_shape(connection: sa.engine.Connection, installed: Installed) -> None:

@@ -1,0 +1,11 @@
+-- Takes: nothing.
+-- The tables of Airflow that the functions read, as constants.
+ARRAY[
+    @backfill_literal@::regclass,
+    @backfill_dag_run_literal@::regclass,
+    @dag_literal@::regclass,
+    @dag_run_literal@::regclass,
+    @dag_version_literal@::regclass,
+    @serialized_dag_literal@::regclass,
+    @task_instance_history_literal@::regclass
+]
