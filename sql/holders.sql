@@ -1,7 +1,7 @@
--- dagbump.holders: shows which transactions have locked what dagbump.bump counts in "locked".
+-- dagbump.holders: shows which transactions have locked what dagbump.bump or repair would move.
 --
 -- For a person who asks why a run is not bumped. It looks for the same stale task
--- instances (TIs) as bump. The xmax of a row tells which transaction may have locked the
+-- instances (TIs) as bump, also in runs that bump leaves alone. The xmax of a row tells which transaction may have locked the
 -- row, but not how; KEY SHARE, for example, does not block bump. So if xmax may be a
 -- transaction in progress, holders tries the lock that bump would take.
 --
@@ -33,7 +33,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 AS $holders$
 #variable_conflict use_column
 DECLARE
-    examined_only CONSTANT boolean := TRUE;
+    examined_only CONSTANT boolean := FALSE;
     chosen CONSTANT bigint[] := dag_run_ids;
     run record;
     stale integer;
@@ -60,12 +60,25 @@ BEGIN
     END IF;
 
     FOR run IN
-        @include:judged_runs@
+        SELECT
+            judged.dag_run_id,
+            judged.dag_id,
+            judged.run_id,
+            judged.version_number,
+            judged.obstacle,
+            CASE WHEN judged.obstacle = 'pinned' THEN judged.created_dag_version_id ELSE judged.dag_version_id END AS dag_version_id
+        FROM (
+            @include:judged_runs@
+        ) AS judged
     LOOP
         -- 1. Count the stale TIs of the run.
         @include:count_stale@
         IF stale = 0 THEN
             CONTINUE;
+        END IF;
+        -- In a pinned run, only TIs without a version are moved, by repair.
+        IF run.obstacle = 'pinned' THEN
+            older := '{}';
         END IF;
 
         -- 2. Find which of these rows another transaction may have locked.
@@ -184,16 +197,17 @@ END
 $holders$;
 
 COMMENT ON FUNCTION dagbump.holders(bigint[], text[]) IS
-'Shows which transactions have locked the task instances that dagbump.bump counts in "locked".
+'Shows which transactions have locked the task instances that dagbump.bump or repair would move.
 
   SELECT * FROM dagbump.holders();
   SELECT DISTINCT pid, gid, application_name, state, xact_start FROM dagbump.holders(''{17}'');
 
-Answers one row per locked row and transaction, the oldest transaction first. No row if bump would find
-nothing locked. It looks at the runs that bump examines: SELECT dagbump.help(''bump'');
+Answers one row per locked row and transaction, the oldest transaction first. No row if nothing is locked.
+It looks at the stale TIs of all running runs, also where dagbump.preview says that bump leaves the run
+alone. In a pinned run it looks at the TIs without a version, and at the version of the run.
   dag_run_id, dag_id, run_id   the run that has to wait
   held              task_instance  one of its stale TIs is locked
-                    dag_version    the latest version of its DAG is locked: all its stale TIs wait
+                    dag_version    the version that its TIs would get is locked: all of them wait
   task_id, map_index   the TI; NULL for a dag_version
   pid               the backend; NULL for a prepared transaction, or if none was found
   usename, application_name, client_addr, state, xact_start
@@ -206,7 +220,7 @@ nothing locked. It looks at the runs that bump examines: SELECT dagbump.help(''b
                     of several transactions.
 
 Arguments
-  dag_run_ids  dag_run.id; NULL: every examined run; an empty array: none
+  dag_run_ids  dag_run.id; NULL: every running run; an empty array: none
   dag_ids      NULL: every DAG; an empty array: none
 
 If client_addr, state and xact_start are NULL for sessions of other roles, have a superuser GRANT

@@ -157,7 +157,7 @@ def holders(
     dag_run_ids: Iterable[int] | None = None,
     dag_ids: Iterable[str] | None = None,
 ) -> tuple[Holder, ...]:
-    """Show which transactions have locked the task instances that `bump` counts in ``locked``, the oldest first.
+    """Show which transactions have locked stale task instances of running runs, the oldest first.
 
     The call waits for no row lock and writes nothing. But it takes row locks for a moment, so it fails in a read-only
     transaction. It takes the same ids and raises the same errors as `bump`.

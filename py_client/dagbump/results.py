@@ -110,8 +110,8 @@ class Holder:
         dag_run_id: ``dag_run.id`` of the run that has to wait.
         dag_id: ``dag_run.dag_id``.
         run_id: ``dag_run.run_id``.
-        held: the kind of the locked row. It is ``task_instance``, or ``dag_version`` if the latest version is locked;
-            then all stale task instances of the run wait.
+        held: the kind of the locked row. It is ``task_instance``, or ``dag_version`` if the version is locked that the
+            stale task instances of the run would get; then all of them wait.
         task_id: the task of the locked task instance; None for a ``dag_version``.
         map_index: the map index of the locked task instance; None for a ``dag_version``.
         pid: the backend's process id; None for a prepared transaction, or if no backend is found.

@@ -28,6 +28,7 @@ from support.fleet import Fleet, stale_run
 from support.processes import DAGBUMP, command
 from support.server import Connect, libpq
 from support.waits import until_waiting_for_lock
+from typing_extensions import LiteralString
 
 pytestmark = [pytest.mark.server, pytest.mark.tables, pytest.mark.usefixtures("impatient")]
 
@@ -284,11 +285,45 @@ class TestTaskInstance:
         assert runs("dag_ids => '{other}'") == [other_run]
         assert runs("'{}'") == runs("dag_ids => '{}'") == runs(f"'{{{run}}}', '{{other}}'") == []
 
-    def test_only_what_bump_would_move(self, fleet: Fleet, connection: Connection, connect: Connect) -> None:
-        fleet.execute("UPDATE {schema}.dag SET is_paused = true")
+    @pytest.mark.parametrize(
+        "obstacle",
+        [
+            "UPDATE {schema}.dag SET is_paused = true",
+            "UPDATE {schema}.dag_run SET run_after = now() + interval '1 day'",
+            "DELETE FROM {schema}.serialized_dag",
+        ],
+    )
+    def test_in_a_run_that_bump_leaves_alone(
+        self, fleet: Fleet, connection: Connection, connect: Connect, run: int, obstacle: LiteralString
+    ) -> None:
+        fleet.execute(obstacle)
         connect().execute("SELECT FROM task_instance FOR UPDATE")
 
-        assert look(connection) == []
+        (row,) = look(connection, "NULL")
+        assert (row["dag_run_id"], row["held"]) == (run, "task_instance")
+
+    def test_in_a_pinned_run_only_what_repair_would_move(
+        self, fleet: Fleet, connection: Connection, connect: Connect
+    ) -> None:
+        old, new = fleet.dag("pinned", versions=2)
+        run = fleet.run("pinned", bundle_version="abc", created_dag_version_id=old)
+        fleet.ti(run, old, "scheduled", task_id="on its own version")
+        fleet.ti(run, new, "scheduled", task_id="on another one")
+        fleet.ti(run, None, "scheduled", task_id="without a version")
+        connect().execute("SELECT FROM task_instance FOR UPDATE")
+
+        assert [row["task_id"] for row in look(connection, "NULL, '{pinned}'")] == ["without a version"]
+
+    def test_the_version_of_a_pinned_run(self, fleet: Fleet, connection: Connection, connect: Connect) -> None:
+        old, new = fleet.dag("pinned", versions=2)
+        run = fleet.run("pinned", bundle_version="abc", created_dag_version_id=old)
+        fleet.ti(run, None, "scheduled")
+        other = connect()
+        other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (new,))
+        assert look(connection, "NULL, '{pinned}'") == []
+        other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (old,))
+
+        assert [row["held"] for row in look(connection, "NULL, '{pinned}'")] == ["dag_version"]
 
 
 class TestVersion:

@@ -74,11 +74,11 @@ def holders(
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """Show which transactions have locked the task instances that bump counts in "locked", the oldest first.
+    """Show which transactions have locked stale task instances of running runs, the oldest first.
 
     Each line is one transaction and one run; with --json, each object is one task instance and one transaction. If
-    "held" is dag_version, the transaction has locked the latest version of the DAG, and all stale task instances of the
-    run wait for it. The command waits for no lock and writes nothing.
+    "held" is dag_version, the transaction has locked the version that the stale task instances of the run would get, and
+    all of them wait for it. The command waits for no lock and writes nothing.
     """
     with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, None)
