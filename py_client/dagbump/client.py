@@ -28,9 +28,10 @@ from dagbump.results import (
     RepairBatch,
     RowT,
     RunBump,
-    RunningTotals,
+    RunningRun,
     RunPreview,
     RunScope,
+    TaskOfRun,
     VersionOfRun,
     VersionsByDay,
     from_rows,
@@ -196,6 +197,7 @@ def history(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = None,
+    search: str | None = None,
 ) -> tuple[HistoryEntry, ...]:
     """Return the rows of ``dagbump.history``, which say what bumps have moved; the newest is last.
 
@@ -206,12 +208,13 @@ def history(
         since: at this time or later. A time without a zone is in the session's time zone.
         until: before this time.
         limit: only the newest N rows. None means all.
+        search: only DAGs or runs with this in their id, in any case.
 
     Raises:
         InsufficientPrivilege: this role may not read the table.
     """
     arguments = HistoryQuery.to(
-        "history", dag_run_ids=dag_run_ids, dag_ids=dag_ids, since=since, until=until, limit=limit
+        "history", dag_run_ids=dag_run_ids, dag_ids=dag_ids, since=since, until=until, limit=limit, search=search
     )
     return _answer(connection, arguments, HistoryEntry)
 
@@ -236,10 +239,19 @@ def verify_scope(connection: SyncConnection, dag_run_ids: Iterable[int]) -> tupl
     return _answer(connection, Call.to("verify_scope", dag_run_ids=dag_run_ids), RunScope)
 
 
-def running(connection: SyncConnection, dag_ids: Iterable[str] | None = None) -> RunningTotals:
-    """Return the number of running runs and of their unfinished task instances; this only reads."""
-    (answer,) = _answer(connection, Call.to("running", dag_ids=dag_ids), RunningTotals)
-    return answer
+def running(
+    connection: SyncConnection, dag_ids: Iterable[str] | None = None, search: str | None = None
+) -> tuple[RunningRun, ...]:
+    """Return all running runs, each with its verdict and its counts; this only reads."""
+    return _answer(connection, Call.to("running", dag_ids=dag_ids, search=search), RunningRun)
+
+
+def tasks_of_run(
+    connection: SyncConnection, dag_run_id: int, search: str | None = None, page: int = 1, page_size: int = 50
+) -> tuple[TaskOfRun, ...]:
+    """Return one page of the tasks of a running run that are stale, missing or vanished; this only reads."""
+    call = Call.to("tasks_of_run", dag_run_id=dag_run_id, search=search, page=page, page_size=page_size)
+    return _answer(connection, call, TaskOfRun)
 
 
 def versions_by_day(

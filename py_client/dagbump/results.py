@@ -255,16 +255,68 @@ class RepairBatch:
 
 
 @dataclass(frozen=True)
-class RunningTotals:
-    """The row of ``dagbump.running``: how much there is to keep on the latest version.
+class RunningRun:
+    """One row of ``dagbump.running``: a running DAG run, with its verdict and its counts.
 
     Attributes:
-        dag_runs: the number of running DAG runs.
-        task_instances: the number of their unfinished task instances.
+        dag_run_id: ``dag_run.id``.
+        dag_id: ``dag_run.dag_id``.
+        run_id: ``dag_run.run_id``.
+        version_number: the number of the latest version, in a pinned run of its own version; None if there is none.
+        pinned: whether the run is pinned.
+        verdict: as in `RunPreview`; None if ``dagbump.preview`` does not show the run.
+        unfinished: the number of unfinished task instances.
+        stale: the number of stale task instances.
+        stale_running: how many of the stale ones are running.
+        queued_versionless: the number of queued task instances whose version is NULL.
+        missing_or_vanished: the number of tasks that are missing or have vanished. Without a search, 0 in an unverified
+            run.
+        dag_found: whether the search is a part of the DAG's id.
+        run_found: whether it is a part of the run's id.
+        task_found: whether it is a part of a task's id.
+        task_behind: whether such a task is stale, is missing or has vanished.
     """
 
-    dag_runs: int
-    task_instances: int
+    dag_run_id: int
+    dag_id: str
+    run_id: str
+    version_number: int | None
+    pinned: bool
+    verdict: str | None
+    unfinished: int
+    stale: int
+    stale_running: int
+    queued_versionless: int
+    missing_or_vanished: int
+    dag_found: bool = False
+    run_found: bool = False
+    task_found: bool = False
+    task_behind: bool = False
+
+
+@dataclass(frozen=True)
+class TaskOfRun:
+    """One row of ``dagbump.tasks_of_run``: a missing task, or a stale or vanished task instance.
+
+    Attributes:
+        task_id: the task.
+        map_index: the map index of the task instance; None if the task is missing.
+        state: the state; ``no_status`` stands for NULL. None if the task is missing.
+        version_number: the number of its version; None if it has none, or if the task is missing.
+        stale: whether it is stale.
+        missing: whether the run lacks the task.
+        vanished: whether the version no longer has the task.
+        total: the number of these rows on all pages.
+    """
+
+    task_id: str
+    map_index: int | None
+    state: str | None
+    version_number: int | None
+    stale: bool
+    missing: bool
+    vanished: bool
+    total: int
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class HistoryQuery(Call):
         values = self._values(placeholder)
         limit = values.pop("limit", "NULL")
         wanted = [_OF_HISTORY[name].format(value) for name, value in values.items()]
-        where = " AND ".join(wanted) or "TRUE"
+        where = " AND ".join(f"({condition})" for condition in wanted) or "TRUE"
         # The text consists of constants of this module and of placeholders; there is no value in it.
         newest = f"SELECT * FROM dagbump.history WHERE {where} ORDER BY bumped_at DESC LIMIT {limit}"  # noqa: S608  (so)
         return f"SELECT * FROM ({newest}) AS history ORDER BY bumped_at"  # noqa: S608  (so)
@@ -73,6 +73,8 @@ _OF_HISTORY = {
     "dag_ids": "dag_id = ANY ({})",
     "since": "bumped_at >= {}",
     "until": "bumped_at < {}",
+    "search": "pg_catalog.strpos(pg_catalog.lower(dag_id), pg_catalog.lower({0})) > 0 "
+    "OR pg_catalog.strpos(pg_catalog.lower(run_id), pg_catalog.lower({0})) > 0",
 }
 
 
@@ -173,6 +175,10 @@ _ARGUMENTS = {
     "caller_verifies": _Argument("CAST({} AS boolean)", "True or False", "False", _boolean, default=False),
     "report_all": _Argument("CAST({} AS boolean)", "True or False", "True", _boolean, default=False),
     "caller": _Argument("CAST({} AS pg_catalog.text)", "a str or None", "'etl cleaner'", _text),
+    "dag_run_id": _Argument("CAST({} AS bigint)", "an integer", "17", _integer),
+    "search": _Argument("CAST({} AS pg_catalog.text)", "a str or None", "'etl'", _text),
+    "page": _Argument("CAST({} AS integer)", "an integer", "1", _integer),
+    "page_size": _Argument("CAST({} AS integer)", "an integer", "50", _integer),
     "batch_size": _Argument("CAST({} AS integer)", "an integer", "300", _integer),
     "days": _Argument("CAST({} AS integer)", "an integer or None", "14", _integer),
     "since": _Argument(_TIME, "a datetime or None", "datetime.now(timezone.utc)", _time),

@@ -8,9 +8,9 @@ from datetime import datetime
 from dagbump.results import Holder
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun, such as ``1 run`` or ``1,200 runs``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def one_line(message: str) -> str:

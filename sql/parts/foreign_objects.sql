@@ -92,8 +92,8 @@ UNION ALL
 SELECT function.called || ' does not run as its owner'
 FROM function
 WHERE function.proname::text IN (
-    'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'running', 'verify_scope', 'versions',
-    'versions_by_day', 'versions_of_runs'
+    'bump', 'check', 'holders', 'preview', 'repair_batch', 'repairable', 'running', 'tasks_of_run', 'verify_scope',
+    'versions', 'versions_by_day', 'versions_of_runs'
 )
 AND NOT function.prosecdef
 ORDER BY 1

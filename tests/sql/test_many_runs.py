@@ -37,6 +37,7 @@ WORK: dict[str, Callable[[Connection], object]] = {
     "verify_scope": lambda connection: client.verify_scope(connection, range(1, 100 * RUNS)),
     "repairable": client.repairable,
     "running": client.running,
+    "running, with a search": lambda connection: client.running(connection, search="T1"),
     "versions_by_day": client.versions_by_day,
     "versions_of_runs": lambda connection: client.versions_of_runs(connection, range(1, 100 * RUNS)),
 }

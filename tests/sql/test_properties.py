@@ -19,7 +19,6 @@ import dagbump
 import psycopg
 import pytest
 from dagbump import client
-from dagbump.results import RunningTotals
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
@@ -501,10 +500,31 @@ def test_a_filter_chooses_rows_and_changes_none(live: LiveDatabase, case: tuple[
             for dag_id in set(dag_of.values()) if "dag_ids" in filters else ():
                 some = answer(live.connection, function, {"dag_ids": [dag_id]})
                 assert some == [row for row in unfiltered if its_dag(row, dag_of) == dag_id], function
-        each = [client.running(live.connection, [dag_id]) for dag_id in set(dag_of.values())]
-        assert client.running(live.connection) == RunningTotals(
-            sum(running.dag_runs for running in each), sum(running.task_instances for running in each)
-        )
+        each = [run for dag_id in set(dag_of.values()) for run in client.running(live.connection, [dag_id])]
+        assert set(each) == set(client.running(live.connection))
+
+
+@properties
+@given(case=entangled_fleets())
+def test_the_functions_of_the_page_agree_with_preview(
+    live: LiveDatabase, case: tuple[list[Run], Hold, set[int]]
+) -> None:
+    fleet, _, _ = case
+    with live.committed(fleet):
+        previews = {row.dag_run_id: row for row in dagbump.preview(live.connection)}
+        for search in (None, ""):
+            running = client.running(live.connection, search=search)
+            told = {run.dag_run_id: (run.verdict, run.stale) for run in running if run.verdict}
+            assert told == {run: (row.verdict, row.stale) for run, row in previews.items()}
+        for run in running:
+            row = previews.get(run.dag_run_id)
+            missing, vanished = (row.missing_tasks or (), row.vanished_tasks or ()) if row else ((), ())
+            assert run.missing_or_vanished == len(missing) + len(vanished) or row is None
+            tasks = client.tasks_of_run(live.connection, run.dag_run_id, page_size=1_000)
+            assert sorted(task.task_id for task in tasks if task.missing) == sorted(missing)
+            assert {task.task_id for task in tasks if task.vanished} == set(vanished)
+            assert sum(task.stale for task in tasks) == run.stale
+            assert {task.total for task in tasks} <= {len(tasks)}
 
 
 def its_dag(row: Row, dag_of: Mapping[int, str]) -> str:

@@ -8,7 +8,10 @@ from contextlib import closing
 
 import pytest
 from sqlalchemy.engine import URL
+from support.page import browser, emptied, enter, served, web
 from support.server import Server
+
+__all__ = ["browser", "emptied", "enter", "served", "web"]  # fixtures
 
 
 @pytest.fixture(scope="module")

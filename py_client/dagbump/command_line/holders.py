@@ -77,8 +77,8 @@ def holders(
     """Show which transactions have locked stale task instances of running runs, the oldest first.
 
     Each line is one transaction and one run; with --json, each object is one task instance and one transaction. If
-    "held" is dag_version, the transaction has locked the version that the stale task instances of the run would get, and
-    all of them wait for it. The command waits for no lock and writes nothing.
+    "held" is dag_version, the transaction has locked the version that the stale task instances of the run would get, so
+    all of them wait. The command waits for no lock and writes nothing.
     """
     with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, None)

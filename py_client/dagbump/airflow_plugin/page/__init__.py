@@ -11,12 +11,17 @@ scheduler imports only this module, so it never imports FastAPI.
                   reads DAG ids, about which the auth manager is asked; writes Airflow's audit log
     runs, versions, history
                   the contents of the three tabs, in the form that the templates need
-    bumping       the button
+    filter, overview
+                  the query of the first tab's address, and the one statement that counts, sorts and cuts the runs
+    answers, advice, tasks
+                  what the first tab says of them, what to do, and the tasks of an open run
+    moving, bumping
+                  what the button is to move, and the button
     plugin_state  whether the scheduler's plugin is on
     templates/    Jinja templates;   static/   the style sheet and the script
 
-The page shows the rows of dagbump's SQL functions. The auth manager is asked only about DAGs in these rows, and only
-while no database connection is held.
+The page shows the rows of dagbump's SQL functions. All of its state is in the query of its address. The auth manager is
+asked only about DAGs in these rows, and only while no database connection is held.
 """
 
 from __future__ import annotations

@@ -27,9 +27,11 @@ def dag_ids_of_running_runs() -> list[str]:
     return _column(sa.select(DagRun.dag_id).where(DagRun.state == DagRunState.RUNNING).distinct())
 
 
-def dag_ids_of(dag_run_ids: Collection[int]) -> list[str]:
-    """Return the ids of the DAGs of these runs."""
-    return _column(sa.select(DagRun.dag_id).where(DagRun.id.in_(dag_run_ids)).distinct())
+def dag_ids_of(dag_run_ids: Collection[int]) -> dict[int, str]:
+    """Return the id of the DAG of each of these runs; a run that is no more is left out."""
+    query = sa.select(DagRun.id, DagRun.dag_id).where(DagRun.id.in_(dag_run_ids))
+    with create_session() as session:
+        return {run: dag_id for run, dag_id in session.execute(query)}  # noqa: C416  (a Row is no tuple to mypy)
 
 
 def _column(query: sa.sql.Select[Any]) -> list[str]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
-from fastapi import FastAPI, Query, Request, Response, status
+from fastapi import Depends, FastAPI, Query, Request, Response, status
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
@@ -24,9 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dagbump.airflow_plugin.page import airflow_tables, bumping
 from dagbump.airflow_plugin.page.access import AnyViewer, AnyWriter
 from dagbump.airflow_plugin.page.database import transaction
+from dagbump.airflow_plugin.page.filter import PAGE_SIZES, PER_PAGE, Filter
 from dagbump.airflow_plugin.page.history import history_tab
+from dagbump.airflow_plugin.page.moving import BATCH_RUNS, Plan, movable
 from dagbump.airflow_plugin.page.rendering import render
-from dagbump.airflow_plugin.page.runs import PER_PAGE, Filter, runs_tab
+from dagbump.airflow_plugin.page.runs import runs_tab
 from dagbump.airflow_plugin.page.turns import TakingTurns
 from dagbump.airflow_plugin.page.versions import versions_tab
 from dagbump.errors import DagbumpError
@@ -47,14 +49,32 @@ RunId = Annotated[int, Field(ge=0, lt=2**63)]  # a bigint
 PageNumber = Annotated[int, Query(ge=1, le=1_000_000)]
 
 
+def filter_of(
+    search: Search = "",
+    verdict: Search = "",
+    sort: Search = "",
+    page: PageNumber = 1,
+    size: Annotated[int, Query(ge=1, le=max(PAGE_SIZES))] = PER_PAGE,
+    open: RunId | None = None,  # noqa: A002  (the name in the address)
+    tasks: PageNumber = 1,
+) -> Filter:
+    """Return what the address of the first tab says."""
+    return Filter(search.strip(), verdict, sort, page, size, open, tasks)
+
+
+WantedRuns: TypeAlias = Annotated[Filter, Depends(filter_of)]
+
+
 class BumpRequest(BaseModel):
     """The body of the button's request.
 
     Attributes:
-        dag_run_ids: the runs that were shown.
+        dag_run_ids: the runs of this batch.
+        so_far: what the answers to the batches before it said; it is only added up.
     """
 
-    dag_run_ids: list[RunId] = Field(max_length=PER_PAGE)
+    dag_run_ids: list[RunId] = Field(max_length=BATCH_RUNS)
+    so_far: bumping.Totals = bumping.Totals()
 
 
 def create_application() -> ASGIApp:
@@ -68,6 +88,7 @@ def create_routes() -> FastAPI:
     app.router.route_class = TakingTurns
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_api_route("/", show_runs, response_class=HTMLResponse)
+    app.add_api_route("/move", show_all_to_move, response_class=HTMLResponse)
     app.add_api_route("/versions", show_versions, response_class=HTMLResponse)
     app.add_api_route("/history", show_history, response_class=HTMLResponse)
     app.add_api_route("/bump", bump_shown, methods=["POST"], response_class=HTMLResponse)
@@ -78,30 +99,41 @@ def create_routes() -> FastAPI:
     return app
 
 
-def show_runs(
-    request: Request, viewer: AnyViewer, dag: Search = "", verdict: Search = "", page: PageNumber = 1
-) -> Response:
+def show_runs(request: Request, viewer: AnyViewer, wanted: WantedRuns) -> Response:
     """Show whether all task instances are on the latest version, and the runs with problems."""
+    running = airflow_tables.dag_ids_of_running_runs()
+    readable = viewer.readable(running)
+    with transaction() as connection:
+        tab = runs_tab(connection, readable, wanted, some_hidden=len(readable) < len(running))
+    tab = tab.for_editor_of(viewer.editable(tab.movable_dag_ids))
+    return render(request, "runs.html", tab=tab, plan=tab.plan, token=viewer.token)
+
+
+def show_all_to_move(request: Request, viewer: AnyViewer, wanted: WantedRuns) -> Response:
+    """Ask whether to move what is on all pages of the runs."""
     readable = viewer.readable(airflow_tables.dag_ids_of_running_runs())
     with transaction() as connection:
-        tab = runs_tab(connection, readable, Filter(dag.strip(), verdict, page))
-    tab = tab.for_editor_of(viewer.editable(tab.movable_dag_ids))
-    return render(request, "runs.html", tab=tab, token=viewer.token if tab.movable else None)
+        runs = movable(connection, readable, wanted)
+    editable = viewer.editable({run.dag_id for run in runs})
+    plan = Plan([run for run in runs if run.dag_id in editable])
+    return render(
+        request, "move.html", plan=plan, refused=len(runs) - len(plan.runs), filter=wanted, token=viewer.token
+    )
 
 
-def show_versions(request: Request, viewer: AnyViewer, dag: Search = "", page: PageNumber = 1) -> Response:
+def show_versions(request: Request, viewer: AnyViewer, search: Search = "", page: PageNumber = 1) -> Response:
     """Show the versions of each DAG."""
-    return render(request, "versions.html", tab=versions_tab(viewer, dag.strip(), page))
+    return render(request, "versions.html", tab=versions_tab(viewer, search.strip(), page))
 
 
-def show_history(request: Request, viewer: AnyViewer, dag: Search = "", until: datetime | None = None) -> Response:
+def show_history(request: Request, viewer: AnyViewer, search: Search = "", until: datetime | None = None) -> Response:
     """Show what bumps have moved."""
-    return render(request, "history.html", tab=history_tab(viewer, dag.strip(), until))
+    return render(request, "history.html", tab=history_tab(viewer, search.strip(), until))
 
 
 def bump_shown(request: Request, viewer: AnyWriter, wanted: BumpRequest) -> Response:
-    """Bump the runs that were shown, in the safe form, and show the result."""
-    return render(request, "bumped.html", report=bumping.bump(viewer, wanted.dag_run_ids))
+    """Bump runs that were shown, in the safe form, and show the result."""
+    return render(request, "bumped.html", report=bumping.bump(viewer, wanted.dag_run_ids, wanted.so_far))
 
 
 def _with_headers(app: ASGIApp) -> ASGIApp:

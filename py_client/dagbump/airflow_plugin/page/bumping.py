@@ -1,19 +1,47 @@
-"""The button: it bumps the runs that were shown, in the safe form, if the viewer may edit their DAGs."""
+"""The button: it bumps runs in the safe form, if the viewer may edit their DAGs, one batch per request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 from dagbump import client
 from dagbump.airflow_plugin import callers
 from dagbump.airflow_plugin.page import airflow_tables
 from dagbump.airflow_plugin.page.access import Viewer
 from dagbump.airflow_plugin.page.database import transaction
-from dagbump.results import BumpResult, RunBump
+from dagbump.results import RunBump
 from dagbump.wording import counted
 
 AUDIT_EVENT = "dagbump_bump"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the button has done, over all batches so far.
+
+    Attributes:
+        task_instances: how many were moved.
+        moved: in how many runs.
+        locked: how many task instances another transaction has locked.
+        unverified: how many runs are left to the scheduler.
+        unchanged: how many runs were on the latest version already.
+        not_examined: how many runs a bump leaves alone by now, because they have ended or are paused, say.
+        refused: how many runs the viewer may not move, or are no more.
+    """
+
+    task_instances: int = 0
+    moved: int = 0
+    locked: int = 0
+    unverified: int = 0
+    unchanged: int = 0
+    not_examined: int = 0
+    refused: int = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        mine, others = asdict(self), asdict(other)
+        return Totals(**{name: mine[name] + others[name] for name in mine})
 
 
 @dataclass(frozen=True)
@@ -21,41 +49,71 @@ class BumpReport:
     """The result of the button.
 
     Attributes:
-        sentence: the result in one sentence.
-        runs: the rows that the bump returned.
+        totals: what this batch and those before it have done.
+        is_first: whether there was no batch before it.
+        sentence: the same in words.
+        runs: the runs of this batch in which something was moved or is left.
     """
 
+    totals: Totals
+    is_first: bool
     sentence: str
     runs: Sequence[RunBump]
 
+    @property
+    def so_far(self) -> str:
+        """The totals as JSON, for the request of the next batch."""
+        return json.dumps(asdict(self.totals))
 
-def bump(viewer: Viewer, dag_run_ids: Sequence[int]) -> BumpReport:
+
+def bump(viewer: Viewer, dag_run_ids: Sequence[int], so_far: Totals) -> BumpReport:
     """Bump the runs, and commit.
 
     Args:
         viewer: the user who pressed the button.
-        dag_run_ids: the runs that were shown. Runs of DAGs that the user may not edit are skipped.
+        dag_run_ids: the runs of this batch. Runs of DAGs that the user may not edit are skipped.
+        so_far: the totals of the batches before it.
     """
     airflow_tables.write_audit_log(AUDIT_EVENT, viewer.name, dag_run_ids=dag_run_ids)
-    editable = viewer.editable(viewer.readable(airflow_tables.dag_ids_of(dag_run_ids)))
+    dag_of = airflow_tables.dag_ids_of(dag_run_ids)
+    editable = viewer.editable(viewer.readable(sorted(set(dag_of.values()))))
+    allowed = [run for run, dag_id in dag_of.items() if dag_id in editable]
     with transaction() as connection:
+        # report_all, to tell runs that were bumped by somebody else from runs that are not examined any more.
         result = client.bump(
-            connection, dag_run_ids=dag_run_ids, dag_ids=sorted(editable), caller=callers.page(viewer.name)
+            connection,
+            dag_run_ids=allowed,
+            dag_ids=sorted(editable),
+            report_all=True,
+            caller=callers.page(viewer.name),
         )
-    return BumpReport(_sentence(result), result.runs)
-
-
-def _sentence(result: BumpResult) -> str:
-    moved = sum(run.bumped > 0 for run in result.runs)
-    said = (
-        f"Moved {counted(result.bumped, 'task instance')} of {counted(moved, 'run')}."
-        if result.bumped
-        else "Nothing was moved."
+    runs = [run for run in result.runs if run.bumped or run.locked or run.needs_verify]
+    totals = so_far + Totals(
+        task_instances=result.bumped,
+        moved=sum(run.bumped > 0 for run in runs),
+        locked=result.locked,
+        unverified=len(result.needs_verify),
+        unchanged=len(result.runs) - len(runs),
+        not_examined=len(allowed) - len(result.runs),
+        refused=len(set(dag_run_ids)) - len(allowed),
     )
-    if result.locked:
-        said += f" {counted(result.locked, 'task instance')} left, because another transaction has locked them."
-    if result.needs_verify:
-        said += f" {counted(len(result.needs_verify), 'run')} left to the scheduler, which has to verify them first."
-    if not result.runs:
-        said += " The scheduler, or another user, was quicker."
-    return said
+    return BumpReport(totals, so_far == Totals(), " ".join(_sentences(totals)), runs)
+
+
+def _sentences(totals: Totals) -> Iterator[str]:
+    if totals.task_instances:
+        yield f"Moved {counted(totals.task_instances, 'task instance')} of {counted(totals.moved, 'run')}."
+    else:
+        yield "Nothing was moved."
+    if totals.locked:
+        yield f"{counted(totals.locked, 'task instance')} left, because another transaction has locked them."
+    if totals.unverified:
+        yield f"{counted(totals.unverified, 'run')} left to the scheduler, which has to verify them first."
+    if totals.unchanged:
+        runs = counted(totals.unchanged, "run")
+        yield f"{runs} had nothing to move any more: the scheduler, or another user, was quicker."
+    if totals.not_examined:
+        runs = counted(totals.not_examined, "run")
+        yield f"{runs} left alone, because a bump looks only at running runs whose DAG is not paused."
+    if totals.refused:
+        yield f"{counted(totals.refused, 'run')} left, because you may not edit their DAG, or because they are gone."

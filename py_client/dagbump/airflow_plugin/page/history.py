@@ -19,25 +19,25 @@ class HistoryTab:
     """The contents of the tab.
 
     Attributes:
-        dag: the user's filter, a part of a DAG's id.
+        search: a part of the id of a DAG or a run, in any case.
         entries: the entries, the newest first.
         until: all entries are older than this; None if they are the newest.
         older: the ``until`` of the next page; None if there are no older entries.
     """
 
-    dag: str
+    search: str
     entries: list[HistoryEntry]
     until: datetime | None
     older: datetime | None
 
 
-def history_tab(viewer: Viewer, dag: str, until: datetime | None) -> HistoryTab:
+def history_tab(viewer: Viewer, search: str, until: datetime | None) -> HistoryTab:
     """Read the history, ask the auth manager about its DAGs, and read again without the DAGs that it refuses."""
-    named = {dag_id for dag_id in airflow_tables.dag_ids() if dag.casefold() in dag_id.casefold()}
+    named = set(airflow_tables.dag_ids())
     readable: set[str] = set()
     while True:
         with transaction() as connection:
-            entries = client.history(connection, dag_ids=named, until=until, limit=PER_PAGE + 1)
+            entries = client.history(connection, dag_ids=named, until=until, limit=PER_PAGE + 1, search=search or None)
         unknown = {entry.dag_id for entry in entries} - readable
         readable |= viewer.readable(unknown)
         refused = unknown - readable
@@ -46,4 +46,4 @@ def history_tab(viewer: Viewer, dag: str, until: datetime | None) -> HistoryTab:
         named -= refused
     newest_first = list(reversed(entries))
     shown = newest_first[:PER_PAGE]
-    return HistoryTab(dag, shown, until, shown[-1].bumped_at if len(newest_first) > PER_PAGE else None)
+    return HistoryTab(search, shown, until, shown[-1].bumped_at if len(newest_first) > PER_PAGE else None)

@@ -46,6 +46,12 @@ def cut(rows: Sequence[T], page: int, per_page: int) -> Slice[T]:
     return Slice(rows[begin : begin + per_page], begin + 1 if rows else 0, len(rows), page, pages)
 
 
+def slice_of(rows: Sequence[T], total: int, page: int, per_page: int) -> Slice[T]:
+    """Return a page whose rows have been cut already, by the rule of `cut`."""
+    whole = cut(range(total), page, per_page)
+    return Slice(rows, whole.first, total, whole.page, whole.pages)
+
+
 def cut_begun(rows: Sequence[T], page: int, per_page: int) -> Slice[T]:
     """Return a page of rows, if the rows were read only up to the first one of the next page."""
     found = cut(rows, page, per_page)

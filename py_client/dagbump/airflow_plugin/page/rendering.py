@@ -10,9 +10,11 @@ from urllib.parse import quote, urlencode
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from dagbump import __version__
 from dagbump.airflow_plugin.page import URL_PREFIX
+from dagbump.airflow_plugin.page.filter import PAGE_SIZES
 from dagbump.wording import age, counted
 
 _ENVIRONMENT = Environment(
@@ -45,9 +47,24 @@ def _dag_url(airflow: str, dag_id: str, run_id: str | None = None) -> str:
     return dag if run_id is None else f"{dag}/runs/{quote(run_id, safe='')}"
 
 
+def _task_url(airflow: str, dag_id: str, run_id: str | None, task_id: str, map_index: int | None) -> str:
+    mapped = "" if map_index is None else f"/mapped/{map_index}"
+    return f"{_dag_url(airflow, dag_id, run_id)}/tasks/{quote(task_id, safe='')}{mapped}"
+
+
+def _with_code(text: str) -> Markup:
+    """Return a text as HTML, with what is between backticks as code."""
+    parts = [escape(part) for part in text.split("`")]
+    parts[1::2] = [Markup("<code>{}</code>").format(part) for part in parts[1::2]]
+    return Markup("").join(parts)
+
+
 def _query(**values: Any) -> str:
     given = {name: value for name, value in values.items() if value not in {None, "", 1}}
     return f"?{urlencode(given)}" if given else ""
 
 
-_ENVIRONMENT.globals.update(dag_url=_dag_url, query=_query, counted=counted, age=age)
+_ENVIRONMENT.globals.update(
+    dag_url=_dag_url, task_url=_task_url, query=_query, counted=counted, age=age, page_sizes=PAGE_SIZES
+)
+_ENVIRONMENT.filters["with_code"] = _with_code

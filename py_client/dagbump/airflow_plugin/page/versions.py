@@ -54,28 +54,28 @@ class Dag:
 
 @dataclass(frozen=True)
 class VersionsTab:
-    """The contents of the tab; ``inflated`` is the number of inflated DAGs that the viewer may see."""
+    """The contents of the tab; ``inflated`` is the number of inflated DAGs that match and that the viewer may see."""
 
-    dag: str
+    search: str
     dags: Slice[Dag]
     inflated: int
 
 
-def versions_tab(viewer: Viewer, dag: str, page: int) -> VersionsTab:
+def versions_tab(viewer: Viewer, search: str, page: int) -> VersionsTab:
     """Count versions per day for all DAGs, to sort them; run the expensive query only for the DAGs of this page.
 
     The auth manager is asked about the DAGs up to this page, and about the inflated ones.
     """
     with transaction() as connection:
         all_days = client.versions_by_day(connection, days=DAYS)
-    named = [days for days in all_days if dag.casefold() in days.dag_id.casefold()]
+    named = [days for days in all_days if search.casefold() in days.dag_id.casefold()]
     shown = cut_begun(list(islice(_readable(viewer, named), page * PER_PAGE + 1)), page, PER_PAGE)
-    inflated = viewer.readable([days.dag_id for days in all_days if _is_inflated(days)])
+    inflated = viewer.readable([days.dag_id for days in named if _is_inflated(days)])
     with transaction() as connection:
         rows = {row.dag_id: row for row in client.versions(connection, [days.dag_id for days in shown.rows])}
     # A DAG that was deleted between the two queries has no row.
     dags = [_dag(days, rows[days.dag_id]) for days in shown.rows if days.dag_id in rows]
-    return VersionsTab(dag, shown.of(dags), len(inflated))
+    return VersionsTab(search, shown.of(dags), len(inflated))
 
 
 def _readable(viewer: Viewer, dags: Iterable[VersionsByDay]) -> Iterator[VersionsByDay]:

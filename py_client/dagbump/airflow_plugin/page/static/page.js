@@ -55,6 +55,7 @@
       show(page);
       document.getElementById("content").focus({ preventScroll: true });
       scrollTo(0, 0);
+      if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView({ block: "center" });
     } catch {
       if (mine === newest) location.assign(url); // the browser says what is wrong
     }
@@ -149,6 +150,15 @@
     else if (button?.dataset.bump !== undefined) bump(dialog, button);
   });
 
+  addEventListener("click", async (event) => {
+    const button = event.target.closest?.("[data-copy]");
+    if (!button) return;
+    const code = button.parentElement.querySelector("code");
+    getSelection().selectAllChildren(code); // also where the browser does not let a page copy
+    await navigator.clipboard?.writeText(code.textContent);
+    button.textContent = "Copied";
+  });
+
   function close(dialog) {
     dialog.close();
     if (dialog.dataset.done !== undefined) refreshNow();
@@ -163,18 +173,27 @@
   }, true);
 
   async function bump(dialog, button) {
-    const runs = [...dialog.querySelectorAll("[data-run]")].map((row) => Number(row.dataset.run));
+    const batches = JSON.parse(dialog.dataset.batches);
+    const progress = dialog.querySelector(".progress");
     for (const each of dialog.querySelectorAll("button")) each.disabled = true;
     button.textContent = "Moving…";
     try {
-      const answer = await ask(dialog.dataset.url, {
-        method: "POST",
-        headers: { "Content-Type": "application/json", "X-Dagbump-Token": dialog.dataset.token },
-        body: JSON.stringify({ dag_run_ids: runs }),
-      });
-      const said = new DOMParser().parseFromString(await answer.text(), "text/html");
+      let answer, said, soFar;
+      for (const dag_run_ids of batches) {
+        answer = await ask(dialog.dataset.url, {
+          method: "POST",
+          headers: { "Content-Type": "application/json", "X-Dagbump-Token": dialog.dataset.token },
+          body: JSON.stringify({ dag_run_ids, so_far: soFar }),
+        });
+        said = new DOMParser().parseFromString(await answer.text(), "text/html");
+        if (!answer.ok) break;
+        const title = said.querySelector("[data-so-far]");
+        soFar = JSON.parse(title.dataset.soFar);
+        progress.textContent = title.textContent;
+      }
       const what = answer.ok ? said.body : said.getElementById("live") ?? said.body;
-      dialog.replaceChildren(...what.childNodes);
+      // After an error, what the batches before it have done stays.
+      dialog.replaceChildren(...(answer.ok || !soFar ? [] : [progress]), ...what.childNodes);
       dialog.dataset.done = "";
     } catch {
       const problem = document.createElement("p");
