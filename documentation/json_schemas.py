@@ -8,6 +8,7 @@ commands really print.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,30 @@ ANSWERS: dict[str, Any] = {
     "versions": list[results.DagVersions],
     "history": list[results.HistoryEntry],
 }
+_ATTRIBUTE = re.compile(r"^    (\w+): (.*?)(?=^    \w|\Z)", re.MULTILINE | re.DOTALL)
+
 # These print an object per line, one after the other; the schema is that of a line.
 LINES = {"run"}
 
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Return the schema of each command's answer."""
-    return {name: TypeAdapter(answer).json_schema(mode="serialization") for name, answer in ANSWERS.items()}
+    made = {name: TypeAdapter(answer).json_schema(mode="serialization") for name, answer in ANSWERS.items()}
+    for schema in made.values():
+        for row in [schema, *schema.get("$defs", {}).values()]:
+            _describe(row)
+    return made
+
+
+def _describe(schema: dict[str, Any]) -> None:
+    """Give each key the meaning that the docstring of the dataclass has for it."""
+    summary, _, attributes = schema.get("description", "").partition("\n\nAttributes:\n")
+    for name, meaning in _ATTRIBUTE.findall(attributes):
+        key = schema["properties"][name]
+        del key["title"]
+        key["description"] = " ".join(meaning.split()).replace("``", "`")
+    if summary:
+        schema["description"] = summary.replace("``", "`")
 
 
 def text() -> str:

@@ -130,9 +130,8 @@ def answers() -> str:
     """Return the JSON schema of each command's answer."""
     pages = [
         "# The answers of `--json`",
-        "A [JSON Schema](https://json-schema.org) for each command. [The Python reference](python.md) has the meaning "
-        "of each key. `dagbump history --follow --json` prints each row as an object on one line. All schemas in one "
-        "file: [json-schemas.json](../json-schemas.json).",
+        "A [JSON Schema](https://json-schema.org) for each command; [one file](../json-schemas.json) has them all.",
+        "`dagbump history --follow --json` prints each row as an object on one line.",
     ]
     for command, schema in json_schemas.schemas().items():
         head = f"## {command}" + ("\n\nOne object per line." if command in json_schemas.LINES else "")
