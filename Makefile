@@ -99,7 +99,7 @@ lint: $(VENV)/.dev
 	$(BIN)/zizmor --offline --quiet .github
 
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir .cache/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir .cache/site
 
 package: $(VENV)/.package
 	rm -rf dist

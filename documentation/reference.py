@@ -1,7 +1,8 @@
 """A hook of MkDocs: writes the reference pages while the site is built, from what is installed and imported.
 
 Nothing in them is copied by hand: functions and tables come from the COMMENTs of a database into which the migrations
-have just installed dagbump, commands from their help, options from what Airflow is told.
+have just installed dagbump, commands from their help, options and metrics from what Airflow is told, and SQLSTATEs
+from the SQL files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from dagbump import database, errors, results
+from dagbump import database, errors
+from dagbump.airflow_metrics import Metric
 from dagbump.airflow_settings import OPTIONS
 from dagbump.command_line.app import app
 from dagbump.demo.fleet import TABLES
@@ -23,8 +25,9 @@ from dagbump.installation import installer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from pydantic import TypeAdapter
 from typer.main import get_command
+
+from documentation import json_schemas, sqlstates
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -35,16 +38,6 @@ BESIDE = {
     "../CONTRIBUTING.md": "contributing.md",
     "../RELEASING.md": "releasing.md",
     "../SECURITY.md": "security.md",
-}
-
-# What `--json` of a command prints a list of.
-ROWS = {
-    "bump": results.RunBump,
-    "preview": results.RunPreview,
-    "check": results.CheckItem,
-    "holders": results.Holder,
-    "versions": results.DagVersions,
-    "history": results.HistoryEntry,
 }
 
 _FUNCTIONS = """
@@ -65,8 +58,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {
         "reference/sql.md": sql(),
         "reference/commands.md": commands(),
-        "reference/json.md": json_schemas(),
+        "reference/json.md": answers(),
         "reference/options.md": options(),
+        "reference/metrics.md": metrics(),
         "reference/errors.md": error_codes(),
         "reference/python.md": "# Python\n\n::: dagbump.client\n\n::: dagbump.results\n\n::: dagbump.errors\n",
     }
@@ -132,12 +126,16 @@ def commands() -> str:
     return "\n\n".join(pages)
 
 
-def json_schemas() -> str:
-    """Return the JSON schema of each command's rows."""
-    pages = ["# The answers of `--json`", "Each command answers a list of objects."]
-    for command, row in ROWS.items():
-        schema = json.dumps(TypeAdapter(list[row]).json_schema(), indent=2)  # type: ignore[valid-type] # a variable
-        pages.append(f"## {command}\n\n```json\n{schema}\n```")
+def answers() -> str:
+    """Return the JSON schema of each command's answer."""
+    pages = [
+        "# The answers of `--json`",
+        "A [JSON Schema](https://json-schema.org) for each command; [one file](../json-schemas.json) has them all.",
+        "`dagbump history --follow --json` prints each row as an object on one line.",
+    ]
+    for command, schema in json_schemas.schemas().items():
+        head = f"## {command}" + ("\n\nOne object per line." if command in json_schemas.LINES else "")
+        pages.append(f"{head}\n\n```json\n{json.dumps(schema, indent=2)}\n```")
     return "\n\n".join(pages)
 
 
@@ -151,15 +149,34 @@ def options() -> str:
     return "\n".join([*head, "| option | variable | default | meaning |", "|---|---|---|---|", *rows])
 
 
+def metrics() -> str:
+    """Return the metrics of the plugin."""
+    head = ["# Metrics", "", "The plugin sends these in Airflow's Stats, with Airflow's own prefix.", ""]
+    rows = [f"| `{metric.stat}` | {metric.kind} | {metric.meaning} |" for metric in Metric]
+    return "\n".join([*head, "| metric | kind | meaning |", "|---|---|---|", *rows])
+
+
 def error_codes() -> str:
-    """Return the exit codes, and for each error of dagbump its cause and exit code."""
+    """Return the exit codes, the errors and the SQLSTATEs, each with its causes."""
     lines = ["# Exit codes and errors", "", "| exit code | meaning |", "|---|---|"]
     lines += [f"| {code.value} | {code.name.lower().replace('_', ' ')} |" for code in errors.ExitCode]
     lines += ["", "## Errors", "", "| error | cause | exit code |", "|---|---|---|"]
     for error in errors.DagbumpError.__subclasses__():
         cause = (error.__doc__ or "").partition("\n")[0].replace("``", "`")
         lines.append(f"| `{error.__name__}` | {cause} | {error.exit_code.value} |")
-    lines += ["", "## SQLSTATEs", "", "The message of each one says the cause, and its hint what to do.", ""]
-    lines += ["| SQLSTATE | error |", "|---|---|"]
-    lines += [f"| `{state}` | `{kind.__name__}` |" for state, (kind, _) in errors.BY_SQLSTATE.items()]
+    lines += ["", "## SQLSTATEs that dagbump raises", "", "With these messages. The hint says what to do."]
+    ours = sqlstates.raised()
+    for state in ours:
+        name = f"`{state.code}`" + (f" {state.name}" if state.name else "")
+        lines += ["", f"### {name}", "", f"In Python: {_error_of(state.code)}.", ""]
+        lines += [f"- {message}" for message in state.messages]
+    lines += ["", "## Other SQLSTATEs that dagbump explains", "", "PostgreSQL raises them.", ""]
+    lines += ["| SQLSTATE | name | in Python | what to do |", "|---|---|---|---|"]
+    for code, (_, advice) in errors.BY_SQLSTATE.items():
+        if code not in {state.code for state in ours}:
+            lines.append(f"| `{code}` | {sqlstates.name_of(code)} | {_error_of(code)} | {advice} |")
     return "\n".join(lines)
+
+
+def _error_of(code: str) -> str:
+    return f"`{errors.BY_SQLSTATE[code][0].__name__}`" if code in errors.BY_SQLSTATE else "the driver's own error"

@@ -144,7 +144,8 @@ class TestCommands:
 
     def test_version(self) -> None:
         done = command(*DAGBUMP, "--version")
-        assert (done.returncode, done.stdout, done.stderr) == (0, f"dagbump {dagbump.__version__}\n", "")
+        commit = command("git", "describe", "--always", "--dirty", "--exclude=*").stdout.strip()
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"dagbump {dagbump.__version__} ({commit})\n", "")
 
     @pytest.mark.parametrize("words", [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)])
     def test_a_word_of_help_waits_for_nothing_that_only_the_work_needs(self, words: list[str]) -> None:

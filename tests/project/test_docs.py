@@ -11,12 +11,13 @@ from typing import Any
 import dagbump
 import psycopg
 import pytest
+import yaml
 from dagbump.airflow_settings import OPTIONS
 from sqlalchemy.engine import URL
 from support import example_fleet
 from support.fleet import Fleet
 from support.processes import CHECKOUT, DAGBUMP, command
-from support.server import libpq
+from support.server import dump_schema, libpq
 
 pytestmark = pytest.mark.once
 
@@ -38,9 +39,11 @@ def blocks(document: Path, language: str) -> Iterator[str]:
 
 
 def commands(document: Path) -> Iterator[list[str]]:
-    """Yield the words of each `$ dagbump …`; what stands behind it, a comment or another command, aside."""
-    for block in blocks(document, "console"):
-        for line in re.findall(r"^\$ dagbump (.*)$", block, re.MULTILINE):
+    """Yield the words of each `$ dagbump …` and of those in YAML, without a comment or another command behind it."""
+    written = [(block, r"^\$ dagbump (.*)$") for block in blocks(document, "console")]
+    written += [(block, r"\bdagbump ((?:upgrade|run)[^,\]]*)") for block in blocks(document, "yaml")]
+    for block, pattern in written:
+        for line in re.findall(pattern, block, re.MULTILINE):
             words = shlex.split(re.split(r" (?:[|&]|>{1,2}) ", line)[0], comments=True)
             if words[0] not in ENDLESS:
                 yield [*words, "--yes"] if words == ["repair"] else words  # there is no terminal to ask on
@@ -100,6 +103,58 @@ def test_the_query_of_the_readme_finds_what_preview_finds(fleet: Fleet) -> None:
     }
 
 
+def uninstall(url: URL, way: str) -> None:
+    """Remove dagbump as the guide says, with its commands or with its statements."""
+    guide = CHECKOUT / "docs" / "uninstall.md"
+    if way == "commands":
+        for words in commands(guide):
+            done = command(*DAGBUMP, *words, DAGBUMP_URL=libpq(url))
+            assert done.returncode == 0, (words, done.stdout, done.stderr)
+        return
+    with psycopg.connect(libpq(url), autocommit=True) as connection:
+        (drop,) = [block for block in blocks(guide, "sql") if "DROP" in block]
+        for statement in drop.split(";"):
+            if statement.strip():
+                connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize("way", ["commands", "statements"])
+def test_the_guide_to_uninstalling_leaves_nothing(airflow_database: URL, way: str) -> None:
+    before = dump_schema(airflow_database)
+    *_, look = blocks(CHECKOUT / "docs" / "uninstall.md", "sql")
+    with psycopg.connect(libpq(airflow_database), autocommit=True) as connection:
+        assert command(*DAGBUMP, "upgrade", "--with-index", DAGBUMP_URL=libpq(airflow_database)).returncode == 0
+        assert connection.execute(look.encode()).fetchall() == [
+            ("schema", "dagbump"),
+            ("index", "dagbump_ti_unfinished"),
+        ]
+
+        uninstall(airflow_database, way)
+
+        assert connection.execute(look.encode()).fetchall() == []
+    assert dump_schema(airflow_database) == before
+
+
+def yaml_files() -> dict[str, Any]:
+    """Return the YAML files that the guide to containers shows, by the name in their first line."""
+    shown = blocks(CHECKOUT / "docs" / "containers.md", "yaml")
+    return {block.partition("\n")[0].removeprefix("# "): yaml.safe_load(block) for block in shown}
+
+
+def test_the_yaml_of_the_guide_to_containers_turns_the_plugin_on() -> None:
+    files = yaml_files()
+    assert set(files) == {"values.yaml", "dagbump-run.yaml", "docker-compose.override.yaml"}
+    assert set(files["values.yaml"]["config"]["dagbump"]) == {"enabled"} <= set(OPTIONS)
+    scheduler = files["docker-compose.override.yaml"]["services"]["airflow-scheduler"]
+    assert scheduler["environment"] == {"AIRFLOW__DAGBUMP__ENABLED": "True"}
+
+
+def test_the_services_of_the_guide_wait_for_services_that_there_are() -> None:
+    services = yaml_files()["docker-compose.override.yaml"]["services"]
+    ours_and_airflows = {*services, "airflow-init"}
+    assert all(set(service["depends_on"]) <= ours_and_airflows for service in services.values())
+
+
 @pytest.mark.parametrize("document", TEXTS, ids=lambda path: path.stem)
 def test_every_link_leads_somewhere(document: Path) -> None:
     text = BLOCK.sub("", document.read_text(encoding="utf-8"))
@@ -126,9 +181,3 @@ def test_the_index_names_every_document() -> None:
     index = (CHECKOUT / "docs" / "index.md").read_text(encoding="utf-8")
     for document in (CHECKOUT / "docs").glob("*.md"):
         assert document.name == "index.md" or f"({document.name})" in index, document.name
-
-
-def test_the_options_that_airflow_lists_are_those_that_the_guide_shows() -> None:
-    guide = (CHECKOUT / "docs" / "scheduler.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\| `(\w+)` \| `AIRFLOW__DAGBUMP__(\w+)` \| (\S+) \|", guide, re.MULTILINE)
-    assert shown == [(name, name.upper(), option["default"].removesuffix(".0")) for name, option in OPTIONS.items()]

@@ -35,6 +35,6 @@ def test_the_workflow_runs_airflow_of_each_release() -> None:
     assert tuple(re.findall(r"- make test-airflow RELEASES=(\S+)", read(".github/workflows/tests.yml"))) == SUPPORTED
 
 
-@pytest.mark.parametrize("name", ["docs/install.md", "docs/scheduler.md"])
+@pytest.mark.parametrize("name", ["docs/install.md", "docs/containers.md"])
 def test_a_wheel_in_a_document_has_the_version_of_the_package(name: str) -> None:
     assert set(re.findall(r"dagbump-([\d.]+)-py3", read(name))) == {dagbump.__version__}

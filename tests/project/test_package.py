@@ -10,6 +10,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from dagbump.commit import commit
 from support.processes import CHECKOUT
 
 pytestmark = [pytest.mark.once, pytest.mark.slow]
@@ -18,12 +19,12 @@ pytestmark = [pytest.mark.once, pytest.mark.slow]
 SOURCES = {"dagbump/migrations/": "migrations/", "dagbump/sql/": "sql/", "dagbump/": "py_client/dagbump/"}
 
 
-def build(*arguments: str, into: Path) -> Path:
+def build(*arguments: str, into: Path, source: Path = CHECKOUT) -> Path:
     pins = CHECKOUT / "pins" / "development.txt"
     subprocess.run(
         [
             sys.executable, "-m", "uv", "build", "--quiet", "--build-constraint", str(pins), "--out-dir", str(into),
-            *arguments, str(CHECKOUT),
+            *arguments, str(source),
         ],
         check=True,
     )  # fmt: skip
@@ -31,8 +32,10 @@ def build(*arguments: str, into: Path) -> Path:
 
 
 def contents(wheel: Path) -> dict[str, str]:
+    """Return the checksum of each file, without RECORD, which lists them in the order in which they were packed."""
     with ZipFile(wheel) as archive:
-        return {name: sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+        names = [name for name in archive.namelist() if not name.endswith(".dist-info/RECORD")]
+        return {name: sha256(archive.read(name)).hexdigest() for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,7 @@ def test_the_sdist_makes_the_wheel_that_the_checkout_makes(published: Path, tmp_
 def test_the_wheel_holds_the_package_its_migrations_and_its_sql_and_nothing_else(published: Path) -> None:
     (wheel,) = published.glob("*.whl")
     packed = {name for name in contents(wheel) if ".dist-info/" not in name}
+    packed.remove("dagbump/COMMIT")
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *SOURCES.values()],
         cwd=CHECKOUT, check=True, capture_output=True, text=True,
@@ -62,6 +66,26 @@ def test_the_wheel_holds_the_package_its_migrations_and_its_sql_and_nothing_else
         if name.startswith(source)
     }
     assert packed == expected
+
+
+def test_both_name_the_commit(published: Path) -> None:
+    (wheel,) = published.glob("*.whl")
+    (sdist,) = published.glob("*.tar.gz")
+    with ZipFile(wheel) as archive:
+        assert archive.read("dagbump/COMMIT").decode().strip() == commit()
+    with tarfile.open(sdist) as archive:
+        (stamp,) = [name for name in archive.getnames() if name.endswith("py_client/dagbump/COMMIT")]
+        assert stamp
+
+
+def test_without_git_they_are_built_too(published: Path, tmp_path: Path) -> None:
+    (sdist,) = published.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (checkout,) = tmp_path.iterdir()
+    (checkout / "py_client" / "dagbump" / "COMMIT").unlink()  # as in an archive that GitHub makes of a commit
+    (wheel,) = build("--wheel", into=tmp_path / "built", source=checkout).glob("*.whl")
+    assert "dagbump/COMMIT" not in contents(wheel)
 
 
 def test_the_sdist_holds_what_the_tests_and_the_site_need(published: Path) -> None:

@@ -92,6 +92,16 @@ def test_installing_it_moves_no_package_of_airflow(installed: Installed) -> None
 
 
 @pytest.mark.airflow
+def test_it_fits_into_airflows_constraints(installed: Installed, wheel: Path, tmp_path: Path) -> None:
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("\n".join(installed.packages_before), encoding="utf-8")
+    with environments.clone_of(installed.release, tmp_path) as python:
+        words = (f"apache-airflow=={installed.release}", str(wheel), "--constraint", str(constraints))
+        environments.uv("pip", "install", "--python", str(python), *words)
+        assert {package for package in freeze(python) if not package.startswith("dagbump")} == installed.packages_before
+
+
+@pytest.mark.airflow
 def test_the_command_line_does_its_work_with_airflows_configuration(installed: Installed) -> None:
     with psycopg.connect(server.libpq(installed.url), autocommit=True) as connection:
         fleet = Fleet(connection)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
 from dagbump import __version__
+from dagbump.airflow_metrics import Metric
 
 if TYPE_CHECKING:
     from dagbump.results import BumpResult, RunBump
@@ -89,7 +90,7 @@ class Reporter:
 
     def timer(self) -> AbstractContextManager[Any]:
         """Return a timer for a bump."""
-        timer: AbstractContextManager[Any] = self._stats.timer("dagbump.bump")
+        timer: AbstractContextManager[Any] = self._stats.timer(Metric.BUMP.stat)
         return timer
 
     def bumped(self, result: BumpResult, oldest_look: float | None) -> None:
@@ -98,16 +99,16 @@ class Reporter:
             log.info("dagbump works again")
             self._failing.remove("bump")
         if result.bumped:
-            self._count("dagbump.task_instances_bumped", result.bumped)
+            self._count(Metric.TASK_INSTANCES_BUMPED, result.bumped)
         if result.locked:
-            self._count("dagbump.task_instances_locked", result.locked)
+            self._count(Metric.TASK_INSTANCES_LOCKED, result.locked)
         if oldest_look is not None:
             with suppress(Exception):
-                self._stats.gauge("dagbump.oldest_look", oldest_look)
+                self._stats.gauge(Metric.OLDEST_LOOK.stat, oldest_look)
 
     def vanished(self, answer: RunBump, tasks: Collection[str]) -> None:
         """Warn that Airflow removes unfinished tasks of a run, because the latest version no longer has them."""
-        self._count("dagbump.vanished_tasks", len(tasks))
+        self._count(Metric.VANISHED_TASKS, len(tasks))
         log.warning(
             "Run %s of DAG %s had not finished tasks that version %s no longer has, and Airflow removes them: %s",
             answer.run_id,
@@ -118,11 +119,11 @@ class Reporter:
 
     def verified(self) -> None:
         """Count a call of verify_integrity."""
-        self._count("dagbump.verify")
+        self._count(Metric.VERIFY)
 
     def verify_skipped(self) -> None:
         """Count a call that Airflow would have made and that would have done nothing."""
-        self._count("dagbump.verify_skipped")
+        self._count(Metric.VERIFY_SKIPPED)
 
     def scoped(self) -> None:
         """Record that verify_scope succeeded."""
@@ -139,7 +140,7 @@ class Reporter:
 
     def failed(self, error: Exception) -> None:
         """Count a loop that is left to Airflow's own code, and warn if the loop before was not."""
-        self._count("dagbump.fallback")
+        self._count(Metric.FALLBACK)
         if self._fails_newly("bump"):
             log.warning(
                 "dagbump has failed: %s Airflow's own code does this loop, and each until dagbump works again.",
@@ -151,10 +152,10 @@ class Reporter:
         self._failing.add(function)
         return newly
 
-    def _count(self, name: str, count: int = 1) -> None:
+    def _count(self, metric: Metric, count: int = 1) -> None:
         """Count in Airflow's Stats; an error there is ignored, because it must not disturb the loop."""
         with suppress(Exception):
-            self._stats.incr(name, count)
+            self._stats.incr(metric.stat, count)
 
 
 def _sentences(error: BaseException) -> str:

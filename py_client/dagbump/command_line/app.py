@@ -12,6 +12,7 @@ import typer
 from dagbump import __version__
 from dagbump.command_line import bump, check, demo, history, holders, install, repair, run, versions
 from dagbump.command_line.output import printing
+from dagbump.commit import commit
 from dagbump.errors import ExitCode
 
 _EXIT_CODES = ", ".join(f"{code:d} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
@@ -33,15 +34,19 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
+        made_from = commit()
         with printing():
-            print(f"dagbump {__version__}")
+            print(f"dagbump {__version__}{f' ({made_from})' if made_from else ''}")
         raise typer.Exit
 
 
 @app.callback()
 def before_every_command(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the release and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the release and the commit, and exit."
+        ),
     ] = False,
 ) -> None:
     """Print an escape for a character that the terminal's encoding lacks, so that printing does not fail."""

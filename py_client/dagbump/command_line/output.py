@@ -59,9 +59,9 @@ def say(message: str) -> None:
 def note(message: str, *, timed: bool = False) -> None:
     """Print a message on standard error: as text, with the time if it is `timed`; or as JSON after `notes_as_json`."""
     if _notes_as_json:
-        text = json.dumps({"at": now(), "message": message})
+        text = json.dumps({"at": now(), "message": message}, default=as_json)
     else:
-        text = _wrapped(f"{now()} {message}" if timed else message, sys.stderr)
+        text = _wrapped(f"{now().isoformat()} {message}" if timed else message, sys.stderr)
     with suppress(OSError):  # if standard error is closed, there is nowhere to print
         print(text, file=sys.stderr, flush=True)
 
@@ -75,9 +75,9 @@ def notes_as_json() -> None:
     _notes_as_json = True
 
 
-def now() -> str:
-    """Return the time for a line of a log, in ISO 8601, to the second."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")
+def now() -> datetime:
+    """Return the time for a line of a log, to the second."""
+    return datetime.now().astimezone().replace(microsecond=0)
 
 
 def print_text(message: str) -> None:

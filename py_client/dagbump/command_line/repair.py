@@ -101,9 +101,9 @@ def repair(
         connection.rollback()
     with printing(committed=not dry_run):
         if as_json:
-            numbers = {"moved": done.task_instances, "runs": len(done.runs), "interrupted": done.interrupted}
-            to_move = {"to_move": _task_instances(runs)} if dry_run else {}
-            print(json.dumps({**numbers, **to_move, "left": [asdict(row) for row in left]}, indent=2, default=to_json))
+            to_move = _task_instances(runs) if dry_run else None
+            answer = Answer(done.task_instances, len(done.runs), done.interrupted, to_move, left)
+            print(json.dumps(asdict(answer), indent=2, default=to_json))
         else:
             print(f"To move: {_to_do(runs)}." if dry_run else done.sentence())
             to_move_yet = {run.dag_run_id for run in runs if dry_run and not run.needs_verify}
@@ -112,6 +112,25 @@ def repair(
                 print_text(holder)
     if done.interrupted:
         raise typer.Exit(ExitCode.THE_WORK_FAILED)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of ``dagbump repair --json``.
+
+    Attributes:
+        moved: the number of task instances that were moved.
+        runs: the number of runs of these task instances.
+        interrupted: whether a signal ended the repair before its end.
+        to_move: with ``--dry-run``, the number of task instances that a repair would move; else None.
+        left: the runs that are not as they should be, after the repair.
+    """
+
+    moved: int
+    runs: int
+    interrupted: bool
+    to_move: int | None
+    left: tuple[RunPreview, ...]
 
 
 @dataclass

@@ -6,7 +6,8 @@ import json
 import os
 import socket
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,7 +21,7 @@ from dagbump.command_line.periodic_bump import Pace, PeriodicBump, Reporter
 from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.signals import stopping_with
 from dagbump.errors import DagbumpError, summary, translated
-from dagbump.results import BumpResult
+from dagbump.results import BumpResult, RunBump
 from dagbump.wording import one_line
 
 if TYPE_CHECKING:
@@ -160,6 +161,19 @@ def _serve(report: Reporter, interval: float, address: str, port: int) -> metric
     return measured
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of ``dagbump run --json``.
+
+    Attributes:
+        at: when the bump ended, from this machine's clock.
+        runs: the rows of the bump.
+    """
+
+    at: datetime
+    runs: tuple[RunBump, ...]
+
+
 class _Report:
     """Prints what is new in the loop of `dagbump run`, once, with the time."""
 
@@ -181,9 +195,9 @@ class _Report:
         if not result.bumped and (not waiting or self._seen == before):
             return
         if self._as_json:
-            line = json.dumps({"at": now(), "runs": [asdict(row) for row in result.runs]}, default=as_json)
+            line = json.dumps(asdict(Line(now(), result.runs)), default=as_json)
         else:
-            line = f"{now()} {sentence(result)}"
+            line = f"{now().isoformat()} {sentence(result)}"
         try:
             print(line, flush=True)
         except BrokenPipeError:
