@@ -7,23 +7,32 @@ where there are pins for it, FAB's.
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import psycopg
 import pytest
-from dagbump import database as dagbump_database
-from dagbump.installation import installer
-from playwright.sync_api import Browser, Locator, Page, expect
-from sqlalchemy.engine import URL
-from support.browser import PATIENCE_MS, Visitor, chromium, visitor
+from playwright.sync_api import Browser, Page, expect
+from support.browser import PATIENCE_MS, Visitor, visitor
 from support.fleet import Fleet
-from support.processes import CHECKOUT
+from support.page import (
+    HOSTILE,
+    IN_MENU,
+    RUN_OF_250,
+    SENTENCE,
+    Enter,
+    Served,
+    button,
+    emptied_fleet,
+    fill,
+    open_page,
+    picture,
+    row_of,
+    versions,
+)
 from support.releases import environments
 from support.releases.web import FAB_USERS, Web, serving
 from support.server import Server, libpq
@@ -31,32 +40,7 @@ from support.server import Server, libpq
 pytestmark = pytest.mark.ui
 
 RELEASE = environments.release()
-IN_MENU = environments.number() >= (3, 1)
 HAS_FAB = (environments.PINS / f"airflow-{RELEASE}-fab.in").exists()
-# Where pictures of the page are put, for the documents; made with DAGBUMP_SCREENSHOTS=1.
-PICTURES = CHECKOUT / "docs" / "page" if os.environ.get("DAGBUMP_SCREENSHOTS") == "1" else None
-
-TASKS = ("extract", "transform", "load")
-HOSTILE = "<script>alert(1)</script> \"quoted\" 'ids' \u202eright to left"
-RUN_OF_250 = "x" * 250
-
-expect.set_options(timeout=PATIENCE_MS)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-Served = tuple[Web, URL]
-
-
-@pytest.fixture(scope="module")
-def served(postgres: Server, dagbump_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """An API server with the simple auth manager, for all tests."""
-    with serving(postgres, dagbump_template, tmp_path_factory.mktemp("web")) as served:
-        yield served
 
 
 @pytest.fixture(scope="module")
@@ -66,114 +50,9 @@ def served_fab(postgres: Server, dagbump_template: str, tmp_path_factory: pytest
 
 
 @pytest.fixture
-def web(served: Served) -> Web:
-    return served[0]
-
-
-@pytest.fixture
-def emptied(served: Served) -> Iterator[Fleet]:
-    """A database without a DAG, and with dagbump as it was installed."""
-    with emptied_fleet(served[1]) as fleet:
-        yield fleet
-
-
-@contextmanager
-def emptied_fleet(url: URL) -> Iterator[Fleet]:
-    with psycopg.connect(libpq(url), autocommit=True) as connection:
-        for table in ("task_instance", "dag_run", "serialized_dag", "dag_version", "dag"):
-            connection.execute(f"TRUNCATE {table} CASCADE".encode())
-        connection.execute("DROP SCHEMA IF EXISTS dagbump CASCADE")
-        installer.upgrade(dagbump_database.create_engine(libpq(url)))
-        yield Fleet(connection)
-
-
-def versions(fleet: Fleet, dag_id: str, number: int, **columns: Any) -> list[UUID]:
-    fleet.dag(dag_id, **columns)
-    return [fleet.version(dag_id, one, tasks=TASKS) for one in range(1, number + 1)]
-
-
-def fill(fleet: Fleet) -> None:
-    """Make a fleet of which there is something to tell: 13 of 17 TIs are stale, in 8 of 9 runs."""
-    of_etl = versions(fleet, "etl.orders", 5)
-    for day in (24, 25, 26):
-        run = fleet.run("etl.orders", f"scheduled__2026-11-{day}T04:00:00+00:00")
-        fleet.ti(run, of_etl[4], "success", task_id="extract")
-        fleet.ti(run, of_etl[2], "scheduled", task_id="transform")
-        fleet.ti(run, None if day == 24 else of_etl[3], None, task_id="load")
-    of_reports = versions(fleet, "reports.daily", 3)  # the run lacks a task, and counts as verified
-    run = fleet.run("reports.daily", "scheduled__2026-11-26T05:00:00+00:00")
-    fleet.ti(run, of_reports[2], "running", task_id="extract")
-    fleet.ti(run, of_reports[0], "queued", task_id="transform")
-    of_ml = versions(fleet, "ml.train", 2)  # a version has landed
-    run = fleet.run("ml.train", "manual__2026-11-26T09:12:44+00:00")
-    fleet.ti(run, of_ml[0], "running", task_id="extract")
-    fleet.ti(run, of_ml[0], None, task_id="clean_up")
-    of_billing = versions(fleet, "billing", 4, is_paused=True)
-    run = fleet.run("billing", "scheduled__2026-11-25T22:00:00+00:00")
-    fleet.ti(run, of_billing[3], "success", task_id="extract")
-    fleet.ti(run, of_billing[1], "scheduled", task_id="load")
-    of_legacy = versions(fleet, "legacy", 2)
-    pinned = fleet.run("legacy", "backfill__2026-11-01", bundle_version="9f2c1e", created_dag_version_id=of_legacy[0])
-    fleet.ti(pinned, None, None, task_id="extract")
-    of_hostile = versions(fleet, HOSTILE, 2)
-    run = fleet.run(HOSTILE, RUN_OF_250)
-    fleet.ti(run, of_hostile[1], "success", task_id="extract")
-    for task_id in ("transform", "load"):
-        fleet.ti(run, of_hostile[0], "scheduled", task_id=task_id)
-    of_fine = versions(fleet, "fine", 2)
-    run = fleet.run("fine")
-    for task_id in TASKS:
-        fleet.ti(run, of_fine[1], "scheduled", task_id=task_id)
-
-
-SENTENCE = "13 of 17 unfinished task instances are not on the latest version of their DAG, in 8 of 9 running runs."
-
-
-@pytest.fixture
 def fleet(emptied: Fleet) -> Fleet:
     fill(emptied)
     return emptied
-
-
-Enter = Callable[..., Visitor]
-
-
-@pytest.fixture
-def enter(browser: Browser, web: Web) -> Iterator[Enter]:
-    """Lets somebody log in; fails where the browser had to complain of the page."""
-    with ExitStack() as stack:
-        visitors: list[Visitor] = []
-
-        def enter(name: str, airflow: str = web.url, **options: Any) -> Visitor:
-            somebody = stack.enter_context(visitor(browser, **options))
-            visitors.append(somebody)
-            somebody.log_in(airflow, name)
-            return somebody
-
-        yield enter
-        assert [somebody.complaints for somebody in visitors] == [[] for _ in visitors]
-
-
-def picture(somebody: Visitor, name: str) -> None:
-    if PICTURES:
-        PICTURES.mkdir(exist_ok=True)
-        somebody.page.screenshot(path=PICTURES / f"{name}.png")
-
-
-def open_page(somebody: Visitor, web: Web, path: str = "/") -> Visitor:
-    somebody.page.goto(f"{web.url}/dagbump{path}")
-    somebody.page.locator("#live h2, #live .empty").first.wait_for()
-    expect(somebody.page.locator("#signing-in")).to_have_count(0)  # Airflow 3.0: the script has found the login
-    return somebody
-
-
-def row_of(page: Page, text: str) -> Locator:
-    """Return the run's row that has a text in it."""
-    return page.locator("tr[id]", has_text=text)
-
-
-def button(somebody: Visitor) -> Locator:
-    return somebody.page.locator("[data-dialog]")
 
 
 # ---- What is seen.
