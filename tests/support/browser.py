@@ -32,7 +32,7 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-_VIEWPORT: ViewportSize = {"width": 1360, "height": 860}
+_WIDTH, _HEIGHT = 1360, 860
 
 
 @contextmanager
@@ -102,9 +102,10 @@ class Visitor:
 
 
 @contextmanager
-def visitor(browser: Browser, *, dark: bool = False) -> Iterator[Visitor]:
+def visitor(browser: Browser, *, dark: bool = False, width: int = _WIDTH) -> Iterator[Visitor]:
     """Open a browser window of somebody's own."""
-    context = browser.new_context(viewport=_VIEWPORT, color_scheme="dark" if dark else "light")
+    viewport: ViewportSize = {"width": width, "height": _HEIGHT}
+    context = browser.new_context(viewport=viewport, color_scheme="dark" if dark else "light")
     context.set_default_timeout(PATIENCE_MS)
     # As Airflow's own switch does.
     context.add_init_script(f'localStorage.setItem("theme", "{"dark" if dark else "light"}")')
