@@ -443,7 +443,7 @@ def test_it_is_where_airflow_is(postgres: Server, dagbump_template: str, tmp_pat
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_axe_finds_nothing_serious(fleet: Fleet, web: Web, enter: Enter, dark: bool) -> None:
+def test_axe_finds_nothing(fleet: Fleet, web: Web, enter: Enter, dark: bool) -> None:
     somebody = open_page(enter("admin", dark=dark), web)
     theme = somebody.page.evaluate("document.documentElement.dataset.theme")
     assert theme == ("dark" if dark else "light")
