@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import quote, urlencode
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from dagbump import __version__
 from dagbump.airflow_plugin.page import URL_PREFIX
@@ -50,4 +52,10 @@ def _query(**values: Any) -> str:
     return f"?{urlencode(given)}" if given else ""
 
 
+def _with_code(text: str) -> Markup:
+    """Escape a text for HTML; what is between backticks is code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  (it is escaped)
+
+
+_ENVIRONMENT.filters["with_code"] = _with_code
 _ENVIRONMENT.globals.update(dag_url=_dag_url, query=_query, counted=counted, age=age)

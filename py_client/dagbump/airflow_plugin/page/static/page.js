@@ -204,7 +204,7 @@
   function ago(when) {
     const seconds = (when - Date.now()) / 1000;
     const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? UNITS.at(-1);
-    return new Intl.RelativeTimeFormat("en").format(Math.trunc(seconds / size), unit);
+    return new Intl.RelativeTimeFormat("en", { numeric: "auto" }).format(Math.trunc(seconds / size), unit);
   }
 
   // ---- Links: Airflow's leave its frame, which a link in it may not do by itself, and neither may a new tab.
