@@ -171,6 +171,11 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_pictures_of_the_page_are_those_that_its_document_shows() -> None:
+    shown = set(re.findall(r"\(page/([\w-]+\.png)\)", (CHECKOUT / "docs" / "page.md").read_text(encoding="utf-8")))
+    assert shown == {path.name for path in (CHECKOUT / "docs" / "page").iterdir()}
+
+
 def test_the_readme_takes_a_minute_to_read() -> None:
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 120

@@ -1,29 +1,27 @@
-"""A fleet on the page "DAG versions" in Airflow's UI, an API server that shows it, and people who look at it.
-
-tests/with_airflow/conftest.py makes fixtures of the functions that are marked so.
-"""
+"""The page "DAG versions" in a browser: a fleet of which it has something to tell, and what a test does with it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, TypeAlias
+from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 import psycopg
-import pytest
 from dagbump import database as dagbump_database
 from dagbump.installation import installer
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 from sqlalchemy.engine import URL
 
-from support.browser import PATIENCE_MS, Visitor, chromium, visitor
+from support.browser import PATIENCE_MS, Visitor
 from support.fleet import Fleet
 from support.processes import CHECKOUT
-from support.releases.web import Web, serving
-from support.server import Server, libpq
+from support.releases import environments
+from support.releases.web import Web
+from support.server import libpq
 
+IN_MENU = environments.number() >= (3, 1)
 # Where pictures of the page are put, for the documents; made with DAGBUMP_SCREENSHOTS=1.
 PICTURES = CHECKOUT / "docs" / "page" if os.environ.get("DAGBUMP_SCREENSHOTS") == "1" else None
 
@@ -34,32 +32,10 @@ RUN_OF_250 = "x" * 250
 expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
+Served = tuple[Web, URL]
 
 
-Served: TypeAlias = tuple[Web, URL]
-
-
-@pytest.fixture(scope="session")
-def served(postgres: Server, dagbump_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """An API server with the simple auth manager, for all tests."""
-    with serving(postgres, dagbump_template, tmp_path_factory.mktemp("web")) as served:
-        yield served
-
-
-@pytest.fixture
-def web(served: Served) -> Web:
-    return served[0]
-
-
-@pytest.fixture
-def emptied(served: Served) -> Iterator[Fleet]:
-    """A database without a DAG, and with dagbump as it was installed."""
-    with emptied_fleet(served[1]) as fleet:
-        yield fleet
+Enter = Callable[..., Visitor]
 
 
 @contextmanager
@@ -112,25 +88,6 @@ def fill(fleet: Fleet) -> None:
 
 
 SENTENCE = "12 of 16 unfinished task instances are not on the latest version of their DAG, in 7 of 8 running runs."
-
-
-Enter: TypeAlias = Callable[..., Visitor]
-
-
-@pytest.fixture
-def enter(browser: Browser, web: Web) -> Iterator[Enter]:
-    """Lets somebody log in; fails where the browser had to complain of the page."""
-    with ExitStack() as stack:
-        visitors: list[Visitor] = []
-
-        def enter(name: str, airflow: str = web.url, **options: Any) -> Visitor:
-            somebody = stack.enter_context(visitor(browser, **options))
-            visitors.append(somebody)
-            somebody.log_in(airflow, name)
-            return somebody
-
-        yield enter
-        assert [somebody.complaints for somebody in visitors] == [[] for _ in visitors]
 
 
 def picture(somebody: Visitor, name: str) -> None:

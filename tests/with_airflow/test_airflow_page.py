@@ -20,6 +20,7 @@ from support.browser import PATIENCE_MS, Visitor, visitor
 from support.fleet import Fleet
 from support.page import (
     HOSTILE,
+    IN_MENU,
     RUN_OF_250,
     SENTENCE,
     Enter,
@@ -39,7 +40,6 @@ from support.server import Server, libpq
 pytestmark = pytest.mark.ui
 
 RELEASE = environments.release()
-IN_MENU = environments.number() >= (3, 1)
 HAS_FAB = (environments.PINS / f"airflow-{RELEASE}-fab.in").exists()
 
 
@@ -442,7 +442,7 @@ def test_it_is_where_airflow_is(postgres: Server, dagbump_template: str, tmp_pat
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_axe_finds_nothing_serious(fleet: Fleet, web: Web, enter: Enter, dark: bool) -> None:
+def test_axe_finds_nothing(fleet: Fleet, web: Web, enter: Enter, dark: bool) -> None:
     somebody = open_page(enter("admin", dark=dark), web)
     theme = somebody.page.evaluate("document.documentElement.dataset.theme")
     assert theme == ("dark" if dark else "light")

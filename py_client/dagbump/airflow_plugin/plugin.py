@@ -10,7 +10,7 @@ from airflow.plugins_manager import AirflowPlugin
 
 from dagbump.airflow_plugin import reporting
 from dagbump.airflow_plugin.compatibility import SCHEDULER_MODULE, UnfitError
-from dagbump.airflow_plugin.page import URL_PREFIX, Page, page_in_menu
+from dagbump.airflow_plugin.page import URL_PREFIX, Page, SlashAdded, page_in_menu
 
 
 class Listener:
@@ -51,4 +51,5 @@ class DagbumpPlugin(AirflowPlugin):
     name = "dagbump"
     listeners: ClassVar[list[object]] = [Listener()]
     fastapi_apps: ClassVar[list[dict[str, object]]] = [{"app": Page(), "url_prefix": URL_PREFIX, "name": "dagbump"}]
+    fastapi_root_middlewares: ClassVar[list[dict[str, object]]] = [{"middleware": SlashAdded, "name": "dagbump"}]
     external_views: ClassVar[list[dict[str, str]]] = [page_in_menu()]  # from 3.1 on

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 
 from support.releases import environments
 from support.releases.deployment import Deployed, configure, free_port, listens
+from support.reverse_proxy import reverse_proxy
 from support.server import Server
 
 # Of the simple auth manager, by their roles; the password of each is their name.
@@ -77,6 +78,8 @@ def web_server(
     fab: bool = False,
     slow: bool = False,
     path: str = "",
+    proxied: bool = False,
+    workers: int = 1,
     enabled: bool = True,
     database: Mapping[str, str] | None = None,
 ) -> Iterator[Web]:
@@ -89,13 +92,16 @@ def web_server(
         fab: with the FAB auth manager and its users; else the simple one.
         slow: the simple one takes its time, and counts the questions in a file (inside_airflow/slow_auth_manager.py).
         path: where its UI is on its host; empty, or "/team/airflow" as behind a proxy.
+        proxied: behind a reverse proxy.
+        workers: how many processes serve.
         enabled: the scheduler's part of the plugin is.
         database: Airflow's settings of that name.
     """
     home = directory / "home"
     home.mkdir()
     port = free_port()
-    base_url = f"http://127.0.0.1:{port}{path}"
+    seen_port = free_port() if proxied else port
+    base_url = f"http://127.0.0.1:{seen_port}{path}"
     passwords = home / "passwords.json"
     passwords.write_text(json.dumps({name: name for name in SIMPLE_USERS}), "utf-8")
     core = {
@@ -127,8 +133,9 @@ def web_server(
         if fab:
             _run([str(python), "-m", "airflow", "fab-db", "migrate"], variables)
             _run([str(python), str(_INSIDE_AIRFLOW / "fab_users.py")], variables, json.dumps(FAB_USERS))
-        arguments = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-        with deployed.component("api-server", *arguments):
+        arguments = ("--host", "127.0.0.1", "--port", str(port), "--workers", str(workers))
+        proxy = reverse_proxy(seen_port, port) if proxied else nullcontext()
+        with proxy, deployed.component("api-server", *arguments):
             deployed.until(lambda: listens(port), "the API server listens")
             yield Web(base_url, python, variables, home)
 

@@ -36,6 +36,7 @@ URL_PREFIX = "/dagbump"
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Page:
@@ -50,6 +51,27 @@ class Page:
         from dagbump.airflow_plugin.page.application import create_application
 
         return create_application()
+
+
+class SlashAdded:
+    """A middleware of the API server that leads from ``/dagbump`` to the page; Airflow mounts only what is below it.
+
+    The answer's address is relative, so that it is right behind every proxy.
+    """
+
+    def __init__(self, app: Application) -> None:
+        """Stand in front of an app."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) != URL_PREFIX:
+            await self._app(scope, receive, send)
+            return
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        location = URL_PREFIX.removeprefix("/").encode() + b"/" + query
+        await send({"type": "http.response.start", "status": 307, "headers": [(b"location", location)]})
+        await send({"type": "http.response.body"})
 
 
 def page_in_menu() -> dict[str, str]:

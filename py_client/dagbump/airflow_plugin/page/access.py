@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
+from urllib.parse import urlencode
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
@@ -17,12 +18,16 @@ from airflow.api_fastapi.auth.tokens import get_signing_key
 from airflow.api_fastapi.core_api.security import get_user
 from airflow.configuration import conf
 from airflow.models.dag import DagModel
-from fastapi import Depends, Header, HTTPException, status
-from itsdangerous import BadSignature, URLSafeTimedSerializer
+from fastapi import Depends, Header, HTTPException, Request, status
+from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
 from dagbump.airflow_plugin.page.turns import stop_if_gone
 
 _TOKEN_SECONDS = 24 * 60 * 60
+_SIGNED_BY_ANOTHER = (
+    "This page is from an API server with another secret key.\nLoad it again. If that does not help, the processes of "
+    "the API server have different values of [api] secret_key, which have to be the same."
+)
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,15 @@ class Viewer:
         """The token that each write of this user needs."""
         return str(_signer().dumps(self._id))
 
-    def owns(self, token: str) -> bool:
-        """Return whether a token was given to this user and has not expired."""
+    def why_not(self, token: str) -> str:
+        """Return why this user may not write with a token; empty if the user may."""
         try:
             owner = _signer().loads(token, max_age=_TOKEN_SECONDS)
+        except SignatureExpired:
+            return "This page has been open for too long.\nLoad it again."
         except BadSignature:
-            return False
-        return bool(owner == self._id)
+            return _SIGNED_BY_ANOTHER
+        return "" if owner == self._id else "This page was shown to another user.\nLoad it again."
 
     @property
     def _id(self) -> str:
@@ -83,6 +90,15 @@ def _details(dag_ids: Collection[str]) -> list[DagDetails]:
 def _signer() -> URLSafeTimedSerializer:
     # If [api] secret_key is set, it is the same in all processes and on all hosts of the API server.
     return URLSafeTimedSerializer(get_signing_key("api", "secret_key"), salt="dagbump")
+
+
+def log_in_page(request: Request) -> str:
+    """Return the address of Airflow's log-in page, which then leads back to this request's page.
+
+    This is what ``/api/v2/auth/login`` redirects to, but up to 3.1 that cuts an address off at its first ``&``.
+    """
+    back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return f"{get_auth_manager().get_url_login()}?{urlencode({'next': back})}"
 
 
 def viewer(user: Annotated[Any, Depends(get_user)]) -> Viewer:
@@ -103,8 +119,8 @@ def writer(viewer: AnyViewer, x_dagbump_token: Annotated[str, Header()] = "") ->
     Raises:
         HTTPException: 403, if the request does not come from a page that was shown to this user.
     """
-    if not viewer.owns(x_dagbump_token):
-        raise HTTPException(status.HTTP_403_FORBIDDEN, "This page has been open for too long: load it again.")
+    if why_not := viewer.why_not(x_dagbump_token):
+        raise HTTPException(status.HTTP_403_FORBIDDEN, why_not)
     return viewer
 
 

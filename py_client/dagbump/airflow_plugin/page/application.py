@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dagbump.airflow_plugin.page import airflow_tables, bumping
-from dagbump.airflow_plugin.page.access import AnyViewer, AnyWriter
+from dagbump.airflow_plugin.page.access import AnyViewer, AnyWriter, log_in_page
 from dagbump.airflow_plugin.page.database import transaction
 from dagbump.airflow_plugin.page.filter import PAGE_SIZES, PER_PAGE, Filter
 from dagbump.airflow_plugin.page.history import history_tab
@@ -43,6 +43,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
+# Airflow's words for a login that was signed with another key.
+_REFUSED_LOGIN = "Invalid JWT token"
 
 Search = Annotated[str, Query(max_length=250)]
 RunId = Annotated[int, Field(ge=0, lt=2**63)]  # a bigint
@@ -154,24 +156,30 @@ def _with_headers(app: ASGIApp) -> ASGIApp:
 
 
 async def _show_dagbump_error(request: Request, error: Any) -> Response:
-    said, _, advice = str(error).partition("\n")
-    return render(request, "error.html", status.HTTP_503_SERVICE_UNAVAILABLE, title=said, advice=advice)
+    return _show_error(request, status.HTTP_503_SERVICE_UNAVAILABLE, str(error))
 
 
 async def _show_http_error(request: Request, error: Any) -> Response:
-    if error.status_code == status.HTTP_401_UNAUTHORIZED:
-        return render(request, "signing_in.html", error.status_code)
-    answer = render(request, "error.html", error.status_code, title=str(error.detail), advice="")
+    refused = error.detail == _REFUSED_LOGIN
+    if refused or error.status_code == status.HTTP_401_UNAUTHORIZED:
+        return render(request, "signing_in.html", error.status_code, login=log_in_page(request), refused=refused)
+    answer = _show_error(request, error.status_code, str(error.detail))
     answer.headers.update(error.headers or {})
     return answer
 
 
 async def _show_not_understood(request: Request, _error: Any) -> Response:
-    title = "The page does not understand this request."
-    return render(request, "error.html", status.HTTP_400_BAD_REQUEST, title=title, advice="Use the tabs above.")
+    said = "The page does not understand this request.\nUse the tabs above."
+    return _show_error(request, status.HTTP_400_BAD_REQUEST, said)
 
 
 async def _show_other_error(request: Request, error: Exception) -> Response:
     log.error("The page has failed", exc_info=error)
-    advice = "The API server's log says more."
-    return render(request, "error.html", status.HTTP_500_INTERNAL_SERVER_ERROR, title="This went wrong.", advice=advice)
+    said = "This went wrong.\nThe API server's log says more."
+    return _show_error(request, status.HTTP_500_INTERNAL_SERVER_ERROR, said)
+
+
+def _show_error(request: Request, status_code: int, said: str) -> Response:
+    """Show what is in the way, which the first line says, and what to do."""
+    title, _, advice = said.partition("\n")
+    return render(request, "error.html", status_code, title=title, advice=advice, writes=request.method == "POST")
