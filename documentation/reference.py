@@ -117,7 +117,7 @@ def _tables(rows: Sequence[Any]) -> Iterator[str]:
 def commands() -> str:
     """Return what `dagbump --help` and `dagbump COMMAND --help` print."""
     group: Any = get_command(app)
-    width = {"terminal_width": 100, "max_content_width": 100}
+    width = {"terminal_width": 84, "max_content_width": 84}
     parent = group.context_class(group, info_name="dagbump", **width)
     pages = ["# Commands", f"```text\n{group.get_help(parent)}\n```"]
     for name, command in group.commands.items():
