@@ -67,7 +67,7 @@ def expect_not_refreshed(page: Page, why: str | re.Pattern[str]) -> None:
     expect(page.locator("#answer")).to_have_text(SENTENCE)
 
 
-def expect_refreshed(page: Page, answer: str = "16 of 17") -> None:
+def expect_refreshed(page: Page, answer: str = "15 of 16") -> None:
     tick(page)
     expect(page.locator("#answer")).to_contain_text(answer)
     expect(page.locator("#problem")).to_be_empty()
@@ -85,7 +85,7 @@ def test_an_answer_that_takes_long_is_shown_and_nothing_is_asked_twice(fleet: Fl
         until(lambda: waits_for_lock(fleet), lambda: "the page waits for the lock")
         for _ in range(3):
             expect_not_refreshed(opened, "The API server has not answered yet.")
-    expect(opened.locator("#answer")).to_contain_text("16 of 17")
+    expect(opened.locator("#answer")).to_contain_text("15 of 16")
     expect(opened.locator("#problem")).to_be_empty()
     assert len(asked) == 1
 
@@ -170,7 +170,7 @@ def log_out(page: Page) -> None:
 
 @pytest.mark.usefixtures("fleet")
 def test_the_login_leads_back(web: Web, enter: Enter) -> None:
-    place = "/?dag=etl&verdict=bump"
+    place = "/?search=etl&verdict=bump"
     somebody = open_page(enter("admin"), web, place)
     log_out(somebody.page)
     somebody.page.reload()
@@ -198,7 +198,7 @@ def test_the_login_leads_back_into_the_frame(web: Web, enter: Enter) -> None:
     somebody.in_frame.get_by_role("link", name="Log in").click()
     fill_in_login(somebody.page)
     expect_found(somebody)
-    assert place_of(somebody, web) == "?dag=etl"
+    assert place_of(somebody, web) == "?search=etl"
 
 
 @pytest.mark.usefixtures("fleet")
@@ -255,7 +255,7 @@ def test_airflows_address_leads_back(web: Web, enter: Enter) -> None:
     in_menu(somebody, web)
     assert place_of(somebody, web) == ""
     search_in(somebody, "etl")
-    assert place_of(somebody, web) == "?dag=etl"
+    assert place_of(somebody, web) == "?search=etl"
     somebody.page.reload()
     expect_found(somebody)
     copied = somebody.page.url
@@ -264,7 +264,7 @@ def test_airflows_address_leads_back(web: Web, enter: Enter) -> None:
     assert place_of(somebody, web) == "history"
     somebody.page.go_back()
     expect_found(somebody)
-    assert place_of(somebody, web) == "?dag=etl"
+    assert place_of(somebody, web) == "?search=etl"
     somebody.in_frame.get_by_role("link", name="etl.orders").first.click()
     somebody.page.wait_for_url(f"{web.url}/dags/etl.orders**")
     somebody.page.go_back()
@@ -273,7 +273,7 @@ def test_airflows_address_leads_back(web: Web, enter: Enter) -> None:
     colleague = enter("viewer")
     colleague.page.goto(copied)
     expect_found(colleague)
-    assert place_of(colleague, web) == "?dag=etl"
+    assert place_of(colleague, web) == "?search=etl"
 
 
 @needs_menu
@@ -300,7 +300,7 @@ def test_refresh_by_itself_stays_as_it_was_left(opened: Page) -> None:
 
 @pytest.mark.usefixtures("fleet")
 def test_an_address_says_only_what_is_asked(web: Web, enter: Enter) -> None:
-    page = open_page(enter("admin"), web, "/?dag=etl").page
+    page = open_page(enter("admin"), web, "/?search=etl").page
     page.get_by_role("searchbox").fill("")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile(r"/dagbump/\??$"))
@@ -322,17 +322,17 @@ def test_behind_a_reverse_proxy_in_a_folder_with_two_workers(
         fleet = Fleet(connection)
         fill(fleet)
         somebody.log_in(web.url, "admin")
-        somebody.page.goto(f"{web.url}/dagbump?dag=etl")
+        somebody.page.goto(f"{web.url}/dagbump?search=etl")
         expect(somebody.page.locator("tbody tr[id]")).to_have_count(3)
-        assert somebody.page.url == f"{web.url}/dagbump/?dag=etl"
+        assert somebody.page.url == f"{web.url}/dagbump/?search=etl"
         if IN_MENU:
             in_menu(somebody, web)
             search_in(somebody, "etl")
-            assert place_of(somebody, web) == "?dag=etl"
+            assert place_of(somebody, web) == "?search=etl"
             somebody.page.reload()
             expect_found(somebody)
         for dag in ("etl", "reports", "script"):  # whichever worker answers, it knows the token
-            open_page(somebody, web, f"/?dag={dag}")
+            open_page(somebody, web, f"/?search={dag}")
             button(somebody).click()
             somebody.page.get_by_role("button", name="Move them").click()
             expect(somebody.page.get_by_role("dialog").locator("h2")).to_contain_text("Moved")
@@ -340,14 +340,14 @@ def test_behind_a_reverse_proxy_in_a_folder_with_two_workers(
         somebody.page.reload()
         somebody.page.get_by_role("link", name="Log in").click()
         fill_in_login(somebody.page)
-        expect(somebody.page).to_have_url(f"{web.url}/dagbump/?dag=script")
+        expect(somebody.page).to_have_url(f"{web.url}/dagbump/?search=script")
 
 
 @pytest.mark.usefixtures("fleet")
 def test_without_the_slash(web: Web, enter: Enter) -> None:
     somebody = enter("admin")
-    answer = somebody.context.request.get(f"{web.url}/dagbump?dag=etl", max_redirects=0)
-    assert (answer.status, answer.headers["location"]) == (307, "dagbump/?dag=etl")
+    answer = somebody.context.request.get(f"{web.url}/dagbump?search=etl", max_redirects=0)
+    assert (answer.status, answer.headers["location"]) == (307, "dagbump/?search=etl")
     assert somebody.context.request.get(f"{web.url}/dagbumpy", max_redirects=0).status == 200  # Airflow's own page
 
 
@@ -363,7 +363,7 @@ def test_on_every_screen(fleet: Fleet, web: Web, enter: Enter, width: int, dark:
     somebody = enter("admin", width=width, dark=dark)
     page = somebody.page
     problems: list[str] = []
-    for path in ("/", "/versions", "/history", "/?dag=nothing", "/?page=x"):
+    for path in ("/", "/versions", "/history", "/?search=nothing", "/?page=x"):
         open_page(somebody, web, path)
         assert overflow(page) == 0, path
         problems += somebody.accessibility_problems()
