@@ -296,7 +296,8 @@
         progress.textContent = title.textContent;
       }
       what?.querySelector("#answer")?.removeAttribute("id"); // the page behind the dialog has one
-      // After an error, what the batches before it have done stays.
+      // After an error, what the batches before it have done stays, and is said.
+      if (soFar) what?.querySelector("[data-unchanged]")?.remove();
       if (what) dialog.replaceChildren(...(answer.ok || !soFar ? [] : [progress]), ...what.childNodes);
       else tellProblem(dialog, `The server answers ${answer.status}, but not with this page.`);
     } catch {
