@@ -47,7 +47,7 @@ test-airflow: $(VENV)/.dev
 	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -m airflow $(ARGS) || exit; done
 
 test-ui: $(VENV)/.dev
-	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -m ui $(ARGS) || exit; done
+	for release in $(RELEASES); do DAGBUMP_AIRFLOW=$$release $(BIN)/pytest -n auto --dist loadfile -m ui $(ARGS) || exit; done
 
 test-migrations: $(VENV)/.dev
 	$(BIN)/pytest -m migrations $(ARGS)

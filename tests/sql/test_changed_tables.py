@@ -22,6 +22,7 @@ CALLS = {
     "repair_batch": "'{1}', 10",
     "repairable": "",
     "running": "",
+    "tasks_of_run": "1",
     "verify_scope": "'{1}'",
     "versions": "",
     "versions_by_day": "",
