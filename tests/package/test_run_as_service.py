@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import dagbump
 import pytest
 from dagbump.command_line.metrics import Metrics
+from dagbump.installation import state
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import URL
 from support.fleet import Fleet, stale_run
@@ -81,7 +82,7 @@ class TestMetrics:
             served.until(1, "dagbump_stale_task_instances", dag_id="left")
             assert served.value("dagbump_stale_task_instances", dag_id="done") is None
             assert served.value("dagbump_active") == 1
-            assert served.value("dagbump_info", version=dagbump.__version__, revision="0001") == 1
+            assert served.value("dagbump_info", version=dagbump.__version__, revision=state.NEWEST_REVISION) == 1
             assert (served.value("dagbump_bump_duration_seconds_count") or 0) >= 1
             assert (served.value("dagbump_last_success_timestamp_seconds") or 0) > 0
             assert (served.value("dagbump_preview_timestamp_seconds") or 0) > 0
