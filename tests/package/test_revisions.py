@@ -161,6 +161,11 @@ class TestWhatIsReleasedNeverChanges:
         package.release()
         assert package.released(NEXT_REVISION) == ["bump.sql", "tries_inside/bump.sql"]
 
+        package.change("sql/preview.sql", ("Shows what dagbump.bump would do", "Tells what dagbump.bump would do"))
+        said = package.release(code=1)
+        assert f"revision {NEXT_REVISION} is released, and has changed; add a revision: " in said
+        assert f"{NEXT_REVISION}/preview.sql" in said
+
     def test_a_copy_that_somebody_has_changed(self, tmp_path: Path) -> None:
         package = copy(tmp_path)
         package.change(f"migrations/released/{NOW_REVISION}/bump.sql", ("One call does", "A call does"))

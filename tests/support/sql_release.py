@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from dagbump.installation import shapes, sql_files
@@ -52,20 +53,32 @@ def _by_folder(path: Path) -> dict[str, str]:
 
 
 def changed() -> list[str]:
-    """Return the released copies that have been changed, or whose sources have."""
+    """Return the released copies that have been changed, or whose sources have, and what a released revision lacks."""
     wanted = copies(newest_revision())
-    return [
+    differ = [
         name
         for name, recorded in sums().items()
         if {digest(_read(name)), digest(wanted[name]) if name in wanted else recorded} != {recorded}
     ]
+    # An object that has changed since a revision that did not bring it, or that is new.
+    return differ + [name for name in _lacking(wanted) if not _is_for_a_new_shape(name)]
 
 
 def missing() -> list[str]:
     """Return what a released revision needs for a new shape, and has no copy of."""
-    wanted = copies(newest_revision())
+    return [name for name in _lacking(copies(newest_revision())) if _is_for_a_new_shape(name)]
+
+
+def _lacking(wanted: Iterable[str]) -> list[str]:
+    """Return the copies of released revisions that are wanted, and not there."""
     released = {name.split("/")[0] for name in sums()}
     return [name for name in wanted if name.split("/")[0] in released and name not in sums()]
+
+
+def _is_for_a_new_shape(name: str) -> bool:
+    known = {folders[0] for _, *folders, _ in (each.split("/") for each in sums()) if folders}
+    _, *folders, _ = name.split("/")
+    return bool(folders) and folders[0] not in known
 
 
 def _read(name: str) -> str:
