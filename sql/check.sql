@@ -32,7 +32,10 @@ BEGIN
             @include:dags_out_of_order@
         );
     EXCEPTION
-        WHEN SQLSTATE 'DBU02' OR undefined_table OR undefined_column OR undefined_function OR insufficient_privilege THEN
+        WHEN
+            SQLSTATE 'DBU02' OR undefined_table OR undefined_column OR undefined_function OR insufficient_privilege
+            OR invalid_schema_name -- up to PostgreSQL 15, for a table in a schema that is gone
+        THEN
             order_is_known := FALSE;
     END;
 
