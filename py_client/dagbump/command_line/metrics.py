@@ -2,7 +2,7 @@
 
     /metrics   the metrics, in the format that the request accepts
     /healthz   200 as long as the process answers
-    /readyz    200 if the last bump has succeeded within three intervals, else 503
+    /readyz    200 if a bump has succeeded, or another copy has been found active, within three intervals, else 503
 
 The stale task instances and missing tasks come from ``dagbump.preview``, which is called at most once a minute.
 """
