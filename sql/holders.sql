@@ -203,11 +203,11 @@ COMMENT ON FUNCTION dagbump.holders(bigint[], text[]) IS
   SELECT DISTINCT pid, gid, application_name, state, xact_start FROM dagbump.holders(''{17}'');
 
 Answers one row per locked row and transaction, the oldest transaction first. No row if nothing is locked.
-It looks at the stale TIs of all running runs, also where dagbump.preview says that bump leaves the run
-alone. In a pinned run it looks at the TIs without a version, and at the version of the run.
+It looks at the stale task instances (TIs) of all running runs, also of runs that bump leaves alone. In a
+pinned run it looks at the TIs without a version, and at the version of the run.
   dag_run_id, dag_id, run_id   the run that has to wait
   held              task_instance  one of its stale TIs is locked
-                    dag_version    the version that its TIs would get is locked: all of them wait
+                    dag_version    the version that its TIs would get is locked, so all of them wait
   task_id, map_index   the TI; NULL for a dag_version
   pid               the backend; NULL for a prepared transaction, or if none was found
   usename, application_name, client_addr, state, xact_start
@@ -215,20 +215,21 @@ alone. In a pinned run it looks at the TIs without a version, and at the version
                     the time of PREPARE TRANSACTION.
   gid               of a prepared transaction; COMMIT PREPARED or ROLLBACK PREPARED ends it
   certain           true: this transaction has locked the row. false: one of the transactions shown for
-                    the row has locked it, or none was found. PostgreSQL does not list a savepoint that
-                    has been released. If the row was locked in such a savepoint, the holder may be any
-                    of several transactions.
+                    the row has locked it, or no transaction was found. PostgreSQL does not list a
+                    savepoint that has been released. If the row was locked in such a savepoint, the
+                    holder may be any of several transactions.
 
 Arguments
   dag_run_ids  dag_run.id; NULL: every running run; an empty array: none
   dag_ids      NULL: every DAG; an empty array: none
 
-If client_addr, state and xact_start are NULL for sessions of other roles, have a superuser GRANT
+If client_addr, state and xact_start are NULL for sessions of other roles, ask a superuser to GRANT
 pg_read_all_stats to the owner of Airflow''s tables.
-To end a transaction: SELECT pg_terminate_backend(pid); but first find out what that session does.
+To end a transaction, first find out what its session does. Then: SELECT pg_terminate_backend(pid);
 
-Locks: those of bump, SKIP LOCKED, on rows that may be locked, for milliseconds. A bump at the same time
-may count one of them in "locked". It waits for no row lock, writes nothing, and keeps no lock.
+Locks: on rows that may be locked, it tries the locks of bump with SKIP LOCKED, for milliseconds. A bump at
+the same time may count one of these rows in "locked". It waits for no row lock, writes nothing, and keeps
+no lock.
 On a hot standby it answers no row.
 Errors
   22023  an array contains NULL or is an array of arrays

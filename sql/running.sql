@@ -179,10 +179,11 @@ run, in no order:
   unfinished, stale    how many TIs are unfinished; how many are stale, as in dagbump.preview
   stale_running        how many stale TIs are running
   queued_versionless   how many TIs without a version are queued
-  missing_or_vanished  how many tasks are missing or have vanished. If search is NULL, 0 in an unverified
-                       run.
+  missing_or_vanished  how many tasks are missing or have vanished. In an unverified run it is 0 if
+                       search is NULL.
   dag_found, run_found, task_found
-                       search is a part of the id of the DAG, of the run, of a task; in any case
+                       search is a part of the id of the DAG, of the run, of a task. It does not
+                       distinguish upper and lower case.
   task_behind          such a task is stale, is missing or has vanished
 It reads every TI of the running runs. Reads only; runs on a hot standby. Locks: none.
 Errors: 22023 if dag_ids contains NULL or is an array of arrays.';

@@ -107,11 +107,15 @@ COMMENT ON FUNCTION dagbump.tasks_of_run(bigint, text, integer, integer) IS
 'Internal: names the tasks of a running DAG run that are stale, missing or vanished.
 
 For the page in Airflow''s UI. Answers one row per missing task, and one per stale or vanished task
-instance: missing tasks first, then vanished ones, then by task_id and map_index. search: only tasks with
-this in their id, in any case. Each row has:
-  state           no_status: the state is NULL; NULL: the task is missing
-  version_number  NULL: no version
-  total           how many there are on all pages
+instance (TI): missing tasks first, then vanished ones, then by task_id and map_index.
+  search          only tasks with this in their id, whether in upper or lower case; NULL: all
+  page, page_size the page to answer, from 1 on, and how many rows it has at most
+
+Each row has:
+  map_index       NULL: the task is missing
+  state           no_status: the TI has no state; NULL: the task is missing
+  version_number  of the TI; NULL: it has no version, or the task is missing
+  total           how many rows there are on all pages
 No row if dagbump.preview does not show the run. Reads only; runs on a hot standby. Locks: none.
 Errors: 22023 if page or page_size is less than 1 or NULL.';
 

@@ -208,7 +208,7 @@ def history(
         since: at this time or later. A time without a zone is in the session's time zone.
         until: before this time.
         limit: only the newest N rows. None means all.
-        search: only DAGs or runs with this in their id, in any case.
+        search: only DAGs or runs with this in their id, whether in upper or lower case.
 
     Raises:
         InsufficientPrivilege: this role may not read the table.

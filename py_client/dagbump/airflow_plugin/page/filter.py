@@ -15,7 +15,7 @@ class Filter:
     """What the viewer wants to see. The fields are the parameters of the query.
 
     Attributes:
-        search: a part of the id of a DAG, a run or a task, in any case.
+        search: a part of the id of a DAG, a run or a task, whether in upper or lower case.
         verdict: the name of a verdict, or ``fine``; empty for all runs that have a verdict or match the search.
         sort: the column, with ``-`` before it for the reverse; empty for the most urgent verdict first.
         page: the number of the page, from 1.

@@ -19,7 +19,7 @@ class HistoryTab:
     """The contents of the tab.
 
     Attributes:
-        search: a part of the id of a DAG or a run, in any case.
+        search: a part of the id of a DAG or a run, whether in upper or lower case.
         entries: the entries, the newest first.
         until: all entries are older than this; None if they are the newest.
         older: the ``until`` of the next page; None if there are no older entries.
