@@ -103,11 +103,11 @@ def run(
 ) -> None:
     """Bump once per interval, beside a stock scheduler, until SIGTERM or Ctrl-C.
 
-    Each bump is the safe form, in a transaction of its own. The command prints a line for each bump that changed
-    something. It also prints a line when other runs than before are locked or left to Airflow. After a temporary error
-    (a lost connection, a lock, a timeout, a migration) it tries again, with growing pauses. It reads the credentials
-    anew for each connection. If the server refuses them for 5 minutes, the command ends with exit code 3; if they
-    cannot be read for that long, with exit code 2.
+    Each bump is the safe form, in a transaction of its own. The command prints a line for each bump that moved
+    something. It also prints a line when the runs that are locked or left to Airflow are not the same as before. After
+    a temporary error (a lost connection, a lock, a timeout, a migration) it tries again, with growing pauses. It reads
+    the credentials anew for each connection. If the server refuses them for 5 minutes, the command ends with exit code
+    3; if they cannot be read for that long, with exit code 2.
 
     Of several copies, one is active. Another one takes over when that one ends or loses its connection.
     """
