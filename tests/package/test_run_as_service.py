@@ -24,7 +24,7 @@ from support.processes import DAGBUMP, RunningProcess, command, running
 from support.server import Connect, libpq
 from support.waits import until
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 QUICKLY = ("run", "--interval", "0.1")
 
