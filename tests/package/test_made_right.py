@@ -14,6 +14,8 @@ from support.fleet import Fleet
 from support.processes import DAGBUMP, command
 from support.server import Server, libpq
 
+pytestmark = pytest.mark.slow
+
 
 def run(url: URL, *words: str) -> subprocess.CompletedProcess[str]:
     return command(*DAGBUMP, *words, DAGBUMP_URL=libpq(url))
