@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
+from uuid import UUID
 
 import dagbump
 import pytest
@@ -115,6 +116,15 @@ class TestMetrics:
         assert by_dag["dag_999"] == 999
         assert sum(by_dag.values()) == sum(range(1_000))
 
+    def test_a_copy_that_has_become_passive_forgets_what_it_knew(self) -> None:
+        metrics = Metrics(Silent(), interval=1.0)
+        metrics.result(dagbump.BumpResult((dagbump.RunBump(1, "d", "run", UUID(int=1), 2, 0, 3, False),)), 0.1)
+        metrics.previewed("0001", [preview("d", stale=3)])
+        metrics.stands_by("pid 1")
+        left = {sample.name: sample.value for family in metrics.registry.collect() for sample in family.samples}
+        assert left["dagbump_task_instances_locked"] == 0
+        assert "dagbump_stale_task_instances" not in left
+
     def test_without_the_extra_it_says_what_to_install(self, database: URL) -> None:
         program = "import sys; sys.modules['prometheus_client'] = None; from dagbump.__main__ import main; main()"
         done = command(sys.executable, "-c", program, *QUICKLY, "--metrics-port", "0", DAGBUMP_URL=libpq(database))
@@ -130,6 +140,15 @@ class TestMetrics:
             done = command(*DAGBUMP, *QUICKLY, *words, DAGBUMP_URL=libpq(database))
         assert done.returncode == 1
         assert f"metrics cannot be served at 127.0.0.1, port {port}: Address already in use" in done.stderr
+
+
+class Silent:
+    """A reporter that prints nothing."""
+
+    def result(self, result: dagbump.BumpResult, seconds: float) -> None: ...
+    def stands_by(self, other: str) -> None: ...
+    def trouble(self, error: BaseException) -> None: ...
+    def recovered(self) -> None: ...
 
 
 def preview(dag_id: str, stale: int) -> dagbump.RunPreview:

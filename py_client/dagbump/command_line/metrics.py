@@ -105,9 +105,12 @@ class Metrics:
         self._reporter.recovered()
 
     def stands_by(self, other: str) -> None:
-        """Record that another copy is the active one."""
+        """Record that another copy is the active one, and forget what only that one knows now."""
         self._is_ready()
         self._active.set(0)
+        self._locked.set(0)
+        self._unverified.set(0)
+        self._preview.forget()
         self._reporter.stands_by(other)
 
     def previewed(self, revision: str, runs: Iterable[RunPreview]) -> None:
@@ -144,6 +147,9 @@ class _Preview:
                 "dagbump_preview_timestamp_seconds", "Time of the preview that these metrics come from.", time.time()
             ),
         ]
+
+    def forget(self) -> None:
+        self._families = []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the metrics; the registry calls this for each request."""

@@ -22,7 +22,8 @@ _ORDERS = {
     "stale": "stale {}",
     "tasks": "missing_or_vanished {}",
 }
-# Jointly one snapshot of the database. JSON, because one row has to carry three tables.
+# One statement, so one snapshot of the database. JSON, because one row has to carry three tables. It names nothing with
+# its schema, because `transaction` has pinned the search path to pg_catalog.
 _STATEMENT = """
     WITH running AS MATERIALIZED (
         SELECT run.*, coalesce(run.verdict, :fine) AS kind FROM ({running}) AS run
