@@ -40,7 +40,13 @@ def main(
     root = CHECKOUT / ".cache" / "benchmark" if quick else CHECKOUT
     (root / "docs").mkdir(parents=True, exist_ok=True)
     if not report_only:
-        figures.save(program, _measure(program, quick=quick), root / "docs")
+        plan, module, start = QUICK if quick else Plan(), _PROGRAMS[program], time.monotonic()
+
+        def say(message: str) -> None:
+            _console.print(f"{time.monotonic() - start:6.0f} s  {message}", soft_wrap=True)
+
+        with bench.start(plan, module.RELEASES, module.SETTINGS, say) as where:
+            figures.save(program, module.measure(where), root / "docs")
     measured = figures.load(root / "docs")
     documents.write(measured, root)
     missed = [each for each in thresholds(measured.get(program)) if not each.held]
@@ -49,17 +55,6 @@ def main(
     _console.print(f"Written below {root}.")
     if quick and any(each.robust for each in missed):
         sys.exit(1)
-
-
-def _measure(program: str, *, quick: bool) -> Any:
-    start = time.monotonic()
-
-    def say(message: str) -> None:
-        _console.print(f"{time.monotonic() - start:6.0f} s  {message}", soft_wrap=True)
-
-    module = _PROGRAMS[program]
-    with bench.start(QUICK if quick else Plan(), module.RELEASES, module.SETTINGS, say) as where:
-        return module.measure(where)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from typing import Any
 
 import airflow
 import sqlalchemy as sa
-from airflow import settings
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
@@ -25,7 +24,7 @@ from airflow.utils.sqlalchemy import prohibit_commit
 from dagbump.airflow_plugin.verification import savepoint
 from sqlalchemy.orm import Session
 from support.inside_airflow.components import Commands, main
-from support.inside_airflow.loops import statements
+from support.inside_airflow.loops import session, statements
 
 
 class BenchmarkCommands(Commands):
@@ -72,12 +71,13 @@ class BenchmarkCommands(Commands):
             gc.collect()
             tracemalloc.start()
         counting: AbstractContextManager[list[str]] = statements() if counted else nullcontext([])
-        with counting as sent, closing(self._session()) as session:
+        with counting as sent, closing(session()) as orm:
+            orm.connection()  # here, so that the pool's ping is not timed
             start = time.perf_counter()
-            with prohibit_commit(session) as guard:
-                runs = self.airflow.examine(session)
+            with prohibit_commit(orm) as guard:
+                runs = self.airflow.examine(orm)
                 work = self.airflow.scheduler._schedule_all_dag_runs if whole else self._verify_all
-                work(guard, runs, session)
+                work(guard, runs, orm)
                 if traced:
                     gc.collect()  # garbage does not count as kept
                     seen["kept"] = tracemalloc.get_traced_memory()[0]
@@ -99,22 +99,15 @@ class BenchmarkCommands(Commands):
     def _plugin(self) -> Any:
         return getattr(SchedulerJobRunner, "dagbump", None)
 
-    def _session(self) -> Session:
-        """Open a session, as every loop does. It is connected here, so that the pool's ping is not timed."""
-        assert settings.NonScopedSession is not None
-        session: Session = settings.NonScopedSession()
-        session.connection()
-        return session
-
-    def _verify_all(self, guard: Any, runs: list[DagRun], session: Session) -> None:
+    def _verify_all(self, guard: Any, runs: list[DagRun], orm: Session) -> None:
         """Do what `_schedule_all_dag_runs` and `_schedule_dag_run` do about versions."""
         scheduler = self.airflow.scheduler
         looping: AbstractContextManager[Any] = nullcontext()
         if self._plugin:
-            looping = self._plugin.looping(scheduler, runs, session, partial(savepoint, session, guard))
+            looping = self._plugin.looping(scheduler, runs, orm, partial(savepoint, orm, guard))
         with looping:
             for run in runs:
-                scheduler._verify_integrity_if_dag_changed(dag_run=run, session=session)
+                scheduler._verify_integrity_if_dag_changed(dag_run=run, session=orm)
 
     def _time(self, owner: type, name: str, what: str) -> None:
         """Add up the time that a method takes. A timed call inside another one of the same kind counts once."""

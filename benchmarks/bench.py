@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ import dagbump
 import psutil
 import psycopg
 from dagbump import database
+from dagbump.commit import commit
 from dagbump.installation import installer, state
 from sqlalchemy.engine import URL
 from support import server as servers
-from support.processes import CHECKOUT
 from support.releases import environments
 from support.releases.worker import Worker, start_worker
 from support.server import Server, libpq
@@ -97,7 +96,7 @@ class Bench:
             ([*QUIET, *_OTHER_SETTINGS],),
         )
         return {
-            "commit": _commit(),
+            "commit": commit(),
             "date": datetime.now(timezone.utc).date().isoformat(),
             "cores": os.cpu_count(),
             "processor": _processor(),
@@ -197,17 +196,6 @@ def connect(url: URL) -> psycopg.Connection[Any]:
 
 def _name(what: str, release: str) -> str:
     return f"bench_{what}_{release.replace('.', '_')}"
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty=, with changes"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
 
 
 def _processor() -> str:

@@ -10,14 +10,13 @@ from typing import Any
 from support.processes import CHECKOUT
 
 from benchmarks import plots
-from benchmarks.figures import Cost, FleetCosts, Loops, Rows, Scheduler, name_of, names
-from benchmarks.plan import LOOKS, LOOP_RUNS, VERSION_WORK
+from benchmarks.figures import LOOK, Cost, Costs, LifeCycles, Results, Rows, name_of, names
+from benchmarks.plan import LOOKS, LOOP_RUNS, NOTHING, VERSION_WORK, FleetSize
 from benchmarks.thresholds import thresholds
 
-_COMMANDS = {"loops": "bench", "scheduler": "bench-scheduler", "page": "bench-page", "repair": "bench-repair"}
-_BLOCK = re.compile(r"(<!-- generated: ((\w+)/.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- generated: (\w+)/(.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _BASELINES = {"dagbump": "update", "dagbump-index": "update-index"}  # an UPDATE of the same rows in the same database
-_NOTHING = "-"
+_DASH = "-"
 # The sizes that most fleets have: the README shows these alone.
 _FLEETS_IN_SHORT = (f"{LOOP_RUNS} x 20", f"{LOOP_RUNS} x 100")
 # From here on, a fraction says nothing.
@@ -43,13 +42,13 @@ def fill(document: str, results: Mapping[str, Any]) -> str:
     """Fill the blocks of a document. A block stays as it is if there are no results of its program."""
 
     def block(found: re.Match[str]) -> str:
-        start, name, program, end = found.groups()
+        start, program, what, end = found.groups()
         if program not in results:
             return found[0]
-        measured = results[program]
-        commit = measured.machine.get("commit", "not recorded")
-        source = f"`make {_COMMANDS[program]}`, {measured.machine['date']}, commit {commit}:"
-        return f"{start}\n{source}\n\n{_BLOCKS[name](measured)}\n{end}"
+        about = results[program].machine
+        command = f"bench-{program}".removesuffix("-loops")
+        source = f"`make {command}`, {about['date']}, commit {about.get('commit', 'not recorded')}:"
+        return f"{start}\n{source}\n\n{_BLOCKS[what](results[program])}\n{end}"
 
     return _BLOCK.sub(block, document)
 
@@ -63,12 +62,13 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
 
 
-def _machine(results: Any) -> str:
+def _machine(results: Rows) -> str:
     about = results.machine
+    took = about.get("seconds")
     settings = ", ".join(f"`{name} = {value}`" for name, value in about["settings"].items())
     stock = [f"{name} (Python {of['python']}, SQLAlchemy {of['sqlalchemy']})" for name, of in about["airflow"].items()]
     rows = {
-        "Took": f"{results.seconds / 60:.0f} minutes" if isinstance(results, Loops) else "",
+        "Took": f"{took / 60:.0f} minutes" if took else "",
         "Machine": f"{about['cores']} cores ({about['processor']}), {about['memory_gib']} GiB of memory",
         "PostgreSQL": f"{about['postgresql']}, {about['postgresql_source']}; {settings}",
         "Airflow": ", ".join(stock),
@@ -78,7 +78,7 @@ def _machine(results: Any) -> str:
     return _table(("", ""), ((what, text) for what, text in rows.items() if text), left=2)
 
 
-def _thresholds(results: Any) -> str:
+def _thresholds(results: Rows) -> str:
     held = list(thresholds(results))
     rows = [
         (
@@ -92,9 +92,9 @@ def _thresholds(results: Any) -> str:
     return f"{kept} of {len(held)} held.\n\n" + _table(("What", "Where", "At most", "Measured", ""), rows, left=2)
 
 
-def _times(fleets: Sequence[FleetCosts]) -> str:
-    columns = names(fleets)
-    rows = [(str(fleet), *(_time(fleet.contenders, name) for name in columns)) for fleet in fleets]
+def _times(costs: Costs) -> str:
+    columns = names(costs.values())
+    rows = [(fleet, *(_time(contenders, name) for name in columns)) for fleet, contenders in costs.items()]
     return _table(("Runs x TIs", *map(name_of, columns)), rows)
 
 
@@ -102,18 +102,18 @@ def _time(contenders: Mapping[str, Cost], name: str) -> str:
     """Return a time, with the ratio to its baseline, or the part that verify_integrity takes, if there is one."""
     cost, baseline = contenders.get(name), contenders.get(_BASELINES.get(name, ""))
     if cost is None:
-        return _NOTHING
+        return _DASH
     ratio = f" ({cost.times(baseline):.3f})" if baseline else ""
     verify = f" (verify {_ms(cost.verify_ms)})" if cost.verify_ms else ""
     return _ms(cost.ms.median) + ratio + verify
 
 
-def _counts(fleets: Sequence[FleetCosts]) -> str:
+def _counts(costs: Costs) -> str:
     header = ("Runs x TIs", "Contender", "Statements", "Buffers", "WAL, bytes", "TIs", "Kept, kB", "Peak, kB", "Stale")
     rows = [
-        (*(str(fleet), name_of(name)), *map(_exact, vars(cost.touched).values()), *_memory(cost), _exact(cost.stale))
-        for fleet in fleets
-        for name, cost in fleet.contenders.items()
+        (fleet, name_of(name), *map(_exact, vars(cost.touched).values()), *_memory(cost), _exact(cost.stale))
+        for fleet, contenders in costs.items()
+        for name, cost in contenders.items()
         if name != "select-1"
     ]
     return _table(header, rows, left=2)
@@ -121,24 +121,21 @@ def _counts(fleets: Sequence[FleetCosts]) -> str:
 
 def _memory(cost: Cost) -> Sequence[str]:
     if cost.memory is None:
-        return (_NOTHING,) * 3
+        return (_DASH,) * 3
     return _exact(cost.memory.tis_loaded), _kilobytes(cost.memory.kept), _kilobytes(cost.memory.peak)
 
 
-def _memory_saved(results: Loops) -> str:
+def _memory_saved(costs: Costs) -> str:
     rows = []
-    for fleet in results.steady:
-        before, after = (
-            getattr(fleet.contenders.get(name), "memory", None) for name in ("stock-3.1.6", "dagbump-index")
-        )
-        if fleet.runs == LOOP_RUNS and before and after:
+    for fleet, contenders in costs.items():
+        before, after = (getattr(contenders.get(name), "memory", None) for name in ("stock-3.1.6", "dagbump-index"))
+        if FleetSize.of(fleet).runs == LOOP_RUNS and before and after:
             figures = (before.kept, after.kept, before.kept - after.kept)
-            rows.append((str(fleet), *map(_kilobytes, figures), f"{1 - after.kept / before.kept:.4%}"))
+            rows.append((fleet, *map(_kilobytes, figures), f"{1 - after.kept / before.kept:.4%}"))
     return _table(("Runs x TIs", "Before, kB", "After, kB", "Saved, kB", "Saved"), rows)
 
 
-def _life_cycles(results: Loops) -> str:
-    cycles = results.life_cycles
+def _life_cycles(cycles: LifeCycles) -> str:
     spreads = {"per second, without the index": cycles.without_index, "with the index": cycles.with_index}
     rows = [[what, *(f"{value:,.1f}" for value in (of.median, of.low, of.high))] for what, of in spreads.items()]
     lost = [f"{value:.2%}" for value in (cycles.lost.median, cycles.lost.low, cycles.lost.high)]
@@ -147,21 +144,20 @@ def _life_cycles(results: Loops) -> str:
     return _table(header, [*rows, ["lost to the index", *lost]])
 
 
-def _version_work(results: Scheduler) -> str:
+def _version_work(costs: Mapping[str, Costs]) -> str:
     rows = []
-    for kind, fleet, costs in results.each_version_work():
+    for kind, fleet in ((kind, fleet) for kind, fleets in costs.items() if kind != LOOK for fleet in fleets):
         row = [kind, fleet]
         for release in VERSION_WORK:
-            plugin = costs[f"plugin-{release}"]
-            both = [f"{cost.ms.median:,.0f} ({_memory(cost)[0]})" for cost in (costs[f"stock-{release}"], plugin)]
-            row += [*both, f"{plugin.times(costs[f'update-{release}']):.2f}"]
+            stock, plugin, update = (costs[kind][fleet][f"{who}-{release}"] for who in ("stock", "plugin", "update"))
+            both = [f"{cost.ms.median:,.0f} ({_memory(cost)[0]})" for cost in (stock, plugin)]
+            row += [*both, f"{plugin.times(update):.2f}"]
         rows.append(row)
     header = [f"{what} {release}" for release in VERSION_WORK for what in ("stock", "plugin", "plugin to bare UPDATE,")]
     return _table(("the new version brings", "runs x TIs", *header), rows, left=2)
 
 
-def _version_work_in_short(results: Scheduler) -> str:
-    costs = results.version_work["nothing"]["20 x 500"]
+def _version_work_in_short(costs: Mapping[str, Cost]) -> str:
     rows = [
         (release, who, _ms(cost.ms.median), _exact(cost.touched.statements), _memory(cost)[0])
         for release in VERSION_WORK
@@ -171,18 +167,20 @@ def _version_work_in_short(results: Scheduler) -> str:
     return _table(("Airflow", "who", "ms", "statements", "TIs loaded"), rows, left=2)
 
 
-def _look(results: Scheduler) -> str:
+def _look(fleets: Costs) -> str:
     columns = [f"{dags}, {release}" for release in VERSION_WORK for dags in LOOKS]
-    rows = [(where, *(f"{costs[name].ms.median:.3g}" for name in columns)) for where, costs in results.look.items()]
+    rows = [(where, *(f"{costs[name].ms.median:.3g}" for name in columns)) for where, costs in fleets.items()]
     return _table(("runs x TIs", *(f"{name}: ms" for name in columns)), rows)
 
 
-def _whole_loops(results: Scheduler) -> str:
+def _whole_loops(results: Results) -> str:
     rows = [
         (
-            *(stock.loop, stock.fleet, release, _ms(stock.ms), _ms(plugin.ms), f"{stock.ms / plugin.ms:.2f} x"),
-            *(_ms(stock.version_ms), _ms(plugin.version_ms), f"{stock.statements}", f"{plugin.statements}"),
-            *(_NOTHING if each.peak is None else f"{each.peak / 1e6:,.1f}" for each in (stock, plugin)),
+            *(stock["loop"], stock["fleet"], release),
+            *(_ms(stock["ms"]), _ms(plugin["ms"]), f"{stock['ms'] / plugin['ms']:.2f} x"),
+            *(_ms(each["version_ms"]) for each in (stock, plugin)),
+            *(f"{each['statements']}" for each in (stock, plugin)),
+            *(_DASH if each["peak"] is None else f"{each['peak'] / 1e6:,.1f}" for each in (stock, plugin)),
         )
         for release, stock, plugin in results.pairs()
     ]
@@ -193,13 +191,14 @@ def _whole_loops(results: Scheduler) -> str:
     return _table(header, rows, left=3)
 
 
-def _whole_loops_in_short(results: Scheduler) -> str:
+def _whole_loops_in_short(results: Results) -> str:
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for release, stock, plugin in results.pairs():
-        if stock.fleet in _FLEETS_IN_SHORT:
-            rows.setdefault((stock.loop, stock.fleet), {})[release] = f"{_ms(stock.ms)}→{_ms(plugin.ms)}"
+        if stock["fleet"] in _FLEETS_IN_SHORT:
+            cell = f"{_ms(stock['ms'])}→{_ms(plugin['ms'])}"
+            rows.setdefault((stock["loop"], stock["fleet"]), {})[release] = cell
     releases = list(dict.fromkeys(release for row in rows.values() for release in row))
-    cells = [(*where, *(row.get(release, _NOTHING) for release in releases)) for where, row in rows.items()]
+    cells = [(*where, *(row.get(release, _DASH) for release in releases)) for where, row in rows.items()]
     return _table(("loop", "runs x TIs", *releases), cells, left=2)
 
 
@@ -221,21 +220,18 @@ def _kilobytes(value: float) -> str:
 
 
 _BLOCKS: dict[str, Callable[[Any], str]] = {
-    "loops/machine": _machine,
-    "loops/thresholds": _thresholds,
-    "loops/steady": lambda results: _times(results.steady),
-    "loops/version change": lambda results: _times(results.version_change),
-    "loops/counts, steady": lambda results: _counts(results.steady),
-    "loops/counts, version change": lambda results: _counts(results.version_change),
-    "loops/memory saved": _memory_saved,
-    "loops/life cycles": _life_cycles,
-    "scheduler/machine": _machine,
-    "scheduler/thresholds": _thresholds,
-    "scheduler/version work": _version_work,
-    "scheduler/version work, in short": _version_work_in_short,
-    "scheduler/look": _look,
-    "scheduler/whole loops": _whole_loops,
-    "scheduler/whole loops, in short": _whole_loops_in_short,
-    "page/times": _rows,
-    "repair/times": _rows,
+    "machine": _machine,
+    "thresholds": _thresholds,
+    "times": _rows,
+    "steady": lambda results: _times(results.costs["steady"]),
+    "version change": lambda results: _times(results.costs["version change"]),
+    "counts, steady": lambda results: _counts(results.costs["steady"]),
+    "counts, version change": lambda results: _counts(results.costs["version change"]),
+    "memory saved": lambda results: _memory_saved(results.costs["steady"]),
+    "life cycles": lambda results: _life_cycles(results.life_cycles),
+    "version work": lambda results: _version_work(results.costs),
+    "version work, in short": lambda results: _version_work_in_short(results.costs[NOTHING]["20 x 500"]),
+    "look": lambda results: _look(results.costs[LOOK]),
+    "whole loops": _whole_loops,
+    "whole loops, in short": _whole_loops_in_short,
 }

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from benchmarks.plan import FleetSize
-
+LOOK = "look"  # for missing tasks
 # A JSON value with at most one level inside, for example the cost of a contender.
 _SHALLOW = re.compile(r"[\[{](?:[^][{}]|[\[{][^][{}]*[\]}])*[\]}]")
+_NAMES = {
+    "dagbump-index": "dagbump + index",
+    "select-1": "`SELECT 1`",
+    "update": "bare UPDATE",
+    "update-index": "bare UPDATE + index",
+}
+
+
+def name_of(contender: str) -> str:
+    """Return the name of a contender in documents and plots."""
+    return _NAMES.get(contender, contender.replace("stock-", "Airflow "))
+
+
+def names(fleets: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the contenders of these fleets, in the order of the plan."""
+    return list(dict.fromkeys(name for contenders in fleets for name in contenders))
 
 
 def figure(value: float) -> float:
@@ -75,36 +90,14 @@ class Cost:
         return statistics.median(mine / theirs for mine, theirs in zip(self.rounds, other.rounds, strict=False))
 
 
-@dataclass(frozen=True, order=True)
-class FleetCosts(FleetSize):
-    """The cost of each contender's loop in this fleet."""
-
-    contenders: dict[str, Cost]
-
-
-_NAMES = {
-    "dagbump-index": "dagbump + index",
-    "select-1": "`SELECT 1`",
-    "update": "bare UPDATE",
-    "update-index": "bare UPDATE + index",
-}
-
-
-def names(fleets: Iterable[FleetCosts]) -> list[str]:
-    """Return the contenders of these fleets, in the order of the plan."""
-    return list(dict.fromkeys(name for fleet in fleets for name in fleet.contenders))
-
-
-def name_of(contender: str) -> str:
-    """Return the name of a contender in documents and plots."""
-    return _NAMES.get(contender, contender.replace("stock-", "Airflow "))
+Costs = dict[str, dict[str, Cost]]  # by fleet ("20 x 500"), then by contender
 
 
 @dataclass(frozen=True)
 class LifeCycles:
     """Life cycles of TIs per second."""
 
-    fleet: FleetSize  # in the same tables
+    fleet: str  # in the same tables
     without_index: Spread
     with_index: Spread
     lost: Spread  # the share that the index costs, pair by pair; 0.03 is 3 %
@@ -112,75 +105,45 @@ class LifeCycles:
 
 
 @dataclass(frozen=True)
-class Loops:
-    """The results of `make bench`."""
+class Rows:
+    """The rows of a table, by column title."""
 
     machine: dict[str, Any]
-    seconds: int  # that the benchmark took
-    steady: list[FleetCosts]  # loops in which nothing changed
-    version_change: list[FleetCosts]  # loops after a version change
-    life_cycles: LifeCycles  # the cost of the index for everybody else
+    rows: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class WholeLoop:
-    """A whole loop in one fleet. Milliseconds are medians."""
+class Results(Rows):
+    """What the two programs measure that compare contenders. The rows are whole loops."""
 
-    fleet: str  # runs x TIs
-    loop: str  # "steady" or "version change"
-    who: str  # "stock-RELEASE" or "plugin-RELEASE"
-    ms: float
-    version_ms: float  # of these, to bump, to verify, and to look up DAGs and their versions
-    statements: int  # sent by the loop, including those that examine the runs
-    peak: float | None  # of Python's memory, in bytes; None: not traced
-    count: int  # of loops
+    # By the kind of loop ("steady", "version change"), by what a new version brings ("a task"), or LOOK.
+    costs: dict[str, Costs]
+    life_cycles: LifeCycles | None = None  # the cost of the index for everybody else
 
-
-@dataclass(frozen=True)
-class Scheduler:
-    """The results of `make bench-scheduler`."""
-
-    machine: dict[str, Any]
-    version_work: dict[str, dict[str, dict[str, Cost]]]  # by what a version brings, fleet, contender
-    look: dict[str, dict[str, Cost]]  # the look for missing tasks, by fleet, then by DAGs and release
-    loops: list[WholeLoop]
-
-    def each_version_work(self) -> Iterator[tuple[str, str, dict[str, Cost]]]:
-        for kind, fleets in self.version_work.items():
-            yield from ((kind, fleet, costs) for fleet, costs in fleets.items())
-
-    def pairs(self) -> Iterator[tuple[str, WholeLoop, WholeLoop]]:
-        """Pair stock and plugin, with their release."""
-        by = {(each.loop, each.fleet, each.who): each for each in self.loops}
+    def pairs(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """Pair the whole loops of stock Airflow with those of the plugin, and name their release."""
+        by = {(each["loop"], each["fleet"], each["who"]): each for each in self.rows}
         for (loop, fleet, who), stock in by.items():
             if who.startswith("stock-"):
                 release = who.removeprefix("stock-")
                 yield release, stock, by[loop, fleet, f"plugin-{release}"]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The results of the other programs: the rows of a table, by column title."""
-
-    machine: dict[str, Any]
-    rows: list[dict[str, int | float | str]]
-
-
-_FILES: dict[str, tuple[str, type[Any]]] = {
-    "loops": ("benchmark.json", Loops),
-    "scheduler": ("scheduler-loops.json", Scheduler),
+_FILES: dict[str, tuple[str, type[Rows]]] = {
+    "loops": ("benchmark.json", Results),
+    "scheduler": ("scheduler-loops.json", Results),
     "page": ("page.json", Rows),
     "repair": ("repair.json", Rows),
 }
 
 
-def load(directory: Path) -> dict[str, Any]:
+def load(directory: Path) -> dict[str, Rows]:
     """Read the results that are in this directory, by program."""
     files = {program: (directory / name, TypeAdapter(kind)) for program, (name, kind) in _FILES.items()}
     return {name: kind.validate_json(file.read_bytes()) for name, (file, kind) in files.items() if file.exists()}
 
 
-def save(program: str, results: object, directory: Path) -> None:
+def save(program: str, results: Rows, directory: Path) -> None:
     """Write one line per contender and fleet; JSON's own layout would be one line per figure."""
     name, kind = _FILES[program]
     text = TypeAdapter(kind).dump_json(results, indent=1).decode()

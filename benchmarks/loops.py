@@ -6,6 +6,7 @@ import re
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,7 @@ from support.server import run_client
 
 from benchmarks.bench import QUIET, Bench, Stage, connect
 from benchmarks.contenders import Airflow, BareUpdate, Bump, Contender
-from benchmarks.figures import Cost, FleetCosts, LifeCycles, Loops, Spread, figure
+from benchmarks.figures import Cost, LifeCycles, Results, Spread, figure
 from benchmarks.fleet import scalar, vacuum
 from benchmarks.measure import measure_steady, measure_version_change
 from benchmarks.plan import LARGEST_RUN, STOCK
@@ -58,29 +59,28 @@ COMMIT;
 """
 
 
-def measure(bench: Bench) -> Loops:
+def measure(bench: Bench) -> Results:
     """Measure one fleet after the other, with all contenders in turns."""
     start = time.perf_counter()
-    steady, version_change = [], []
+    found = Results({}, [], {"steady": {}, "version change": {}})
     greetings: dict[str, dict[str, str]] = {}
-    for size in bench.plan.loops:
+    for size in sorted(bench.plan.loops):
         with bench.stage(size) as at:
             workers = {name: at.stock(name) for name in STOCK if size.tis <= LARGEST_RUN.get(name, size.tis)}
             greetings |= {release: worker.greeting for release, worker in workers.items()}
             if size == bench.plan.life_cycles:
                 life_cycles = _life_cycles(bench, *_copy(at))
-            unchanged, changed = _measure(at, workers, bench)
-        steady.append(FleetCosts(size.runs, size.tis, unchanged))
-        version_change.append(FleetCosts(size.runs, size.tis, changed))
-    about, seconds = bench.describe(greetings), round(time.perf_counter() - start)
-    return Loops(about, seconds, sorted(steady), sorted(version_change), life_cycles)
+            for kind, costs in _measure(at, workers, bench).items():
+                found.costs[kind][str(size)] = costs
+    about = bench.describe(greetings) | {"seconds": round(time.perf_counter() - start)}
+    return replace(found, machine=about, life_cycles=life_cycles)
 
 
 def _copy(at: Stage) -> list[URL]:
     return [at.copy(name, STOCK[-1], with_index=with_index) for name, with_index in _VARIANTS.items()]
 
 
-def _measure(at: Stage, workers: Mapping[str, Worker], bench: Bench) -> tuple[dict[str, Cost], dict[str, Cost]]:
+def _measure(at: Stage, workers: Mapping[str, Worker], bench: Bench) -> dict[str, dict[str, Cost]]:
     _copy(at)
     plain, indexed = ([at.connect(name, STOCK[-1]) for _ in range(2)] for name in _VARIANTS)
     loops: list[Contender] = [
@@ -89,10 +89,10 @@ def _measure(at: Stage, workers: Mapping[str, Worker], bench: Bench) -> tuple[di
         Bump("dagbump-index", indexed[0]),
     ]
     updates = [BareUpdate("update", plain[1]), BareUpdate("update-index", indexed[1])]
-    return (
-        measure_steady([*loops, Contender("select-1", plain[1])], bench),
-        measure_version_change([*loops, *updates], bench),
-    )
+    return {
+        "steady": measure_steady([*loops, Contender("select-1", plain[1])], bench),
+        "version change": measure_version_change([*loops, *updates], bench),
+    }
 
 
 def _life_cycles(bench: Bench, without_index: URL, with_index: URL) -> LifeCycles:
@@ -115,7 +115,7 @@ def _life_cycles(bench: Bench, without_index: URL, with_index: URL) -> LifeCycle
     # The standard error of a median is about 1.2533 times that of a mean.
     error = 1.2533 * statistics.stdev(lost) / len(lost) ** 0.5
     without, with_it, share = map(Spread.of, (*results, lost))
-    return LifeCycles(bench.plan.life_cycles, without, with_it, share, figure(error))
+    return LifeCycles(str(bench.plan.life_cycles), without, with_it, share, figure(error))
 
 
 def _tps(url: URL, script: Path) -> float:

@@ -29,6 +29,11 @@ class FleetSize:
     def __str__(self) -> str:
         return f"{self.runs:,} x {self.tis:,}"
 
+    @classmethod
+    def of(cls, text: str) -> FleetSize:
+        """Read what `str` writes."""
+        return cls(*(int(number.replace(",", "")) for number in text.split(" x ")))
+
 
 @dataclass(frozen=True)
 class Rounds:

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from benchmarks.figures import Cost, FleetCosts, Loops, name_of, names
-from benchmarks.plan import LOOP_RUNS
+from benchmarks.figures import Cost, Costs, Results, name_of, names
+from benchmarks.plan import LOOP_RUNS, FleetSize
 
 # Colours that everybody can tell apart (Okabe and Ito), in the order of the contenders.
 _COLOURS = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#000000")
 _BASELINES = ("select-1", "update", "update-index")  # dashed
-_SIZES = {"tis": f"TIs per run, {LOOP_RUNS} runs", "runs": "runs, 500 TIs each"}
+# By size, the other one and its number, which is the same in all fleets of a plot; and the axis.
+_SIZES = {"tis": ("runs", LOOP_RUNS, f"TIs per run, {LOOP_RUNS} runs"), "runs": ("tis", 500, "runs, 500 TIs each")}
 
 
-def write(results: Loops, directory: Path) -> None:
-    steady, version_change = (
-        [fleet for fleet in costs if fleet.runs == LOOP_RUNS] for costs in (results.steady, results.version_change)
-    )
-    of_500_tis = [fleet for fleet in results.steady if fleet.tis == 500]  # noqa: PLR2004  (as _SIZES says)
+def write(results: Results, directory: Path) -> None:
+    steady, version_change = results.costs["steady"], results.costs["version change"]
     # Text stays text, and the same figures give the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dagbump", "font.size": 10}):
         figures = {
             "steady": _draw(steady, "tis", _ms, "Nothing changed", "ms per loop"),
             "version-change": _draw(version_change, "tis", _ms, "Version change", "ms per loop"),
             "memory": _draw(steady, "tis", _kept, "Nothing changed", "kB of Python memory kept"),
-            "runs": _draw(of_500_tis, "runs", _ms, "Nothing changed", "ms per loop"),
+            "runs": _draw(steady, "runs", _ms, "Nothing changed", "ms per loop"),
         }
         for name, figure in figures.items():
             figure.savefig(directory / f"benchmark-{name}.svg", metadata={"Date": None})
@@ -43,20 +41,21 @@ def _kept(cost: Cost) -> float | None:
     return cost.memory.kept / 1000 if cost.memory else None
 
 
-def _draw(
-    fleets: Sequence[FleetCosts], size: str, height: Callable[[Cost], float | None], title: str, unit: str
-) -> Figure:
+def _draw(costs: Costs, size: str, height: Callable[[Cost], float | None], title: str, unit: str) -> Figure:
     """Draw a line for each contender."""
+    other, same, axis_label = _SIZES[size]
+    sizes = {FleetSize.of(fleet): contenders for fleet, contenders in costs.items()}
+    fleets = {getattr(of, size): contenders for of, contenders in sizes.items() if getattr(of, other) == same}
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for name, colour in zip(names(fleets), _COLOURS, strict=False):
-        heights = {getattr(fleet, size): height(fleet.contenders[name]) for fleet in fleets if name in fleet.contenders}
+    for name, colour in zip(names(fleets.values()), _COLOURS, strict=False):
+        heights = {number: height(contenders[name]) for number, contenders in fleets.items() if name in contenders}
         points = [point for point in heights.items() if point[1] is not None]
         if points:
             line = "--o" if name in _BASELINES else "-o"
             axes.plot(*zip(*points, strict=True), line, label=name_of(name).strip("`"), color=colour, markersize=4)
-    axes.set(xscale="log", yscale="log", title=title, xlabel=_SIZES[size], ylabel=unit)
-    axes.set_xticks([getattr(fleet, size) for fleet in fleets])
+    axes.set(xscale="log", yscale="log", title=title, xlabel=axis_label, ylabel=unit)
+    axes.set_xticks(list(fleets))
     axes.xaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import astuple
+from typing import Any
 
 from support.releases.worker import Worker
 
 from benchmarks import fleet
 from benchmarks.bench import QUIET, Bench, Stage
 from benchmarks.contenders import Airflow, BareUpdate, Contender, WithATaskMore, look
-from benchmarks.figures import Cost, Scheduler, WholeLoop, figure
+from benchmarks.figures import LOOK, Cost, Results, figure
 from benchmarks.fleet import Connection
 from benchmarks.measure import Samples, measure_steady, measure_version_change, turns
 from benchmarks.plan import A_TASK, LOOKS, MAPPED, NOTHING, VERSION_WORK, WHOLE_LOOPS
@@ -26,18 +27,18 @@ _MORE_TASKS = {NOTHING: "", A_TASK: "", MAPPED: fleet.MAPPED_TASK}
 _AIRFLOW = {"AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0"}  # Airflow writes a new version at once
 
 
-def measure(bench: Bench) -> Scheduler:
+def measure(bench: Bench) -> Results:
     """Measure whole loops for each fleet, then the version work for each kind of change."""
-    found = Scheduler(bench.describe(), {}, {}, [])
+    found = Results(bench.describe(), [], {})
     for size in bench.plan.whole_loops:
         with bench.stage(size, **_AIRFLOW) as at:
-            found.loops.extend(_whole_loops(at, bench))
+            found.rows.extend(_whole_loops(at, bench))
     size = bench.plan.version_work
     for kind, more_tasks in _MORE_TASKS.items():
         with bench.stage(size, **_AIRFLOW) as at:
-            found.version_work[kind] = {str(size): measure_version_change(_contenders(at, kind, more_tasks), bench)}
+            found.costs[kind] = {str(size): measure_version_change(_contenders(at, kind, more_tasks), bench)}
             if kind == NOTHING:
-                found.look[str(size)] = _look(at, bench)
+                found.costs[LOOK] = {str(size): _look(at, bench)}
     return found
 
 
@@ -70,7 +71,7 @@ def _look(at: Stage, bench: Bench) -> dict[str, Cost]:
     return costs
 
 
-def _whole_loops(at: Stage, bench: Bench) -> Iterator[WholeLoop]:
+def _whole_loops(at: Stage, bench: Bench) -> Iterator[dict[str, Any]]:
     sides = [Airflow(*side, whole=True) for release in WHOLE_LOOPS for side in _sides(at, release)]
     for side in sides:
         side.warm_up()  # schedules what can be scheduled, once
@@ -89,5 +90,13 @@ def _whole_loops(at: Stage, bench: Bench) -> Iterator[WholeLoop]:
             peak = None if changed else side.ask(traced=True)["peak"]
             times = zip(*(astuple(timing) for (timing,) in mine.rounds), strict=True)
             ms, version_ms = (figure(statistics.median(column)) for column in times)
-            found = int(counted["statements"]), peak, len(mine.rounds)
-            yield WholeLoop(str(at.size), loop, side.name, ms, version_ms, *found)
+            yield {
+                "fleet": str(at.size),
+                "loop": loop,
+                "who": side.name,
+                "ms": ms,
+                "version_ms": version_ms,  # of these, to bump, to verify, and to look up DAGs and their versions
+                "statements": int(counted["statements"]),  # with those that examine the runs
+                "peak": peak,  # of Python's memory, in bytes; None: not traced
+                "count": len(mine.rounds),
+            }

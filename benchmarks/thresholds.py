@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from benchmarks.figures import FleetCosts, Loops, Scheduler
-from benchmarks.plan import A_TASK, LOOP_RUNS, MAPPED, NOTHING, VERSION_WORK
+from benchmarks.figures import LOOK, Costs, Results, Rows
+from benchmarks.plan import A_TASK, LOOP_RUNS, MAPPED, NOTHING, VERSION_WORK, FleetSize
 
 _TO_SELECT_ONE, _LARGEST_TO_SMALLEST = 5.0, 1.2  # steady loops with the index
 _TO_STOCK = {500: 1 / 4, 10_000: 1 / 2}  # steady loops without it
@@ -39,96 +38,97 @@ class Threshold:
         return self.measured <= self.limit
 
 
-def thresholds(results: Any) -> Iterator[Threshold]:
+def _count(promise: str, where: str, limit: float, measured: float, unit: str = "") -> Threshold:
+    return Threshold(promise, where, limit, measured, unit, robust=True)
+
+
+def thresholds(results: Rows | None) -> Iterator[Threshold]:
     """Compare every promise with the results, as far as there are results."""
-    if isinstance(results, Loops):
-        fleets = [[fleet for fleet in costs if fleet.runs == LOOP_RUNS] for costs in _kinds(results).values()]
-        yield from _steady(fleets[0])
-        yield from _version_change(fleets[1])
-        for kind, costs in _kinds(results).items():
-            yield from _counts(kind, costs)
-        lost = results.life_cycles.lost.median * 100
-        fleet = str(results.life_cycles.fleet)
-        yield Threshold("What the index costs the life-cycle load", fleet, _LIFE_CYCLE_LOSS_PERCENT, lost, "%")
-    elif isinstance(results, Scheduler):
-        yield from _version_work(results)
-        yield from _look(results)
-        yield from _whole_loops(results)
+    if not isinstance(results, Results):
+        return
+    for kind, costs in results.costs.items():
+        of_loop = {fleet: cost for fleet, cost in costs.items() if FleetSize.of(fleet).runs == LOOP_RUNS}
+        if kind == "steady":
+            yield from _steady(of_loop)
+        elif kind == "version change":
+            yield from _version_change(of_loop)
+        elif kind == LOOK:
+            yield from _look(costs)
+        else:
+            yield from _version_work(kind, costs)
+    for kind in _KEPT:
+        yield from _counts(kind, results.costs.get(kind, {}))
+    if cycles := results.life_cycles:
+        lost = cycles.lost.median * 100
+        yield Threshold("What the index costs the life-cycle load", cycles.fleet, _LIFE_CYCLE_LOSS_PERCENT, lost, "%")
+    yield from _whole_loops(results)
 
 
-def _kinds(results: Loops) -> dict[str, list[FleetCosts]]:
-    return {"steady": results.steady, "version change": results.version_change}
-
-
-def _steady(fleets: Sequence[FleetCosts]) -> Iterator[Threshold]:
-    trips = [fleet.contenders["dagbump-index"].times(fleet.contenders["select-1"]) for fleet in fleets]
-    for fleet, ratio in zip(fleets, trips, strict=True):
-        yield Threshold("Steady loop with the index, to a `SELECT 1` round trip", str(fleet), _TO_SELECT_ONE, ratio)
+def _steady(fleets: Costs) -> Iterator[Threshold]:
+    trips = {fleet: costs["dagbump-index"].times(costs["select-1"]) for fleet, costs in fleets.items()}
+    for fleet, ratio in trips.items():
+        yield Threshold("Steady loop with the index, to a `SELECT 1` round trip", fleet, _TO_SELECT_ONE, ratio)
     promise = "Steady loop with the index, in round trips, the largest runs to the smallest"
-    yield Threshold(promise, f"{fleets[-1]} to {fleets[0]}", _LARGEST_TO_SMALLEST, trips[-1] / trips[0])
-    for fleet in fleets:
-        if fleet.tis in _TO_STOCK:
-            ratio = fleet.contenders["dagbump"].times(fleet.contenders["stock-3.3.2"])
-            yield Threshold("Steady loop without the index, to stock 3.3.2", str(fleet), _TO_STOCK[fleet.tis], ratio)
+    (smallest, *_), (*_, largest) = fleets, fleets
+    yield Threshold(promise, f"{largest} to {smallest}", _LARGEST_TO_SMALLEST, trips[largest] / trips[smallest])
+    for fleet, costs in fleets.items():
+        if limit := _TO_STOCK.get(FleetSize.of(fleet).tis):
+            ratio = costs["dagbump"].times(costs["stock-3.3.2"])
+            yield Threshold("Steady loop without the index, to stock 3.3.2", fleet, limit, ratio)
 
 
-def _version_change(fleets: Sequence[FleetCosts]) -> Iterator[Threshold]:
+def _version_change(fleets: Costs) -> Iterator[Threshold]:
     for name, baseline, variant in _VARIANTS:
         promise = f"Loop after a version change, {variant}, to the bare UPDATE of the same rows"
-        for fleet in fleets:
-            limit = _TO_UPDATE if fleet.tis >= _LARGE_RUN else _TO_UPDATE_SMALL
-            yield Threshold(promise, str(fleet), limit, fleet.contenders[name].times(fleet.contenders[baseline]))
+        for fleet, costs in fleets.items():
+            limit = _TO_UPDATE if FleetSize.of(fleet).tis >= _LARGE_RUN else _TO_UPDATE_SMALL
+            yield Threshold(promise, fleet, limit, costs[name].times(costs[baseline]))
 
 
-def _counts(kind: str, fleets: Sequence[FleetCosts]) -> Iterator[Threshold]:
+def _counts(kind: str, fleets: Costs) -> Iterator[Threshold]:
     """Compare the counts of the worst fleet with the promises."""
-    for name, _, variant in _VARIANTS:
+    for name, _, variant in _VARIANTS if fleets else ():
         where = f"{kind}, {variant}, all fleets"
-        costs = [fleet.contenders[name] for fleet in fleets]
-        loaded = max(cost.memory.tis_loaded for cost in costs if cost.memory)
-        yield Threshold("Statements", where, 1, max(cost.touched.statements for cost in costs), "", robust=True)
-        yield Threshold("TIs loaded into Python", where, 0, loaded, "", robust=True)
-        yield Threshold("TIs still stale afterwards", where, 0, max(cost.stale for cost in costs), "", robust=True)
+        costs = {fleet: of_fleet[name] for fleet, of_fleet in fleets.items()}
+        loaded = max(cost.memory.tis_loaded for cost in costs.values() if cost.memory)
+        yield _count("Statements", where, 1, max(cost.touched.statements for cost in costs.values()))
+        yield _count("TIs loaded into Python", where, 0, loaded)
+        yield _count("TIs still stale afterwards", where, 0, max(cost.stale for cost in costs.values()))
         if kind == "steady":
-            yield Threshold("WAL", where, 0, max(cost.touched.wal_bytes for cost in costs), "bytes", robust=True)
-        memories = [fleet.contenders[name].memory for fleet in fleets if fleet.runs == LOOP_RUNS]
+            yield _count("WAL", where, 0, max(cost.touched.wal_bytes for cost in costs.values()), "bytes")
+        memories = [cost.memory for fleet, cost in costs.items() if FleetSize.of(fleet).runs == LOOP_RUNS]
         kept = max(memory.kept for memory in memories if memory)
-        where = f"{kind}, {variant}, {LOOP_RUNS} runs"
-        yield Threshold("Python memory retained", where, _KEPT[kind], kept, "bytes", robust=True)
+        yield _count("Python memory retained", f"{kind}, {variant}, {LOOP_RUNS} runs", _KEPT[kind], kept, "bytes")
 
 
-def _version_work(results: Scheduler) -> Iterator[Threshold]:
-    for kind, fleet, costs in results.each_version_work():
+def _version_work(kind: str, fleets: Costs) -> Iterator[Threshold]:
+    for fleet, costs in fleets.items():
         for release in VERSION_WORK:
             plugin, where = costs[f"plugin-{release}"], f"{fleet}, {release}"
             if kind == MAPPED:
                 yield Threshold(f"Version work, {kind}, to stock", where, 1, plugin.times(costs[f"stock-{release}"]))
                 continue
             if plugin.memory:
-                yield Threshold(f"TIs loaded for it, {kind}", where, 0, plugin.memory.tis_loaded, "", robust=True)
-            if _tis(fleet) >= _LARGE_RUN:
+                yield _count(f"TIs loaded for it, {kind}", where, 0, plugin.memory.tis_loaded)
+            if FleetSize.of(fleet).tis >= _LARGE_RUN:
                 promise = f"Version work, {kind}, to the bare UPDATE of the same rows"
                 yield Threshold(promise, where, _PLUGIN_TO_UPDATE[kind], plugin.times(costs[f"update-{release}"]))
 
 
-def _look(results: Scheduler) -> Iterator[Threshold]:
-    for fleet, costs in results.look.items():
-        if _tis(fleet) == _LARGE_RUN:
+def _look(fleets: Costs) -> Iterator[Threshold]:
+    for fleet, costs in fleets.items():
+        if FleetSize.of(fleet).tis == _LARGE_RUN:
             for what, cost in costs.items():
                 yield Threshold("The look for missing tasks", f"{fleet}, {what}", _LOOK_MS, cost.ms.median, "ms")
 
 
-def _whole_loops(results: Scheduler) -> Iterator[Threshold]:
+def _whole_loops(results: Results) -> Iterator[Threshold]:
     for release, stock, plugin in results.pairs():
-        if stock.loop != "steady":
+        if stock["loop"] != "steady":
             continue
-        where, goal = f"{stock.fleet}, {release}", (stock.fleet, release) == _GOAL
+        where, goal = f"{stock['fleet']}, {release}", (stock["fleet"], release) == _GOAL
         if goal:
-            yield Threshold("Statements of a steady loop", where, _STATEMENTS, plugin.statements, "", robust=True)
-            ratio = plugin.version_ms / stock.version_ms
+            yield _count("Statements of a steady loop", where, _STATEMENTS, plugin["statements"])
+            ratio = plugin["version_ms"] / stock["version_ms"]
             yield Threshold("Versions and DAGs in a steady loop, to stock", where, 1 / 5, ratio)
-        yield Threshold("A whole steady loop, to stock", where, 1 / 1.3 if goal else 1, plugin.ms / stock.ms)
-
-
-def _tis(fleet: str) -> int:
-    return int(fleet.rpartition(" ")[2].replace(",", ""))
+        yield Threshold("A whole steady loop, to stock", where, 1 / 1.3 if goal else 1, plugin["ms"] / stock["ms"])
