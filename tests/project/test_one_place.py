@@ -6,6 +6,7 @@ import re
 
 import dagbump
 import pytest
+from dagbump.installation import shapes
 from support.processes import CHECKOUT
 from support.releases.environments import SUPPORTED
 
@@ -20,6 +21,15 @@ LISTS = {
 }
 
 
+# These say "3.0 to 3.4".
+RANGES = (
+    *("README.md", "docs/compatibility.md", "docs/install.md", "docs/python.md"),
+    *("py_client/dagbump/errors.py", "sql/installer/refuse_upgrade.sql", "tests/support/inside_airflow/components.py"),
+    *(f"py_client/dagbump/airflow_plugin/{name}.py" for name in ("compatibility", "patches", "verification")),
+)
+LINES = tuple(".".join(release.split(".")[:2]) for release in SUPPORTED)
+
+
 def read(name: str) -> str:
     return (CHECKOUT / name).read_text(encoding="utf-8")
 
@@ -29,6 +39,19 @@ def test_a_list_of_releases_is_complete(name: str, pattern: str) -> None:
     (listed,) = re.findall(pattern, read(name), re.MULTILINE)
 
     assert tuple(re.findall(r"\d+\.\d+\.\w+", listed)) == SUPPORTED
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_range_of_releases_ends_with_the_newest_line(name: str) -> None:
+    assert set(re.findall(r"3\.0 to (3\.\d+)", read(name))) == {LINES[-1]}
+
+
+def test_the_plugin_knows_each_line_and_the_newest_shape_names_the_newest() -> None:
+    (known,) = re.findall(
+        r"^_RELEASES = (.*)$", read("py_client/dagbump/airflow_plugin/compatibility.py"), re.MULTILINE
+    )
+    assert tuple(re.findall(r"[\d.]+", known)) == LINES  # its package can be imported only beside Airflow
+    assert shapes.NEWEST.label.split()[-1] == LINES[-1]
 
 
 def test_the_workflow_runs_airflow_of_each_release() -> None:

@@ -23,6 +23,7 @@ FUNCTIONS = [
     "repair_batch('{1}', 1)",
     "repairable()",
     "running()",
+    "tasks_of_run(1)",
     "verify_scope(NULL)",
     "versions()",
     "versions_by_day()",
@@ -30,6 +31,13 @@ FUNCTIONS = [
 ]
 PASSER_BY = "dagbump_passer_by"
 COMMANDS = ["bump", "check", "holders", "preview", "versions"]
+
+
+def test_each_function_that_runs_as_its_owner_is_among_them(connection: psycopg.Connection[Any]) -> None:
+    rows = connection.execute(
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'dagbump'::regnamespace AND prosecdef ORDER BY proname"
+    ).fetchall()
+    assert [name for (name,) in rows] == [function.partition("(")[0] for function in FUNCTIONS]
 
 
 class Stranger:
