@@ -66,7 +66,7 @@ BEGIN
             judged.run_id,
             judged.version_number,
             judged.obstacle,
-            CASE WHEN judged.obstacle = 'pinned' THEN judged.created_dag_version_id ELSE judged.dag_version_id END AS dag_version_id
+            CASE WHEN judged.obstacle = 'pinned' THEN judged.pinned_version_id ELSE judged.dag_version_id END AS dag_version_id
         FROM (
             @include:judged_runs@
         ) AS judged

@@ -44,10 +44,7 @@ BEGIN
 
     RETURN QUERY
     WITH judged AS MATERIALIZED (
-        SELECT
-            run.*,
-            -- A pinned run keeps its own version. The column can be NULL.
-            CASE WHEN run.obstacle = 'pinned' THEN run.created_dag_version_id END AS pinned_version_id
+        SELECT run.*
         FROM (
             @include:judged_runs@
         ) AS run

@@ -3,7 +3,9 @@
 --
 --   obstacle   NULL for an examined run, otherwise the reason: pinned, paused, stale_dag, not_due, no_version,
 --              no_serialized_dag. With examined_only, these runs are left out.
-SELECT judged.*
+--   pinned_version_id
+--              the version that a pinned run keeps; NULL for other runs, and if Airflow has not recorded it
+SELECT judged.*, CASE WHEN judged.obstacle = 'pinned' THEN judged.created_dag_version_id END AS pinned_version_id
 FROM (
     SELECT
         run.id::bigint AS dag_run_id,
