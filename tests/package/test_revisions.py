@@ -92,6 +92,10 @@ class Package:
         assert done.returncode == code, done.stderr
         return done.stderr
 
+    def revision_of(self, name: str) -> str:
+        """Return the released revision that has brought the newest copy of an object."""
+        return max((self.path / "migrations" / "released").glob(f"[0-9]*/{name}.sql")).parent.name
+
     def released(self, revision: str) -> list[str]:
         directory = self.path / "migrations" / "released" / revision
         return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*.sql"))
@@ -149,13 +153,14 @@ class TestWhatIsReleasedNeverChanges:
     def test_a_change_after_the_release_wants_another_revision(self, tmp_path: Path) -> None:
         package = copy(tmp_path)
         sums = (tmp_path / "migrations" / "released" / sql_release.SUMS).read_text("utf-8")
-        for name in (f"{NOW_REVISION}/bump.sql", f"{NOW_REVISION}/tries_inside/bump.sql", "index_0001/create.sql"):
+        bump = f"{package.revision_of('bump')}/"
+        for name in (f"{bump}bump.sql", f"{bump}tries_inside/bump.sql", f"{sql_release.INDEX_REVISION}/create.sql"):
             assert f"  {name}\n" in sums
 
         package.change("sql/bump.sql", ("One call does", "A call does"))
         said = package.release(code=1)
         assert f"revision {NOW_REVISION} is released, and has changed; add a revision: " in said
-        assert f"{NOW_REVISION}/bump.sql" in said
+        assert f"{bump}bump.sql" in said or f"{NOW_REVISION}/bump.sql" in said
 
         (tmp_path / "migrations" / "versions" / f"{NEXT_REVISION}_more.py").touch()
         package.release()
@@ -168,8 +173,9 @@ class TestWhatIsReleasedNeverChanges:
 
     def test_a_copy_that_somebody_has_changed(self, tmp_path: Path) -> None:
         package = copy(tmp_path)
-        package.change(f"migrations/released/{NOW_REVISION}/bump.sql", ("One call does", "A call does"))
-        assert f"{NOW_REVISION}/bump.sql" in package.release(code=1)
+        copied = f"{package.revision_of('bump')}/bump.sql"
+        package.change(f"migrations/released/{copied}", ("One call does", "A call does"))
+        assert copied in package.release(code=1)
 
 
 class TestANewShape:
@@ -187,12 +193,15 @@ class TestANewShape:
 
     @pytest.fixture
     def newer(self, tmp_path: Path) -> Package:
-        """After the release, so beside its copies."""
-        package = copy(tmp_path)
+        return self.add_shape(copy(tmp_path))
+
+    @staticmethod
+    def add_shape(package: Package) -> Package:
+        """Add it after the release, so beside the released copies."""
         newest = 'Shape("tries_inside", "3.4", ("task_instance", "working_set")),\n'
         made_up = '    Shape("renamed", "9.9", ("dag_run", "runs_after")),\n'
         package.change("py_client/dagbump/installation/shapes.py", (newest, newest + made_up))
-        parts = tmp_path / "sql" / "parts"
+        parts = package.path / "sql" / "parts"
         (parts / "renamed").mkdir()
         for part, before, after in (
             ("columns_of_run.sql", "run.run_after", "run.runs_after AS run_after"),
@@ -206,7 +215,8 @@ class TestANewShape:
         before = dump_schema(database)
         stale_run(fleet)
         newer.release()
-        assert {"bump.sql", "tries_inside/bump.sql", "renamed/bump.sql"} <= {*newer.released(NOW_REVISION)}
+        copies_of_bump = {"bump.sql", "tries_inside/bump.sql", "renamed/bump.sql"}
+        assert copies_of_bump <= {*newer.released(newer.revision_of("bump"))}
 
         do(database, self.THERE)
         said = newer(database, "preview", code=4).stderr
@@ -221,6 +231,17 @@ class TestANewShape:
         newer(database, "upgrade")
         assert dump_schema(database) == before
         NOW(database, "preview")
+
+    def test_its_copies_are_beside_those_of_each_revision(self, tmp_path: Path) -> None:
+        """An object that the newest revision has not changed has its copies in an earlier one."""
+        package = copy(tmp_path)
+        (tmp_path / "migrations" / "versions" / f"{NEXT_REVISION}_more.py").touch()
+        package.change("sql/bump.sql", ("One call does", "A call does"))
+        package.release()
+
+        self.add_shape(package).release()
+        assert package.released(NEXT_REVISION) == ["bump.sql", "renamed/bump.sql", "tries_inside/bump.sql"]
+        assert "renamed/preview.sql" in package.released(package.revision_of("preview"))
 
 
 class TestThereAndBack:

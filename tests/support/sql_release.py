@@ -26,19 +26,29 @@ def newest_revision() -> str:
 
 
 def copies(revision: str) -> dict[str, str]:
-    """Return the text of each copy that a revision, and the optional index, need; by its path below released/."""
+    """Return the text of each copy that a revision, and the optional index, need; by its path below released/.
+
+    The copy of an object that has not changed since an earlier revision is in the folder of that one.
+    """
     earlier = sorted(path.name for path in RELEASED.glob("[0-9]*") if path.name < revision)
     before = sql_files.objects(earlier[-1]) if earlier else {}
     brought = {
-        path: revision
+        path: before[name].parent.name if name in before and _is_as(before[name], path) else revision
         for name, path in sql_files.objects().items()
-        if name not in before or _by_folder(path) != _by_folder(before[name])
     }
     brought |= dict.fromkeys((SOURCES / "index").glob("*.sql"), INDEX_REVISION)
     return {
         f"{into}/{folder}{path.name}": text
         for path, into in sorted(brought.items())
         for folder, text in _by_folder(path).items()
+    }
+
+
+def _is_as(released: Path, path: Path) -> bool:
+    """Return whether a file says what a released copy says, for each shape that was known then."""
+    texts = _by_folder(path).items()
+    return _by_folder(released) == {
+        folder: text for folder, text in texts if not _is_for_a_new_shape(f"REVISION/{folder}{path.name}")
     }
 
 

@@ -72,7 +72,7 @@ _add(
     "Remove dagbump from the database.",
     "dagbump downgrade                everything; asks first on a terminal",
     "dagbump downgrade index@base     only the optional index",
-    "dagbump downgrade --sql 0001:base",
+    "dagbump downgrade --sql          to review the script first",
 )
 _add(
     check.check,

@@ -73,7 +73,7 @@ def downgrade(
         typer.Argument(
             callback=text,
             help="An Alembic revision. base removes dagbump; index@base removes the optional index. "
-            "With --sql: FROM:TO, such as 0001:base or index_0001:base.",
+            "With --sql also FROM:TO, if the database does not have the newest revision.",
         ),
     ] = "base",
     url: Url = None,
@@ -91,7 +91,8 @@ def downgrade(
         _only_with_sql(airflow_shape, sql=sql)
         if sql:
             if ":" not in revision:
-                raise typer.BadParameter("with --sql, say where from and where to: 0001:base, or index_0001:base")
+                newest = installer.NEWEST_INDEX if revision.startswith("index") else installer.NEWEST
+                revision = f"{newest}:{revision}"
             installer.downgrade(None, revision, airflow_schema, sql=True, airflow_shape=airflow_shape)
             return
         engine = engine_for(url, trust_owner=trust_owner)
