@@ -15,7 +15,7 @@ from benchmarks.plan import LOOP_RUNS, FleetSize
 # Colours that everybody can tell apart (Okabe and Ito), in the order of the contenders.
 _COLOURS = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#000000")
 _BASELINES = ("select-1", "update", "update-index")  # dashed
-# By size, the other one and its number, which is the same in all fleets of a plot; and the axis.
+# For each number that a plot varies: the number that stays the same, its value, and the title of the axis.
 _SIZES = {"tis": ("runs", LOOP_RUNS, f"TIs per run, {LOOP_RUNS} runs"), "runs": ("tis", 500, "runs, 500 TIs each")}
 
 

@@ -381,7 +381,7 @@ class TestLookUps:
             dagbump.history(connection, since="yesterday")  # type: ignore[arg-type]
 
     def test_follow(self, url: str, fleet: Fleet, connect: Connect) -> None:
-        """What is committed late is told too, and everything once."""
+        """A row that is committed late is told too, and each row is told once."""
         late = connect()
         stale_run(fleet, "late")
         dagbump.bump(late)

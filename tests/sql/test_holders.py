@@ -454,7 +454,7 @@ class TestNumbers:
         other.close()
 
     def test_a_multixact_whose_number_is_that_of_a_transaction_elsewhere(self, meeting: Meeting, ti: UUID) -> None:
-        """The last of the three, since it gives out the numbers that the others meet."""
+        """This runs last of the three, because it assigns the numbers that the other two expect."""
         for _ in range(2):
             meeting.connect().execute("SELECT FROM rows WHERE id = 92 FOR SHARE")
         last = meeting.xmax("rows", 92)

@@ -121,7 +121,7 @@ def test_two_bumps_at_once_move_each_ti_once(fleet: Fleet, connection: Connectio
 
 
 def test_many_bumps_at_once_lose_nothing(fleet: Fleet, connect: Connect) -> None:
-    """Eight callers, each until it has nothing left to do: the sum of what they moved is what was stale."""
+    """Eight callers bump until nothing is left to do. Together they move exactly the stale TIs."""
     all_tis: list[UUID] = []
     for number in range(6):
         old, new = fleet.dag(f"d{number}", versions=2)

@@ -22,8 +22,8 @@ from support.optional_index import build_optional_index
 Connection = psycopg.Connection[Any]
 
 RUNS = 300
-# How many DAGs share them, and the tasks of each. Of one DAG they are many: where a table that was never analyzed is
-# small, an index that leads through all runs of a DAG seems as good to PostgreSQL as the one for a run.
+# The number of DAGs that share the runs, with the number of tasks of each. A single DAG has many tasks, because in a
+# small table without statistics PostgreSQL takes the index on dag_id alone for as good as the one on (dag_id, run_id).
 DAGS = {1: 100, 100: 20}
 # A row of task_instance may be answered by some nodes one above the other, and be looked at by a few statements.
 AT_MOST_PER_TI = 4

@@ -138,7 +138,7 @@ def fleets(draw: st.DrawFn) -> list[Run]:
     # A coin for each of 12 runs makes fleets large enough to find something; what fails still shrinks to few.
     drawn = [draw(runs(draw(its_dags), draw(run_ids), ids)) for _ in range(12) if draw(st.booleans())]
     distinct = {(run.dag.dag_id, run.run_id): run for run in drawn}.values()
-    # Airflow's tables hold a logical date once per DAG, but runs without one as they come.
+    # A logical date is unique in a DAG. Any number of runs may have none.
     by_date = {(run.dag.dag_id, run.run_id if run.logical_date is None else run.logical_date): run for run in distinct}
     return list(by_date.values())
 

@@ -94,7 +94,7 @@ def _link(package: Path) -> None:
 
 
 def _run(user: str | None, program: str | Path, *arguments: str) -> None:
-    # Not into pipes: the server would keep them open.
+    # Into a file, because the server that pg_ctl starts would keep a pipe open.
     with tempfile.TemporaryFile("w+") as output:
         done = subprocess.run(
             [program, *arguments],

@@ -118,7 +118,7 @@ def test_an_error_is_not_silence(fleet: Fleet, opened: Page) -> None:
 
 @contextmanager
 def answering(page: Page, **answer: Any) -> Iterator[None]:
-    """Answer as something in front of the API server does."""
+    """Answer the requests of the page as a proxy in front of the API server does."""
     page.route("**/dagbump/**", lambda route: route.fulfill(**answer))
     yield
     page.unroute("**/dagbump/**")

@@ -26,8 +26,6 @@ pytestmark = pytest.mark.airflow
 
 SCRIPT = Path(__file__).parents[1] / "support" / "inside_airflow" / "plugin.py"
 RELEASE = environments.number()
-# From 3.2 on the scheduler logs what one run raised, and goes on with the others.
-ONE_RUN_ENDS_THE_LOOP = RELEASE < (3, 2)
 
 IS_ON = f"INFO: dagbump {dagbump.__version__} is on: one dagbump.bump per scheduler loop"
 STAYS_OFF = "WARNING: dagbump stays off: "

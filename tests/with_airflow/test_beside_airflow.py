@@ -175,7 +175,7 @@ except ImportError:
 
 # What installs, and what people call, may need these; whatever runs inside Airflow may not.
 FOR_OTHERS = ("alembic", "fastapi", "prometheus_client", "rich", "typer")
-# Forked, each try finds Airflow imported, and dagbump not.
+# Each try runs in a forked process, in which Airflow has been imported and dagbump has not.
 IN_FORKS = f"""
 import json, multiprocessing, sys, time
 

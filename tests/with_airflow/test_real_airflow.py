@@ -249,7 +249,7 @@ def v2_in_use(worked_example: LiveDag) -> LiveDag:
 
 
 class TestDagProcessorAtTheSameTime:
-    """Neither waits for the other, or fails: a wait would end in the worker's lock_timeout.
+    """Neither waits for the other, and neither fails. A wait would end with an error of the worker's lock_timeout.
 
     The DAG processor adds a version where a committed task instance is on the latest one, else it changes that one in
     place. In the second case tasks that it adds while a verify_integrity is not yet committed are never created in that

@@ -133,7 +133,7 @@ def _table(*names: str) -> Table:
 
 
 def _program() -> str:
-    """Return how to call dagbump from here, as a shell has it."""
+    """Return the words with which a shell calls dagbump in this directory."""
     called = Path(sys.argv[0]).absolute()
     if called.stem != "dagbump":  # python -m dagbump
         return f"{shlex.quote(_from_here(Path(sys.executable)))} -m dagbump"

@@ -40,7 +40,7 @@ ERRORS: dict[str, Callable[[str], Exception]] = {
     "RuntimeError": RuntimeError,
     "OperationalError": lambda message: OperationalError("a statement", {}, Exception(message)),
 }
-# What stands between a function and whoever calls it.
+# Modules of decorators, whose frames stand between a function and its caller.
 WRAPPERS = ("airflow.utils.retries", "airflow.utils.session", "contextlib", "support.inside_airflow", "tenacity")
 
 

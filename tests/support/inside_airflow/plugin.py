@@ -39,6 +39,7 @@ from sqlalchemy.exc import OperationalError
 
 from support.inside_airflow import other_patches
 from support.inside_airflow.components import Commands, main
+from support.inside_airflow.loops import verifies
 
 # What the plugin replaces.
 REPLACED = (
@@ -196,7 +197,7 @@ class PluginCommands(Commands):
         others = partial(self._do, **meanwhile) if meanwhile else lambda: None
         with (
             counted_bumps(bumps),
-            counted_verifies(verified),
+            verifies(verified),
             watched_verify(skipped, loaded_by_verifying),
             loaded(tis),
             FAULTS[fault](),
@@ -263,17 +264,6 @@ def counted_bumps(bumps: list[list[int]]) -> Iterator[None]:
 
     original = client.bump
     with patch.object(client, "bump", bump):
-        yield
-
-
-@contextmanager
-def counted_verifies(verified: list[int]) -> Iterator[None]:
-    def verify_integrity(self: Any, **arguments: Any) -> None:
-        verified.append(self.id)
-        original(self, **arguments)
-
-    original = DagRun.verify_integrity
-    with patch.object(DagRun, "verify_integrity", verify_integrity):
         yield
 
 
