@@ -9,7 +9,7 @@ import configparser
 import os
 import re
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,7 +68,10 @@ def _not_empty(url: DatabaseUrl) -> DatabaseUrl:
 
 def _from_airflow_cfg() -> DatabaseUrl | None:
     home = os.environ.get("AIRFLOW_HOME", "~/airflow")
-    path = Path(os.environ.get("AIRFLOW_CONFIG", f"{home}/airflow.cfg")).expanduser()
+    try:
+        path = Path(os.environ.get("AIRFLOW_CONFIG", f"{home}/airflow.cfg")).expanduser()
+    except RuntimeError:  # the user has no home, as a container's user without a name
+        return None
     parser = configparser.ConfigParser(strict=False)
     try:
         # With surrogateescape, a comment in another encoding is no error.
@@ -234,6 +237,13 @@ def connect(engine: sa.engine.Engine, airflow_schema: str | None = None) -> sa.e
             connection.close()
             raise
     return connection
+
+
+def drop(connection: sa.engine.Connection) -> None:
+    """Close a connection without a ROLLBACK, because a server in trouble may not answer it."""
+    with suppress(sa.exc.SQLAlchemyError):
+        connection.invalidate()
+        connection.close()
 
 
 # In order: connection exceptions; a read-only transaction (after a failover); transaction rollback; insufficient

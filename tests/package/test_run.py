@@ -115,6 +115,9 @@ class Heard:
     def trouble(self, error: BaseException) -> None:
         self.troubles.append(error)
 
+    def preview_failed(self, error: BaseException) -> None:
+        raise AssertionError(error)
+
     def recovered(self) -> None:
         raise AssertionError
 

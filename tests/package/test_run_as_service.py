@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 from uuid import UUID
 
 import dagbump
+import psycopg
 import pytest
-from dagbump.command_line.metrics import Metrics
+from dagbump import database as databases
+from dagbump.command_line.active_copy import ActiveCopy
+from dagbump.command_line.metrics import Metrics, serve
 from dagbump.installation import state
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from support.fleet import Fleet, stale_run
-from support.processes import DAGBUMP, RunningProcess, command, running
+from support.processes import CHECKOUT, DAGBUMP, RunningProcess, clean_environment, command, running
 from support.server import Connect, libpq
 from support.waits import until
 
@@ -41,7 +49,12 @@ class Served:
 
     def __init__(self, loop: RunningProcess) -> None:
         loop.until_printed("metrics at")
-        (self.url,) = re.findall(r"metrics at (http://127\.0\.0\.1:\d+)/metrics", "".join(loop.lines))
+        (self.url,) = re.findall(r"metrics at (http://.+:\d+)/metrics", "".join(loop.lines))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host.strip("[]"), int(port)
 
     def status(self, path: str) -> int:
         try:
@@ -97,8 +110,10 @@ class TestMetrics:
             until(lambda: served.status("/readyz") == 503, lambda: "no bump has succeeded for three intervals")
             assert served.status("/healthz") == 200
             assert (served.value("dagbump_errors_total", sqlstate="55P03") or 0) >= 1
+            assert served.value("dagbump_active") == 0
             gate.rollback()
             until(lambda: served.status("/readyz") == 200, lambda: "it bumps again")
+            assert served.value("dagbump_active") == 1
 
     def test_a_preview_that_fails_stops_no_bump(self, fleet: Fleet, database: URL) -> None:
         fleet.execute("ALTER FUNCTION dagbump.preview(bigint[], text[], integer, boolean) RENAME TO away")
@@ -106,6 +121,36 @@ class TestMetrics:
             served.until(1, "dagbump_errors_total", sqlstate="42883")
             stale_run(fleet)
             served.until(1, "dagbump_task_instances_bumped_total")
+            assert served.value("dagbump_active") == 1
+
+    def test_clients_that_never_finish_keep_nobody_out_and_hold_nothing_up(self, database: URL) -> None:
+        words = ("--metrics-port", "0", "--metrics-address", "127.0.0.1")
+        with copy(libpq(database), *words) as loop, ExitStack() as clients:
+            served = Served(loop)
+            until(lambda: served.status("/readyz") == 200, lambda: "it has bumped once")
+            slow = [clients.enter_context(socket.create_connection(served.address)) for _ in range(200)]
+            for client in slow:
+                client.sendall(b"GET /metrics HTTP/1.1\r\n")
+            assert served.status("/readyz") == 200
+            slow[0].settimeout(5)  # less than a client may keep a thread waiting
+            assert slow[0].recv(1) == b"", "the oldest one had to go"
+            loop.process.send_signal(signal.SIGTERM)
+            assert loop.finish(timeout=1) == 0
+
+    def test_many_clients_at_once(self, database: URL) -> None:
+        with measured(database) as served, ThreadPoolExecutor(50) as clients:
+            found = list(clients.map(lambda _: served.value("dagbump_errors_created") is None, range(500)))
+        assert found == [True] * 500
+
+    def test_an_ipv6_address(self, database: URL) -> None:
+        with copy(libpq(database), "--metrics-port", "0", "--metrics-address", "::1") as loop:
+            loop.until_printed("metrics at http://[::1]:")
+            assert Served(loop).status("/healthz") == 200
+
+    def test_a_start_that_asks_no_dns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A DNS that does not answer would keep the command from starting."""
+        monkeypatch.setattr(socket, "getfqdn", lambda *_: pytest.fail("it asks for the name of the machine"))
+        assert serve(Metrics(Silent(), interval=1.0), "127.0.0.1", 0) > 0
 
     def test_a_thousand_dags_are_a_bounded_number_of_series(self) -> None:
         metrics = Metrics(reporter=None, interval=1.0)  # type: ignore[arg-type]  # is told nothing here
@@ -148,11 +193,20 @@ class Silent:
     def result(self, result: dagbump.BumpResult, seconds: float) -> None: ...
     def stands_by(self, other: str) -> None: ...
     def trouble(self, error: BaseException) -> None: ...
+    def preview_failed(self, error: BaseException) -> None: ...
     def recovered(self) -> None: ...
 
 
 def preview(dag_id: str, stale: int) -> dagbump.RunPreview:
     return dagbump.RunPreview(1, dag_id, "run", None, None, stale, {}, "bump", 0, (), ())
+
+
+@contextmanager
+def ended_sessions(database: URL) -> Iterator[Callable[[str], object]]:
+    """Yield a function that ends the sessions of an application."""
+    query = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = %s"
+    with psycopg.connect(libpq(database), autocommit=True) as connection:
+        yield lambda application: connection.execute(query, (application,)).fetchall()
 
 
 class TestCopies:
@@ -190,6 +244,66 @@ class TestCopies:
                 until(lambda: served.status("/readyz") == 200, lambda: "it is ready")
                 assert served.value("dagbump_active") == 0
 
+    def test_keep_their_parts_while_a_table_is_locked(self, fleet: Fleet, database: URL, connect: Connect) -> None:
+        """If they took turns, one of them would always wait for the table, without the growing pauses."""
+        words = ("--lock-timeout", "0.05", "--metrics-port", "0", "--metrics-address", "127.0.0.1")
+        with copy(libpq(database), *words) as first:
+            served = Served(first)
+            served.until(1, "dagbump_active")
+            with copy(libpq(database), "--lock-timeout", "0.05") as second:
+                second.until_printed("standing by")
+                gate = connect()
+                gate.execute("LOCK TABLE task_instance IN ACCESS EXCLUSIVE MODE")
+                until(
+                    lambda: (served.value("dagbump_errors_total", sqlstate="55P03") or 0) >= 3,
+                    lambda: "it has tried three times",
+                )
+                gate.rollback()
+                stale_run(fleet)
+                first.until_printed("bumped 1")
+                told = [line for line in second.lines if "one safe bump" not in line]
+                assert len(told) == 1, told
+
+    def test_a_copy_that_stands_by_says_so_after_trouble(self, database: URL) -> None:
+        url = database.update_query_dict({"application_name": "standby"})
+        with copy(libpq(database)) as first:
+            first.until_printed("one safe bump")
+            with copy(libpq(url)) as second, ended_sessions(database) as end:
+                second.until_printed("standing by")
+                end("standby")
+                second.until_printed("connected again, and standing by")
+
+    def test_a_copy_that_has_gone_silent_loses_its_part(self, database: URL) -> None:
+        """A machine that has lost its power closes no connection, nor does a process that is stopped."""
+        engine = databases.create_engine(libpq(database))
+        silent, other = (ActiveCopy(lambda: databases.connect(engine), silence) for silence in (0.2, 0))
+        try:
+            assert silent.other() is None
+            until(lambda: other.other() is None, lambda: "the server has ended the session of the silent one")
+            with pytest.raises(DBAPIError, match="idle-in-transaction timeout"):
+                silent.other()
+            assert "pid" in (silent.other() or "")
+        finally:
+            silent.give_up()
+            other.give_up()
+
+    def test_an_idle_session_timeout_is_no_trouble(self, fleet: Fleet, database: URL) -> None:
+        if fleet.connection.info.server_version < 140000:
+            pytest.skip("idle_session_timeout came with PostgreSQL 14")
+        url = libpq(database.update_query_dict({"options": "-cidle_session_timeout=300"}))
+        with copy(url, "--interval", "0.8") as first:
+            first.until_printed("one safe bump")
+            for number in range(1, 4):
+                stale_run(fleet, f"of the first {number}")
+                first.until_printed("bumped 1", times=number)
+            with copy(url, "--interval", "0.8") as second:
+                second.until_printed("standing by")
+                stale_run(fleet, "beside a copy that stands by")
+                first.until_printed("bumped 1", times=4)
+                first.process.kill()
+                second.until_printed("this copy is the active one now")
+                assert first.count("trying again") == second.count("trying again") == 0
+
     def test_the_lock_holds_nothing_else_back_and_outlives_the_timeouts_of_the_role(
         self, fleet: Fleet, database: URL
     ) -> None:
@@ -216,7 +330,10 @@ class TestSupervision:
     def test_a_role_s_own_timeouts_are_replaced(self, fleet: Fleet, database: URL, connect: Connect) -> None:
         gate = connect()
         gate.execute("LOCK TABLE task_instance IN ACCESS EXCLUSIVE MODE")
-        url = libpq(database.update_query_dict({"options": "-cstatement_timeout=200 -clock_timeout=200"}))
+        own = "-cstatement_timeout=900 -clock_timeout=900"
+        if gate.info.server_version >= 170000:
+            own += " -ctransaction_timeout=900"
+        url = libpq(database.update_query_dict({"options": own}))
         with copy(url) as loop:
             waits = (
                 "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND now() - query_start > interval '1 s'"
@@ -250,3 +367,54 @@ class TestSupervision:
             systemd.settimeout(20)
             with running(*DAGBUMP, *QUICKLY, DAGBUMP_URL=libpq(database), NOTIFY_SOCKET=address):
                 assert systemd.recv(100) == b"READY=1"
+
+    def test_systemd_shows_what_it_waits_for(self, database: URL, connect: Connect, tmp_path: Path) -> None:
+        gate = connect()
+        gate.execute("LOCK TABLE task_instance IN ACCESS EXCLUSIVE MODE")
+        address = str(tmp_path / "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.bind(address)
+            systemd.settimeout(20)
+            words = (*DAGBUMP, *QUICKLY, "--lock-timeout", "0.05")
+            with running(*words, DAGBUMP_URL=libpq(database), NOTIFY_SOCKET=address):
+                state = systemd.recv(1_000).decode()
+                assert state.startswith("STATUS="), state
+                assert "table public.task_instance is locked by pid" in state
+                gate.rollback()
+                assert b"READY=1" in (systemd.recv(1_000), systemd.recv(1_000))
+
+    def test_sigterm_ends_it_although_nobody_reads_what_it_prints(self, database: URL) -> None:
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETFL, os.O_NONBLOCK)
+        with ExitStack() as stack:
+            stack.callback(os.close, reader)
+            try:
+                while os.write(writer, b"x"):
+                    pass
+            except BlockingIOError:
+                pass
+            fcntl.fcntl(writer, fcntl.F_SETFL, 0)
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [*DAGBUMP, *QUICKLY],
+                    env=clean_environment(DAGBUMP_URL=libpq(database)),
+                    cwd=CHECKOUT,
+                    stdout=writer,
+                    stderr=writer,
+                )
+            )
+            stack.callback(process.kill)
+            os.close(writer)
+            with psycopg.connect(libpq(database), autocommit=True) as connection:
+                sessions = "SELECT FROM pg_stat_activity WHERE application_name = 'dagbump'"
+                until(lambda: connection.execute(sessions).fetchone() is not None, lambda: "it has started")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=2) == 0
+
+    def test_messages_never_go_to_standard_output(self, fleet: Fleet, database: URL) -> None:
+        with running(
+            "sh", "-c", 'exec "$@" 2>&-', "sh", *DAGBUMP, *QUICKLY, "--json", DAGBUMP_URL=libpq(database)
+        ) as loop:
+            stale_run(fleet)
+            loop.until_printed('"bumped": 1')
+        assert [sorted(json.loads(line)) for line in loop.lines] == [["at", "runs"]]

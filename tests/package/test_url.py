@@ -61,6 +61,12 @@ class TestUrl:
             done = command(*DAGBUMP, *words, DAGBUMP_URL=libpq(database))
             assert (done.returncode, "empty" in done.stderr) == (2, True), done.stderr
 
+    def test_a_user_without_a_home(self) -> None:
+        """As a user of a container whom the machine does not know."""
+        done = command(*DAGBUMP, "preview", AIRFLOW_HOME="~nobody-of-this-name/airflow")
+        assert done.returncode == 2
+        assert "no database was named" in done.stderr
+
     def test_an_airflow_cfg_in_another_encoding(self, tmp_path: Path) -> None:
         cfg = tmp_path / "airflow.cfg"
         cfg.write_bytes(b"# f\xfcr uns\n[database]\nsql_alchemy_conn = postgresql://h/cfg\n")

@@ -5,6 +5,9 @@ PgBouncer in transaction mode it belongs to a server connection, which other cli
 loses its connection, the server releases the lock, and the next copy that tries gets it.
 
 The transaction holds no snapshot and no transaction id between its statements, so it does not hold back VACUUM.
+
+A machine that loses its power or its network closes no connection, and a process that is stopped keeps its own. So the
+server ends the session, and with it the lock, if the active copy is silent for too long.
 """
 
 from __future__ import annotations
@@ -12,23 +15,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dagbump.command_line import timeouts
 from dagbump.command_line.postponed import Postponed
 from dagbump.wording import describe_session
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+    from dagbump import database
 else:
-    sa = Postponed("sqlalchemy")
+    database = Postponed("dagbump.database")
 
 # The two halves of the lock's key, "dagb" and "ump" in ASCII. An advisory lock belongs to one database.
 _CLASS, _OBJECT = 0x64616762, 0x756D70
 
-# The timeouts of the role or the database that would end an open transaction.
-_SURVIVE_TIMEOUTS = """
-    SELECT pg_catalog.set_config(setting.name, '0', TRUE)
-    FROM pg_catalog.pg_settings AS setting
-    WHERE setting.name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
-"""
 _TRY = f"SELECT pg_catalog.pg_try_advisory_xact_lock({_CLASS}, {_OBJECT})"
 _HOLDER = f"""
     SELECT activity.pid, activity.usename::text, activity.application_name, pg_catalog.host(activity.client_addr)
@@ -43,9 +43,15 @@ _HOLDER = f"""
 class ActiveCopy:
     """One copy's part in the choice of the active copy."""
 
-    def __init__(self, connect: Callable[[], sa.engine.Connection]) -> None:
-        """Store the function that makes a new connection with the current credentials; connect to nothing yet."""
+    def __init__(self, connect: Callable[[], sa.engine.Connection], silence: float) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            connect: makes a new connection, with the current credentials.
+            silence: after so many seconds without a call of `other`, the server releases the lock; 0: never.
+        """
         self._connect = connect
+        self._silence = silence
         self._connection: sa.engine.Connection | None = None
         self._is_this_one = False
 
@@ -55,6 +61,13 @@ class ActiveCopy:
         Raises:
             DagbumpError, DBAPIError: the connection cannot be made, or is lost. Then this copy is not the active one.
         """
+        try:
+            return self._other()
+        except BaseException:
+            self.give_up()  # also after an error that keeps the connection, because it has ended the transaction
+            raise
+
+    def _other(self) -> str | None:
         if self._connection is None:
             # With a higher isolation level, the open transaction would keep its first snapshot.
             self._connection = self._connect().execution_options(isolation_level="READ COMMITTED")
@@ -62,7 +75,7 @@ class ActiveCopy:
             self._connection.exec_driver_sql("SELECT 1")  # raises if the connection, and so the lock, is lost
             return None
         transaction = self._connection.begin()
-        self._connection.exec_driver_sql(_SURVIVE_TIMEOUTS)
+        timeouts.replace(self._connection, silence=self._silence)
         self._is_this_one = bool(self._connection.exec_driver_sql(_TRY).scalar_one())
         if self._is_this_one:
             return None
@@ -74,5 +87,4 @@ class ActiveCopy:
         """Close the connection, which releases the lock."""
         connection, self._connection, self._is_this_one = self._connection, None, False
         if connection is not None:
-            connection.invalidate()  # close without a ROLLBACK, because a server in trouble may not answer it
-            connection.close()
+            database.drop(connection)

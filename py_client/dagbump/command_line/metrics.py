@@ -13,8 +13,10 @@ import socket
 import threading
 import time
 from collections import Counter as Tally
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from socketserver import ThreadingMixIn
+from contextlib import suppress
+from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -34,6 +36,7 @@ _OTHERS = "(others)"  # no dag_id may contain parentheses
 # An interval may be shorter than a bump, so a copy counts as ready for at least so long.
 _LEAST_READY_SECONDS = 3.0
 _ANSWER_SECONDS = 10.0  # the time for which a client may keep a thread waiting
+_MOST_CLIENTS = 64  # each is a thread and an open file, and the bumps need files too
 
 
 class Metrics:
@@ -95,10 +98,15 @@ class Metrics:
         self._reporter.result(result, seconds)
 
     def trouble(self, error: BaseException) -> None:
-        """Count an error."""
-        cause = error.__cause__ if isinstance(error, DagbumpError) and error.__cause__ else error
-        self._errors.labels(sqlstate(cause) or "").inc()
+        """Count an error; until a bump succeeds, this copy does not bump."""
+        self._active.set(0)
+        self._count(error)
         self._reporter.trouble(error)
+
+    def preview_failed(self, error: BaseException) -> None:
+        """Count an error."""
+        self._count(error)
+        self._reporter.preview_failed(error)
 
     def recovered(self) -> None:
         """Pass it on."""
@@ -120,6 +128,10 @@ class Metrics:
     def is_ready(self) -> bool:
         """Return whether a bump has succeeded, or another copy has been found active, within three intervals."""
         return time.monotonic() - self._succeeded_at <= self._ready_seconds
+
+    def _count(self, error: BaseException) -> None:
+        cause = error.__cause__ if isinstance(error, DagbumpError) and error.__cause__ else error
+        self._errors.labels(sqlstate(cause) or "").inc()
 
     def _is_ready(self) -> None:
         self._succeeded_at = time.monotonic()
@@ -170,6 +182,32 @@ def _by_dag(name: str, what: str, counts: Tally[str]) -> GaugeMetricFamily:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = _MOST_CLIENTS
+
+    def __init__(self, *arguments: Any) -> None:
+        self._clients: deque[Any] = deque()
+        super().__init__(*arguments)
+
+    def server_bind(self) -> None:
+        """Bind, but do not ask DNS for the name of the machine, as HTTPServer does, because DNS may not answer."""
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread; if there are too many clients, the one that has been there for longest has to go."""
+        if len(self._clients) == _MOST_CLIENTS:
+            with suppress(OSError):
+                self._clients.popleft().shutdown(socket.SHUT_RDWR)
+        self._clients.append(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close the connection."""
+        with suppress(ValueError):  # it had to go
+            self._clients.remove(request)
+        super().shutdown_request(request)
 
 
 class _Handler(WSGIRequestHandler):

@@ -62,8 +62,9 @@ def note(message: str, *, timed: bool = False) -> None:
         text = json.dumps({"at": now(), "message": message}, default=as_json)
     else:
         text = _wrapped(f"{now().isoformat()} {message}" if timed else message, sys.stderr)
-    with suppress(OSError):  # if standard error is closed, there is nowhere to print
-        print(text, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # None if it was closed from the start; then print would take standard output
+        with suppress(OSError):  # it was closed later
+            print(text, file=sys.stderr, flush=True)
 
 
 _notes_as_json = False

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dagbump.command_line import timeouts
 from dagbump.command_line.active_copy import ActiveCopy
 from dagbump.command_line.postponed import Postponed
 from dagbump.errors import (
@@ -46,13 +47,10 @@ _LEAVE_AFTER_SECONDS = 0.2
 
 # A rotated password reaches its clients within minutes. If it takes longer, a person has to help.
 REFUSED_FOR_SECONDS = 300.0
+_LONGEST_PAUSE_SECONDS = 30.0
 # A preview reads all running runs and their DAGs, so it is not made after each bump.
 _PREVIEW_SECONDS = 60.0
 
-_SET_TIMEOUTS = """
-    SELECT pg_catalog.set_config('lock_timeout', :lock, TRUE),
-           pg_catalog.set_config('statement_timeout', :statement, TRUE)
-"""
 # A session that keeps a bump from writing one of the tables, in a lock mode that conflicts with ROW EXCLUSIVE.
 _TABLE_LOCKS = """
     SELECT lock.relation::pg_catalog.regclass::text, activity.pid, activity.usename::text, activity.application_name,
@@ -68,6 +66,7 @@ _TABLE_LOCKS = """
     LIMIT 1
 """
 _LOCK_TIMEOUT = "55P03"
+_IDLE_SESSION_TIMEOUT = "57P05"
 
 
 class Reporter(Protocol):
@@ -82,8 +81,11 @@ class Reporter(Protocol):
     def trouble(self, error: BaseException) -> None:
         """Receive the error of a bump that failed and will be tried again."""
 
+    def preview_failed(self, error: BaseException) -> None:
+        """Receive the error of a preview that failed and will be tried again, while the bumps go on."""
+
     def recovered(self) -> None:
-        """Learn that a bump succeeded after errors."""
+        """Learn that a bump succeeded, or another copy was found active, after errors."""
 
 
 class TableLocked(DagbumpError):  # noqa: N818  (as in `dagbump.errors`)
@@ -106,6 +108,11 @@ class Pace:
     lock_timeout: float = 5.0
     statement_timeout: float = 60.0
     patience: float = REFUSED_FOR_SECONDS
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds the active copy may do something else than show that it is there; 0: for ever."""
+        return self.interval + self.statement_timeout + _LONGEST_PAUSE_SECONDS if self.statement_timeout else 0
 
 
 class PeriodicBump:
@@ -137,7 +144,7 @@ class PeriodicBump:
         self._reporter = reporter
         self._preview = preview
         self._previewed_at = float("-inf")
-        self._active_copy = None if all_active else ActiveCopy(connect)
+        self._active_copy = None if all_active else ActiveCopy(connect, pace.silence)
         self._refused_since: float | None = None
         self._asked_to_stop = False  # not an Event, because a signal handler sets it and must take no lock
         self._stopping = threading.Event()
@@ -180,14 +187,14 @@ class PeriodicBump:
             self._prepare()
             until_it_works = tenacity.Retrying(
                 retry=tenacity.retry_if_exception(self._may_pass),
-                wait=tenacity.wait_random_exponential(multiplier=0.5, max=30),
+                wait=tenacity.wait_random_exponential(multiplier=0.5, max=_LONGEST_PAUSE_SECONDS),
                 stop=tenacity.stop_when_event_set(self._stopping),
                 sleep=tenacity.sleep_using_event(self._stopping),
                 before_sleep=self._report_trouble,
                 reraise=True,
             )
             while not self._stopping.is_set():
-                until_it_works(self._turn)
+                until_it_works(self._turn_with_fresh_connection)
                 if until_it_works.statistics["attempt_number"] > 1:
                     self._reporter.recovered()
                 self._preview_if_due()
@@ -197,6 +204,16 @@ class PeriodicBump:
                 self._failure = error
         finally:
             self._disconnect()
+            self._give_up()
+
+    def _turn_with_fresh_connection(self) -> None:
+        """Take a turn. If the role's idle_session_timeout has ended a connection since the last one, make it anew."""
+        try:
+            self._turn()
+        except sa.exc.DBAPIError as error:
+            if sqlstate(error) != _IDLE_SESSION_TIMEOUT:
+                raise
+            self._turn()
 
     def _turn(self) -> None:
         """Bump, or stand by while another copy is the active one."""
@@ -209,6 +226,8 @@ class PeriodicBump:
         except BaseException as error:
             locked_by = self._who_has_locked_a_table() if sqlstate(error) == _LOCK_TIMEOUT else None
             self._disconnect()
+            if not _concerns_all_copies(error):
+                self._give_up()
             if locked_by is not None:
                 raise TableLocked(f"{summary(error)}: {locked_by}") from error
             raise
@@ -226,11 +245,8 @@ class PeriodicBump:
     @contextmanager
     def _transaction(self, connection: sa.engine.Connection) -> Iterator[None]:
         """Open a transaction with this command's own timeouts, whatever those of the role or the database are."""
-        timeouts = {"lock": self._pace.lock_timeout, "statement": self._pace.statement_timeout}
         with connection.begin():
-            connection.execute(
-                sa.text(_SET_TIMEOUTS), {name: f"{seconds * 1000:.0f}" for name, seconds in timeouts.items()}
-            )
+            timeouts.replace(connection, lock=self._pace.lock_timeout, statement=self._pace.statement_timeout)
             yield
 
     def _preview_if_due(self) -> None:
@@ -246,7 +262,7 @@ class PeriodicBump:
         except Exception as error:  # noqa: BLE001  (whatever it is, it concerns only the metrics)
             self._disconnect()
             if not self._stopping.is_set():
-                self._reporter.trouble(error)
+                self._reporter.preview_failed(error)
 
     def _who_has_locked_a_table(self) -> str | None:
         """Describe the transaction for which a bump waited; None if it has ended, or cannot be found."""
@@ -261,12 +277,12 @@ class PeriodicBump:
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(sa.exc.SQLAlchemyError):
-                connection.invalidate()  # close without a ROLLBACK, because a server in trouble may not answer it
-                connection.close()
+            database.drop(connection)
+
+    def _give_up(self) -> None:
+        """Let another copy be the active one."""
         if self._active_copy is not None:
-            with suppress(sa.exc.SQLAlchemyError):
-                self._active_copy.give_up()
+            self._active_copy.give_up()
 
     def _may_pass(self, error: BaseException) -> bool:
         if isinstance(error, NotInstalled | VersionMismatch | UnsupportedAirflow):
@@ -298,3 +314,13 @@ class PeriodicBump:
                 driver_connection.cancel()
             finally:
                 os._exit(0)
+
+
+def _concerns_all_copies(error: BaseException) -> bool:
+    """Return whether another copy would meet the error of a bump too, so that this one need not make way for it.
+
+    If a table is locked, copies that took turns would wait for it one after the other, without the growing pauses.
+    """
+    if not isinstance(error, sa.exc.DBAPIError):
+        return False  # for example, another copy's package may fit the database
+    return not error.connection_invalidated or sqlstate(error) == _IDLE_SESSION_TIMEOUT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ import typer
 from dagbump.command_line.connecting import engine_for, usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import OfAirflow, TrustOwner, Url, integer, interval, timeout
-from dagbump.command_line.output import as_json, flush, note, notes_as_json, now, printing, sentence
+from dagbump.command_line.output import as_json, flush, note, notes_as_json, now, printing, sentence, visible
 from dagbump.command_line.periodic_bump import Pace, PeriodicBump, Reporter
 from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.signals import stopping_with
@@ -37,6 +38,7 @@ else:
     state = Postponed("dagbump.installation.state")
 
 _LAST_PORT = 65_535
+_FAREWELL_SECONDS = 0.2
 
 
 def run(
@@ -142,9 +144,16 @@ def run(
         )
         with stopping_with(bumping.stop):
             bumping.run()
-            note("dagbump run: ended.")
-            flush()
+            # A pipe may be full, and nobody may read it.
+            farewell = threading.Thread(target=_say_farewell, daemon=True)
+            farewell.start()
+            farewell.join(_FAREWELL_SECONDS)
             os._exit(0)  # a normal exit takes part of the promised second, and more if a thread hangs in a driver
+
+
+def _say_farewell() -> None:
+    note("dagbump run: ended.")
+    flush()
 
 
 def _serve(report: Reporter, interval: float, address: str, port: int) -> metrics.Metrics:
@@ -157,7 +166,8 @@ def _serve(report: Reporter, interval: float, address: str, port: int) -> metric
         port = metrics.serve(measured, address, port)
     except OSError as error:
         raise DagbumpError(f"metrics cannot be served at {address}, port {port}: {error.strerror}") from None
-    note(f"dagbump run: metrics at http://{address}:{port}/metrics")
+    host = f"[{address}]" if ":" in address else address
+    note(f"dagbump run: metrics at http://{host}:{port}/metrics")
     return measured
 
 
@@ -212,14 +222,20 @@ class _Report:
             _log(f"standing by, because another copy is active: {other}")
 
     def trouble(self, error: BaseException) -> None:
-        told = one_line(str(error)) if isinstance(error, DagbumpError) else summary(error)
+        told = _told(error)
         if told not in self._troubles:
             self._troubles.add(told)
             _log(f"{told}; trying again, with growing pauses")
 
+    def preview_failed(self, error: BaseException) -> None:
+        told = f"no preview for the metrics: {_told(error)}"
+        if told not in self._troubles:
+            self._troubles.add(told)
+            _log(f"{told}; trying again in a minute")
+
     def recovered(self) -> None:
         self._troubles.clear()
-        _log("connected again, and bumping")
+        _log(f"connected again, and {'bumping' if self._other is None else 'standing by'}")
 
     def _works(self) -> None:
         if not self._has_worked:
@@ -227,8 +243,13 @@ class _Report:
             _tell_systemd("READY=1")
 
 
+def _told(error: BaseException) -> str:
+    return one_line(str(error)) if isinstance(error, DagbumpError) else summary(error)
+
+
 def _log(message: str) -> None:
     note(f"dagbump run: {message}", timed=True)
+    _tell_systemd(f"STATUS={visible(message)}")  # the line of `systemctl status`
 
 
 def _tell_systemd(state: str) -> None:
