@@ -6,16 +6,25 @@ PgBouncer into the URL that the command line takes by itself.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
+import dagbump
 import psycopg
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 from support import pgbouncer
-from support.fleet import Fleet
+from support.fleet import Fleet, stale_run
 from support.processes import ALEMBIC, DAGBUMP, command, running
 from support.server import Connect, Server, libpq
 from support.waits import until
@@ -108,7 +117,10 @@ class TestEveryCommand:
         assert run(pooled, *DAGBUMP, "bump").returncode == 0  # so that there is a history
         _, before = pgbouncer.server_connection(pooled)
         going_on = (
-            (("run", "--interval", "0.1", "--all-active"), "one safe bump"),
+            (
+                ("run", "--interval", "0.1", "--all-active", "--lock-timeout", "3", "--statement-timeout", "7"),
+                "one safe bump",
+            ),
             (("history", "--follow"), "to version"),
         )
         for words, told in going_on:
@@ -128,12 +140,15 @@ class TestEveryCommand:
         locks = "SELECT FROM pg_locks WHERE locktype = 'advisory'"
         with pgbouncer.in_front_of(postgres.url, {}, pool_size=2) as pooler:
             url = pooler.set(database=database.database)
+            before = pgbouncer.server_connections(url, 2)
             with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=libpq(url), **driver) as process:
                 process.until_printed("bumped")
                 assert len(fleet.execute(locks).fetchall()) == 1
                 process.process.send_signal(number)
                 process.finish(timeout=20)
             until(lambda: not fleet.execute(locks).fetchall(), lambda: "PgBouncer has ended its transaction")
+            after = pgbouncer.server_connections(url, 2)
+            assert list(after.values()) == list(before.values())
 
     def test_that_is_refused(self, pooler: URL, airflow_database: URL) -> None:
         """A stranger; a database that is not Airflow's; an upgrade that fails half way."""
@@ -259,3 +274,97 @@ class TestWhateverEndsIt:
         assert done.returncode == 0, done.stderr
         assert fleet.execute(state).fetchone() == (True,)
         assert pgbouncer.server_connection(pooled)[1] == before
+
+
+CALLS = 250
+POOL_SIZE = 2
+
+
+Call = Callable[[], dagbump.BumpResult]
+
+
+@contextmanager
+def with_session(pooled: URL, driver: str = "psycopg") -> Iterator[Call]:
+    engine = sa.create_engine(pooled.set(drivername=f"postgresql+{driver}"), poolclass=NullPool)
+    with Session(engine) as session:
+
+        def call() -> dagbump.BumpResult:
+            with session.begin():
+                return dagbump.bump(session)
+
+        yield call
+
+
+@contextmanager
+def with_psycopg(pooled: URL) -> Iterator[Call]:
+    with psycopg.connect(libpq(pooled)) as connection:
+
+        def call() -> dagbump.BumpResult:
+            with connection.transaction():
+                return dagbump.bump(connection)
+
+        yield call
+
+
+@contextmanager
+def with_asyncpg(pooled: URL) -> Iterator[Call]:
+    without_names = {"statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
+    engine = create_async_engine(
+        pooled.set(drivername="postgresql+asyncpg"), poolclass=NullPool, connect_args=without_names
+    )
+
+    async def acall() -> dagbump.BumpResult:
+        async with connection.begin():
+            return await dagbump.abump(connection)
+
+    loop = asyncio.new_event_loop()
+    connection = engine.connect()
+    loop.run_until_complete(connection.start())
+    try:
+        yield lambda: loop.run_until_complete(acall())
+    finally:
+        loop.run_until_complete(connection.close())
+        loop.close()
+
+
+class TestAThousandCalls:
+    """By several drivers at once, on two server connections, while dagbump is upgraded and removed under them."""
+
+    def test_answer_or_say_what_is_the_matter_and_leave_nothing(
+        self, postgres: Server, database: URL, fleet: Fleet
+    ) -> None:
+        migrated = threading.Event()
+        problems: list[BaseException] = []
+
+        def goes_on(calls_of: Callable[[URL], AbstractContextManager[Call]], url: URL) -> int:
+            answered = made = 0
+            while made < CALLS or not migrated.is_set():
+                with calls_of(url) as call:
+                    for _ in range(25):
+                        made += 1
+                        try:
+                            call()
+                            answered += 1
+                        except dagbump.DagbumpError as error:
+                            problems.append(error)
+            return answered
+
+        with pgbouncer.in_front_of(postgres.url, {}, POOL_SIZE) as pooler, ThreadPoolExecutor() as threads:
+            url = pooler.set(database=database.database)
+            before = pgbouncer.server_connections(url, POOL_SIZE)
+            assert len(before) == POOL_SIZE
+            drivers = (with_session, partial(with_session, driver="psycopg2"), with_psycopg, with_asyncpg)
+            callers = [threads.submit(goes_on, each, url) for each in drivers]
+            try:
+                for number, words in enumerate((("upgrade",), ("downgrade", "base"), ("upgrade",))):
+                    stale_run(fleet, f"d{number}")
+                    done = run(url, *DAGBUMP, *words)
+                    assert done.returncode == 0, done.stderr
+            finally:
+                migrated.set()
+            assert min(caller.result(timeout=120) for caller in callers) > 0
+            assert {type(problem) for problem in problems} == {dagbump.NotInstalled}
+            assert pgbouncer.server_connections(url, POOL_SIZE) == before
+            stale = "SELECT FROM dagbump.preview() WHERE stale > 0"
+            assert run(url, *DAGBUMP, "bump").returncode == 0
+            assert fleet.execute(stale).fetchall() == []

@@ -132,7 +132,7 @@ class TestMetrics:
             for client in slow:
                 client.sendall(b"GET /metrics HTTP/1.1\r\n")
             assert served.status("/readyz") == 200
-            slow[0].settimeout(5)  # less than a client may keep a thread waiting
+            slow[0].settimeout(1)  # less than a client may keep a thread waiting
             assert slow[0].recv(1) == b"", "the oldest one had to go"
             loop.process.send_signal(signal.SIGTERM)
             assert loop.finish(timeout=1) == 0

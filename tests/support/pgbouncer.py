@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +97,34 @@ def _listens(port: int) -> bool:
 
 
 def server_connection(pooled: URL) -> tuple[int, dict[str, Any]]:
-    """Return the process behind the pooler, and all that a client may have left there."""
-    connection = psycopg.connect(
-        libpq(pooled), autocommit=True, prepare_threshold=None, application_name="observer", client_encoding="utf8"
-    )
-    try:
-        connection.execute("DO $$ BEGIN END $$")  # its own settings show once PL/pgSQL is loaded
-        left: dict[str, Any] = {name: setting for name, setting, _ in connection.execute("SHOW ALL").fetchall()}
-        for what, query in _LEFT.items():
-            left[what] = connection.execute(query.encode()).fetchall()
-        return _pid(connection), left
-    finally:
-        connection.close()
+    """Return the process behind a pooler with one server connection, and all that a client may have left there."""
+    ((pid, left),) = server_connections(pooled, 1).items()
+    return pid, left
+
+
+def server_connections(pooled: URL, pool_size: int) -> dict[int, dict[str, Any]]:
+    """Return the processes behind the pooler, and all that clients may have left there.
+
+    An open transaction keeps each of them from being given to the next observer.
+    """
+    found = {}
+    with ExitStack() as stack:
+        for _ in range(pool_size):
+            connection = psycopg.connect(
+                libpq(pooled), prepare_threshold=None, application_name="observer", client_encoding="utf8"
+            )
+            stack.callback(connection.close)
+            stack.callback(connection.rollback)
+            found[_pid(connection)] = _left(connection)
+    return found
+
+
+def _left(connection: psycopg.Connection[Any]) -> dict[str, Any]:
+    connection.execute("DO $$ BEGIN END $$")  # its own settings show once PL/pgSQL is loaded
+    left: dict[str, Any] = {name: setting for name, setting, _ in connection.execute("SHOW ALL").fetchall()}
+    for what, query in _LEFT.items():
+        left[what] = connection.execute(query.encode()).fetchall()
+    return left
 
 
 def _pid(connection: psycopg.Connection[Any]) -> int:
