@@ -61,6 +61,7 @@ DECLARE
 BEGIN
     @include:require_tables@
     @include:check_arguments@
+    @include:refuse_read_only@
     IF report_all IS NULL THEN
         RAISE EXCEPTION 'report_all must be true or false, and is NULL'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out for the runs with something to do.';
@@ -207,7 +208,7 @@ It records in dagbump.history what it has moved.
 Errors
   22023  max_runs is negative; caller_verifies or report_all is NULL; an array contains NULL or is an
          array of arrays
-  25006  there is something to move in a read-only transaction
+  25006  the transaction is read-only, as on a hot standby
   40001  under REPEATABLE READ or SERIALIZABLE, a TI has changed since the snapshot: try again
   42501  row-level security hides rows from the owner of Airflow''s tables (FORCE ROW LEVEL SECURITY)
   55P03  another transaction has locked the whole of dagbump.history, as VACUUM FULL and CREATE INDEX

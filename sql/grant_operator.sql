@@ -13,6 +13,7 @@ DECLARE
     owner CONSTANT oid := @include:owner_of_schema@;
     object record;
 BEGIN
+    @include:refuse_read_only@
     @include:check_role@
     IF role = pg_catalog.pg_get_userbyid(owner)::text THEN
         RAISE NOTICE 'dagbump belongs to %: there is nothing to grant', role;
@@ -50,7 +51,7 @@ does not grant rights on the objects that are for the owner alone: grant_operato
 prune_history, alembic_version, and the functions that only other functions call. It gives nothing to
 PUBLIC and no grant option. A second call changes nothing. An upgrade that adds functions grants them to
 the existing operators.
-Errors: 22023 if role is NULL or PUBLIC; 42704 if there is no such role; 42501 if the caller may not
-grant.';
+Errors: 22023 if role is NULL or PUBLIC; 25006 on a hot standby; 42704 if there is no such role; 42501 if
+the caller may not grant.';
 
 REVOKE ALL ON FUNCTION dagbump.grant_operator(text) FROM PUBLIC;

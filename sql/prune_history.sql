@@ -13,6 +13,7 @@ DECLARE
     kept_since timestamptz;
     removed bigint;
 BEGIN
+    @include:refuse_read_only@
     IF keep IS NULL OR keep < '0 seconds'::interval THEN
         RAISE EXCEPTION 'keep must be an interval that is not negative, and is %', coalesce(keep::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value',
@@ -48,7 +49,8 @@ Every night, with pg_cron:
 
 For the role that owns dagbump. It runs with the rights of the caller, which must be allowed to DELETE
 there. Rows are never removed without such a call. ''0'' removes everything that was recorded before now.
-Errors: 22023 if keep is NULL or negative, or reaches back further than a timestamp can.
+Errors: 22023 if keep is NULL or negative, or reaches back further than a timestamp can; 25006 on a hot
+standby.
 It waits for no row lock.';
 
 REVOKE ALL ON FUNCTION dagbump.prune_history(interval) FROM PUBLIC;

@@ -41,6 +41,7 @@ DECLARE
 BEGIN
     @include:require_tables@
     @include:check_dag_run_ids@
+    @include:refuse_read_only@
     IF batch_size IS NULL OR batch_size < 1 THEN
         RAISE EXCEPTION 'batch_size must be 1 or more, and is %', coalesce(batch_size::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value', HINT = 'At most this many task instances are moved between two COMMITs.';

@@ -14,6 +14,7 @@ DECLARE
     statements text;
     sources text;
 BEGIN
+    @include:refuse_read_only@
     @include:check_role@
     IF role = pg_catalog.pg_get_userbyid(owner)::text THEN
         RAISE EXCEPTION 'dagbump belongs to %, whose rights are not taken away', role
@@ -116,8 +117,8 @@ The role keeps the rights that another role granted to it. A WARNING lists them,
 the statements that take them back. The role also keeps the rights that it has as a superuser or as a
 member of another role. A NOTICE says so. A second call changes nothing.
 DROP ROLE works only after this has been done in each database where the role is an operator.
-Errors: 22023 if role is NULL, PUBLIC or the owner; 42704 if there is no such role; 42501 if the caller
-may not revoke; 2BP01 if the role has granted rights to other roles. The error names them, and the
-statements to run first.';
+Errors: 22023 if role is NULL, PUBLIC or the owner; 25006 on a hot standby; 42704 if there is no such role;
+42501 if the caller may not revoke; 2BP01 if the role has granted rights to other roles. The error names
+them, and the statements to run first.';
 
 REVOKE ALL ON FUNCTION dagbump.revoke_operator(text) FROM PUBLIC;

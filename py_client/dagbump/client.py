@@ -272,6 +272,11 @@ def server_time(connection: sa.engine.Connection | Session) -> datetime:
     return now
 
 
+def is_standby(connection: sa.engine.Connection) -> bool:
+    """Return whether the server is a hot standby, on which nothing can be written and no row can be locked."""
+    return bool(connection.execute(sa.select(sa.func.pg_catalog.pg_is_in_recovery())).scalar_one())
+
+
 def _answer(connection: SyncConnection, call: Call, kind: type[RowT]) -> tuple[RowT, ...]:
     """Call a function and return one object per row."""
     _refuse_connection(call.function, connection, _SYNC)

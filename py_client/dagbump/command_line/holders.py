@@ -12,7 +12,7 @@ from dagbump.command_line import filters
 from dagbump.command_line.connecting import usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import DagIds, DagRunIds, Json, OfAirflow, TrustOwner, Url, Wide
-from dagbump.command_line.output import print_json, print_text, printing
+from dagbump.command_line.output import note, print_json, print_text, printing
 from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.tables import WAITING, Column, if_any, print_table
 from dagbump.errors import DagbumpError, summary
@@ -63,6 +63,7 @@ _HOLDS = (
     Column("task_instances", "TIs"),
     Column("one_of_several", "one of several", style=if_any(WAITING)),
 )
+_ON_STANDBY = "This server is a hot standby, where no row can be locked. Ask the primary."
 
 
 def holders(
@@ -84,9 +85,14 @@ def holders(
         chosen = filters.look_up(connection, installed.airflow_schema, dag_run_id, dag_id, None)
         rows = client.holders(connection, dag_run_id, dag_id)
         now = client.server_time(connection)
+        on_standby = client.is_standby(connection)
     with printing():
         if as_json:
             print_json(rows)
+            if on_standby:
+                note(_ON_STANDBY)
+        elif on_standby:
+            print_text(_ON_STANDBY)
         elif rows:
             print_table(_HOLDS, [_hold(group, now) for group in by_transaction(rows)], wide=wide)
         elif chosen.obstacle:

@@ -86,6 +86,8 @@ def repair(
         raise typer.Exit(ExitCode.WRONG_USAGE)
     with exit_codes(), usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, installed):
         filters.look_up(connection, installed.airflow_schema, None, dag_id, None)
+        if not dry_run:
+            client.repair_batch(connection, [], batch_size)  # raises at once if nothing can be written here
         runs = client.repairable(connection, dag_id)
         connection.rollback()  # so that no transaction is open while a person thinks
         done = Done()
