@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -197,11 +198,13 @@ def _in_iso_style(connection: Any) -> Any:
 
 
 def _description(parameters: Mapping[str, Any]) -> str:
-    place = parameters.get("host") or parameters.get("hostaddr") or "the default host"
-    port = f":{parameters['port']}" if parameters.get("port") else ""
+    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "the default host").split(",")
+    ports = str(parameters.get("port") or "").split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports  # as libpq takes one port for several hosts
+    place = ",".join(f"{host}:{port}" if port else host for host, port in zip_longest(hosts, ports, fillvalue=""))
     user = f" as {parameters['user']}" if parameters.get("user") else ""
     service = f" of service {parameters['service']}" if parameters.get("service") else ""
-    return f"{parameters.get('dbname') or 'the default database'} on {place}{port}{user}{service}"
+    return f"{parameters.get('dbname') or 'the default database'} on {place}{user}{service}"
 
 
 def describe(engine: sa.engine.Engine) -> str:

@@ -80,9 +80,11 @@ def _read_url(match: re.Match[str], module: ModuleType, drivername: str) -> dict
     url = f"postgresql://{credentials}{match['place']}?{'&'.join(query)}"
     try:
         parsed = sa.engine.make_url(url).set(drivername=drivername)
-    except ValueError:  # several hosts, each with its port
+        parameters = dict(parsed.get_dialect()().create_connect_args(parsed)[1])
+    except (ValueError, sa.exc.ArgumentError):  # several hosts, as only libpq writes them
         return _parse_conninfo(module, url)
-    parameters = dict(parsed.get_dialect()().create_connect_args(parsed)[1])
+    if "]" in str(parameters.get("host")):  # several IPv6 addresses, which SQLAlchemy takes for one host
+        return _parse_conninfo(module, url)
     if str(parameters.get("host")).upper().startswith("%2F"):  # libpq's form of a socket directory
         parameters["host"] = unquote(parameters["host"])
     return parameters

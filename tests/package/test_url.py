@@ -162,8 +162,29 @@ class TestUrl:
     def test_several_hosts_and_another_drivers_parameters(self) -> None:
         for query in ("ssl=disable&command_timeout=5", "connect_timeout=2&prepare_threshold=0"):
             engine = create_engine(f"postgresql+asyncpg://u:p@127.0.0.1:1,127.0.0.1:2/d?{query}")
-            with pytest.raises(dagbump.Unreachable, match=r"127\.0\.0\.1,127\.0\.0\.1:1,2 as u"):
+            with pytest.raises(dagbump.Unreachable, match=r"127\.0\.0\.1:1,127\.0\.0\.1:2 as u"):
                 dagbump_database.connect(engine)
+
+    @pytest.mark.parametrize(
+        ("place", "described"),
+        [
+            ("h1,h2/d", "h1,h2"),
+            ("h1:1,h2:2/d", "h1:1,h2:2"),
+            ("h1:1,h2/d", "h1:1,h2"),
+            ("h1,h2:2/d", "h1:2,h2:2"),  # as SQLAlchemy, and so Airflow, reads it
+            ("[::1]:1,[::1]:2/d", "::1:1,::1:2"),
+            ("[::1]:1,h2:2/d", "::1:1,h2:2"),
+            ("/d?host=h1:1&host=h2:2", "h1:1,h2:2"),
+            ("/d?host=h1,h2&port=1,2", "h1:1,h2:2"),
+            ("/d?host=h1,h2&port=1", "h1:1,h2:1"),
+            ("/d?hostaddr=127.0.0.1,127.0.0.2&port=1,2", "127.0.0.1:1,127.0.0.2:2"),
+        ],
+    )
+    @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg2", "postgresql+asyncpg"])
+    def test_several_servers_are_described_one_by_one(self, scheme: str, place: str, described: str) -> None:
+        both = "&" if "?" in place else "?"
+        engine = create_engine(f"{scheme}://{place}{both}target_session_attrs=read-write&dbname=d")
+        assert describe(engine) == f"d on {described}"
 
     def test_a_socket_that_only_one_driver_can_name(self) -> None:
         engine = create_engine("postgresql+pg8000://me@/d?unix_sock=/nowhere/.s.PGSQL.5433")
