@@ -113,6 +113,15 @@ def _from_airflow(source: str) -> DatabaseUrl:
         ) from None
 
 
+# libpq's parameters that give up, after half a minute, a server that vanishes without closing its connections. The first
+# three are for a connection that waits for an answer, the last, in milliseconds, for one whose request has not arrived.
+_GIVE_UP_A_SILENT_SERVER = {
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+
 _DATABASE = "dagbump_database"  # the engine's execution option that holds its _Database
 
 
@@ -145,7 +154,11 @@ def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.en
     module, drivername = _driver()
     # Without client_encoding, a driver would return text as bytes if the database's encoding is SQL_ASCII.
     defaults = {"fallback_application_name": "dagbump", "connect_timeout": "10", "client_encoding": "utf8"}
-    parameters = {**defaults, **libpq.parameters(found.value, found.source, module, drivername)}
+    parameters = {
+        **defaults,
+        **_GIVE_UP_A_SILENT_SERVER,
+        **libpq.parameters(found.value, found.source, module, drivername),
+    }
     description = _description(parameters)
     if module.__name__ == "psycopg":
         parameters["prepare_threshold"] = None  # a prepared statement would stay on the server

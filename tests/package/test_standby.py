@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import dagbump
@@ -18,6 +21,7 @@ from support import airflow_tables, example_fleet, replication
 from support.fleet import Fleet
 from support.processes import ALEMBIC, DAGBUMP, command, running
 from support.replication import Cluster, Node
+from support.waits import until
 
 pytestmark = [pytest.mark.once, pytest.mark.slow]
 
@@ -172,10 +176,36 @@ class TestWhatWrites:
 
 
 class TestRun:
-    def test_waits_on_a_standby_and_says_so(self, cluster: Cluster) -> None:
+    def test_waits_on_a_standby_and_bumps_once_it_is_promoted(self, cluster: Cluster) -> None:
         with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=of(cluster.standby)) as loop:
             loop.until_printed(ADVICE)
+            cluster.switch_over()
+            loop.until_printed("connected again")
             loop.process.send_signal(signal.SIGTERM)
             assert loop.finish(timeout=5) == 0
             assert loop.count("trying again") == 1
-            assert loop.count("active one") == 0
+        cluster.rejoin()
+
+
+class TestAConnection:
+    def test_a_command_that_loses_its_server_says_so(self, cluster: Cluster) -> None:
+        waiting = "SELECT pid FROM pg_stat_activity WHERE application_name = 'dagbump' AND wait_event = 'relation'"
+        primary = cluster.primary
+        with closing(psycopg.connect(of(primary))) as gate:
+            gate.execute("LOCK TABLE task_instance IN ACCESS EXCLUSIVE MODE")
+            with running(*DAGBUMP, "bump", DAGBUMP_URL=of(primary)) as bump:
+                until(lambda: primary.execute(waiting), lambda: "the bump waits for the table")
+                cluster.switch_over()
+                assert bump.finish(timeout=20) == 3, bump.lines
+                assert bump.count("Traceback") == 0
+        cluster.rejoin()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems name these options otherwise")
+    @pytest.mark.parametrize(("query", "idle"), [("", 15), ("?keepalives_idle=40", 40)])
+    def test_to_a_server_that_vanishes_is_given_up(self, cluster: Cluster, query: str, idle: int) -> None:
+        with database.connect(database.create_engine(of(cluster.primary) + query)) as connection:
+            driver_connection: Any = connection.connection.driver_connection
+            with socket.socket(fileno=os.dup(driver_connection.fileno())) as opened:
+                wanted = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+                assert [opened.getsockopt(socket.IPPROTO_TCP, option) for option in wanted] == [idle, 5, 3, 30_000]
+                assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
