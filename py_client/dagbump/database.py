@@ -113,7 +113,7 @@ def _from_airflow(source: str) -> DatabaseUrl:
         ) from None
 
 
-# libpq's parameters that give up, after half a minute, a server that vanishes without closing its connections. The first
+# For libpq: half a minute after a server has vanished without closing its connections, it is given up. The first
 # three are for a connection that waits for an answer, the last, in milliseconds, for one whose request has not arrived.
 _GIVE_UP_A_SILENT_SERVER = {
     "keepalives_idle": "15",
