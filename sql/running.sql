@@ -78,7 +78,8 @@ BEGIN
                     @include:unfinished@ AS unfinished,
                     @include:versionless@ AS versionless,
                     @include:stale@ AND (ti.dag_version_id = run.pinned_version_id) IS NOT TRUE AS stale,
-                    pg_catalog.strpos(pg_catalog.lower(ti.task_id::text), needle) > 0 AS found
+                    -- The first condition saves lower(), which is half of the work, if there is no search.
+                    needle IS NOT NULL AND pg_catalog.strpos(pg_catalog.lower(ti.task_id::text), needle) > 0 AS found
                 FROM ONLY @airflow_schema@.task_instance AS ti
                 WHERE @include:of_run@
             ) AS ti
