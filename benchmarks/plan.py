@@ -59,7 +59,7 @@ class Plan:
     life_cycles: FleetSize = FleetSize(LOOP_RUNS, 500)  # one of `loops`: the fleet beside the life-cycle load
     whole_loops: tuple[FleetSize, ...] = (FleetSize(1, 20), *(FleetSize(LOOP_RUNS, tis) for tis in (20, 100, 500)))
     version_work: FleetSize = FleetSize(LOOP_RUNS, 500)
-    page: tuple[FleetSize, ...] = (FleetSize(20, 50), FleetSize(20, 5_000), FleetSize(1_000, 20))
+    page: tuple[FleetSize, ...] = (FleetSize(LOOP_RUNS, 50), FleetSize(10_000, 20))
     repair: FleetSize = FleetSize(200, 500)
     steady: Rounds = Rounds(seconds=4, least=3, most=100)  # of loops in which nothing changed
     turn_seconds: float = 0.04  # a contender repeats a steady loop for so long in each round
