@@ -6,7 +6,10 @@ import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Call:
     arguments: dict[str, Any]
 
     @classmethod
-    def to(cls, function: str, /, **arguments: object) -> Call:
+    def to(cls, function: str, /, **arguments: object) -> Self:
         """Check and convert the arguments as the caller gave them.
 
         Raises:
@@ -59,13 +62,19 @@ class HistoryQuery(Call):
 
     def sql(self, placeholder: str) -> str:
         """Return the statement, as `Call.sql` does."""
-        values = self._values(placeholder)
-        limit = values.pop("limit", "NULL")
-        wanted = [_OF_HISTORY[name].format(value) for name, value in values.items()]
-        where = " AND ".join(f"({condition})" for condition in wanted) or "TRUE"
+        limit = self._values(placeholder).get("limit", "NULL")
         # The text consists of constants of this module and of placeholders; there is no value in it.
-        newest = f"SELECT * FROM dagbump.history WHERE {where} ORDER BY bumped_at DESC LIMIT {limit}"  # noqa: S608  (so)
+        newest = (
+            f"SELECT * FROM dagbump.history WHERE {self.condition(placeholder)} "  # noqa: S608  (so)
+            f"ORDER BY bumped_at DESC LIMIT {limit}"
+        )
         return f"SELECT * FROM ({newest}) AS history ORDER BY bumped_at"  # noqa: S608  (so)
+
+    def condition(self, placeholder: str) -> str:
+        """Return the condition on the rows, without the limit."""
+        values = self._values(placeholder)
+        wanted = [_OF_HISTORY[name].format(values[name]) for name in _OF_HISTORY if name in values]
+        return " AND ".join(f"({condition})" for condition in wanted) or "TRUE"
 
 
 _OF_HISTORY = {

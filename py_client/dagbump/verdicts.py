@@ -12,6 +12,39 @@ Tone: TypeAlias = Literal["wrong", "waiting", "idle"]
 
 
 @dataclass(frozen=True)
+class Advice:
+    """What happens next, and what people can do, by what they need for it.
+
+    ``operate`` and ``edit`` begin with a verb and have no full stop, so that they also fit behind "Ask somebody to".
+
+    Attributes:
+        next: what happens by itself; empty if nothing does.
+        operate: what somebody can do who has a shell where Airflow and dagbump are installed.
+        edit: what a user of Airflow can do who may edit the DAG and its runs.
+        command: a command for ``operate``; ``{dag_id}`` stands for the DAG, quoted for a shell. None if there is none.
+    """
+
+    next: str = ""
+    operate: str = ""
+    edit: str = ""
+    command: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it, for somebody who can do it."""
+        return " ".join(filter(None, (self.next, sentence(self.operate), sentence(self.edit))))
+
+    def command_for(self, dag_id: str) -> str | None:
+        """Return the command for a DAG."""
+        return self.command and self.command.format(dag_id=quote(dag_id))
+
+
+def sentence(phrase: str) -> str:
+    """Return a phrase that begins with a verb as a sentence; an empty one stays empty."""
+    return phrase and f"{phrase[0].upper()}{phrase[1:]}."
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The texts for a verdict.
 
@@ -19,10 +52,8 @@ class Verdict:
         label: the verdict in two or three words.
         tone: how urgent it is.
         meaning: what has happened.
-        next_with_plugin: what happens next, or what to do, if the scheduler's plugin is on.
-        next_without: the same if the plugin is off or its state is unknown; None if it does not differ.
-        command: a command that helps; ``{dag_id}`` stands for the DAG, quoted for a shell. None if there is none.
-        command_without: the same if the plugin is off or its state is unknown.
+        with_plugin: what happens next and what to do, if the scheduler's plugin is on.
+        without: the same if the plugin is off or its state is unknown; None if it does not differ.
         is_moved: whether the safe form of a bump moves stale task instances of such a run.
         may_be_locked: whether a lock of another transaction may be the reason, which dagbump.holders can then show.
     """
@@ -30,22 +61,22 @@ class Verdict:
     label: str
     tone: Tone
     meaning: str
-    next_with_plugin: str
-    next_without: str | None = None
-    command: str | None = None
-    command_without: str | None = None
+    with_plugin: Advice
+    without: Advice | None = None
     is_moved: bool = False
     may_be_locked: bool = False
 
-    def next(self, *, plugin_is_on: bool) -> str:
-        """Return what happens next, or what to do."""
-        return self.next_with_plugin if plugin_is_on or self.next_without is None else self.next_without
+    def advice(self, *, plugin_is_on: bool) -> Advice:
+        """Return what happens next, and what to do."""
+        return self.with_plugin if plugin_is_on or self.without is None else self.without
 
-    def command_for(self, dag_id: str, *, plugin_is_on: bool) -> str | None:
-        """Return the command that helps with a DAG."""
-        command = self.command if plugin_is_on or self.command_without is None else self.command_without
-        return command and command.format(dag_id=quote(dag_id))
 
+_VERIFIED = (
+    "The scheduler does that in its next loop: it creates new tasks, removes deleted ones, and moves the others."
+)
+_BY_PLUGIN = "the scheduler's plugin brings the run to the latest version."
+_BY_BUMP = "a bump or the scheduler brings the run to the latest version."
+_UNPAUSE = "unpause the DAG, if the run is to go on"
 
 # The most urgent first.
 VERDICTS: Mapping[str, Verdict] = {
@@ -53,9 +84,12 @@ VERDICTS: Mapping[str, Verdict] = {
         "Lacks tasks",
         "wrong",
         "The latest version has tasks that this run will never get, because Airflow takes the run for verified.",
-        "The scheduler's plugin finds such runs, and makes Airflow create their tasks within a minute or so.",
-        "Nothing in Airflow creates them before the DAG changes again. Turn the scheduler's plugin on.",
-        command_without="export AIRFLOW__DAGBUMP__ENABLED=True",
+        Advice("The scheduler's plugin finds such runs, and makes Airflow create their tasks within a minute or so."),
+        Advice(
+            "Nothing in Airflow creates them before the DAG changes again.",
+            operate="turn the scheduler's plugin on",
+            command="export AIRFLOW__DAGBUMP__ENABLED=True",
+        ),
         is_moved=True,
         may_be_locked=True,
     ),
@@ -64,17 +98,22 @@ VERDICTS: Mapping[str, Verdict] = {
         "wrong",
         "The run is pinned to a bundle version, and some of its task instances are on no version at all. From Airflow "
         "3.1 on, nothing will ever start them.",
-        "Run `dagbump repair`: it gives them the version that the run was created with. One that is queued already "
-        "stays queued: clear its task. If the version of the run is gone, fail the run.",
-        command="dagbump repair --dag-id={dag_id}",
+        Advice(
+            operate="run `dagbump repair`, which gives them the version that the run was created with",
+            edit="clear the tasks that were queued before that, because they stay queued; or, if the version of the "
+            "run is gone, fail the run",
+            command="dagbump repair --dag-id={dag_id}",
+        ),
     ),
     "bump": Verdict(
         "Behind",
         "waiting",
         "Unfinished task instances are not on the latest version of their DAG.",
-        "The scheduler's plugin moves them in its next loop, except those that another transaction has locked.",
-        "`dagbump bump` moves them, except those that another transaction has locked.",
-        command_without="dagbump bump --dag-id={dag_id}",
+        Advice("The scheduler's plugin moves them in its next loop, except those that another transaction has locked."),
+        Advice(
+            operate="run `dagbump bump`, which moves them, except those that another transaction has locked",
+            command="dagbump bump --dag-id={dag_id}",
+        ),
         is_moved=True,
         may_be_locked=True,
     ),
@@ -82,57 +121,69 @@ VERDICTS: Mapping[str, Verdict] = {
         "To be verified",
         "waiting",
         "The scheduler has not looked at the latest version for this run yet.",
-        "The scheduler does that in its next loop: it creates new tasks, removes deleted ones, and moves the others.",
-        "The scheduler does that in its next loop: it creates new tasks, removes deleted ones, and moves the others. "
-        "If it does not, check that the scheduler runs, and what `dagbump check` says about the version order.",
+        Advice(_VERIFIED),
+        Advice(
+            _VERIFIED,
+            operate="check that the scheduler runs, and what `dagbump check` says about the version order, if it does "
+            "not",
+            command="dagbump check",
+        ),
         may_be_locked=True,
     ),
     "no_serialized_dag": Verdict(
         "Version not readable",
         "wrong",
         "The latest version has no serialized DAG, so no scheduler can run it.",
-        "Have the DAG processor parse the file again: change it, or run `airflow dags reserialize`.",
-        command="airflow dags reserialize",
+        Advice(
+            operate="have the DAG processor parse the file again: change it, or run `airflow dags reserialize`",
+            command="airflow dags reserialize",
+        ),
     ),
     "no_version": Verdict(
         "DAG without version",
         "wrong",
         "The DAG has no version at all.",
-        "Check whether the DAG processor can parse its file: `airflow dags list-import-errors`.",
-        command="airflow dags list-import-errors",
+        Advice(
+            operate="check whether the DAG processor can parse its file: `airflow dags list-import-errors`",
+            command="airflow dags list-import-errors",
+        ),
     ),
     "stale_dag": Verdict(
         "DAG is gone",
         "idle",
         "The DAG is in no DAG file any more, so the scheduler leaves the run alone.",
-        "Bring the file back, or fail the run.",
+        Advice(edit="bring the file back, or fail the run"),
     ),
     "paused": Verdict(
         "DAG is paused",
         "idle",
         "The scheduler leaves the run alone while its DAG is paused.",
-        "Once somebody unpauses the DAG, the next loop moves these task instances.",
-        command="airflow dags unpause {dag_id}",
+        Advice(f"Once the DAG is unpaused, {_BY_PLUGIN}", edit=_UNPAUSE),
+        Advice(f"Once the DAG is unpaused, {_BY_BUMP}", edit=_UNPAUSE),
     ),
     "not_due": Verdict(
         "Not due yet",
         "idle",
         "The run begins later.",
-        "The scheduler gets to it when its run_after is reached.",
+        Advice(f"Once its run_after is reached, {_BY_PLUGIN}"),
+        Advice(f"Once its run_after is reached, {_BY_BUMP}"),
     ),
     "pinned": Verdict(
         "Pinned",
         "idle",
         "The run keeps the version of its DAG bundle that it began with.",
-        "Nothing has to be done. To move it to the latest version, clear it with the latest bundle version.",
+        Advice(
+            "Nothing has to be done.",
+            edit="clear the run with the latest bundle version, if it is to run on the latest version",
+        ),
     ),
 }
 # What the page calls a run that dagbump.preview does not show.
 FINE = "fine"
-_FINE = Verdict("Fine", "idle", "No task instance is stale, and no task is missing.", "Nothing has to be done.")
+_FINE = Verdict("Fine", "idle", "No task instance is stale, and no task is missing.", Advice("Nothing has to be done."))
 
 
 def verdict_of(name: str) -> Verdict:
     """Return the texts for a verdict; a verdict of a newer dagbump gets its name as label."""
-    unknown = Verdict(name, "idle", "", "A newer dagbump says this: upgrade the package.")
+    unknown = Verdict(name, "idle", "", Advice(operate="upgrade the package, because a newer dagbump says this"))
     return _FINE if name == FINE else VERDICTS.get(name, unknown)

@@ -390,7 +390,7 @@ class TestCommand:
         done = command(*DAGBUMP, "repair", "--dry-run", DAGBUMP_URL=libpq(database))
         assert (done.returncode, done.stderr) == (0, "")
         assert "To move: 3 task instances in 1 run." in done.stdout
-        assert "Once somebody unpauses the DAG" in done.stdout
+        assert "Unpause the DAG, if the run is to go on." in done.stdout
         assert "bump:" not in done.stdout  # what it would move is not left
         assert new not in fleet.versions_of(tis)
 

@@ -1,4 +1,4 @@
-"""The page "DAG versions" in a browser: a fleet of which it has something to tell, and what a test does with it."""
+"""The page "Dag versions" in a browser: a fleet of which it has something to tell, and what a test does with it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def fill(fleet: Fleet) -> None:
         fleet.ti(run, of_fine[1], "scheduled", task_id=task_id)
 
 
-SENTENCE = "12 of 16 unfinished task instances are not on the latest version of their DAG, in 7 of 8 running runs."
+SENTENCE = "12 of 16 unfinished task instances are not on the latest version of their Dag, in 7 of 8 running runs."
 
 
 def picture(somebody: Visitor, name: str) -> None:

@@ -104,7 +104,7 @@ def test_one_connection_is_enough(postgres: Server, dagbump_template: str, tmp_p
         moved = admin.ask("/dagbump/bump", {"dag_run_ids": [run]}, **{"X-Dagbump-Token": token})
         assert moved.status == 200
         assert "Moved 1 task instance of 1 run." in moved.text
-        assert fleet.execute("SELECT caller FROM dagbump.history").fetchall() == [("page 'DAG versions': admin",)]
+        assert fleet.execute("SELECT caller FROM dagbump.history").fetchall() == [("page 'Dag versions': admin",)]
         audited = fleet.execute("SELECT owner, extra FROM {schema}.log WHERE event = 'dagbump_bump'").fetchall()
         assert audited == [("admin", json.dumps({"dag_run_ids": [run], "method": "POST"}))]
 
@@ -180,8 +180,8 @@ def test_the_auth_manager_is_asked_about_what_is_shown(slow: Visited) -> None:
         before = questions(admin)
         assert admin.ask(tab).status == 200
         asked[tab] = questions(admin) - before
-    # About each DAG two questions: may they see it, and its runs? Of one there is a button: may they edit both?
-    assert asked == {"/dagbump/": 2 * 2 + 2, "/dagbump/versions": 26 * 2, "/dagbump/history": 2}
+    # About each DAG two questions: may they see it, and its runs? One has a verdict: may they edit both?
+    assert asked == {"/dagbump/": 2 * 2 + 2, "/dagbump/versions": 51 * 2, "/dagbump/history": 2}
 
 
 def test_no_work_goes_on_for_clients_that_have_gone(slow: Visited) -> None:

@@ -1,4 +1,4 @@
-"""The page "DAG versions" keeps its place and says why it cannot refresh, on any screen and behind a reverse proxy."""
+"""The page "Dag versions" keeps its place and says why it cannot refresh, on any screen and behind a reverse proxy."""
 
 from __future__ import annotations
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, expect
+from dagbump.verdicts import VERDICTS, sentence
+from playwright.sync_api import Browser, Locator, expect
 from support.browser import Visitor, visitor
 from support.fleet import Fleet
-from support.page import Enter, Served, button, fill, open_page, row_of, versions
+from support.page import Enter, Served, button, emptied_fleet, fill, open_page, row_of, versions
 from support.releases.web import Web, serving
 from support.server import Server, libpq
 
@@ -111,11 +112,11 @@ def test_each_column_sorts(fleet: Fleet, web: Web, enter: Enter) -> None:
         page.wait_for_url(re.compile(f"sort={sort}$"))
         expect(page.get_by_role("columnheader", name=name)).to_have_attribute("aria-sort", direction)
 
-    click("DAG and run", "dag", "ascending")
+    click("Dag and run", "dag", "ascending")
     dags = [cell.splitlines()[0] for cell in column(1)]
     ordered = fleet.execute("SELECT dag_id FROM {schema}.dag_run WHERE dag_id <> 'fine' ORDER BY dag_id")
     assert dags == [dag_id for (dag_id,) in ordered]
-    click("DAG and run", "-dag", "descending")
+    click("Dag and run", "-dag", "descending")
     assert [cell.splitlines()[0] for cell in column(1)] == dags[::-1]
     click("Not on it", "-stale", "descending")
     assert [cell.splitlines()[0] for cell in column(4)] == ["2"] * 5 + ["1"] * 3
@@ -125,7 +126,7 @@ def test_each_column_sorts(fleet: Fleet, web: Web, enter: Enter) -> None:
     assert "reports.daily" in "".join(column(1)[:3])
     click("Verdict", "verdict", "ascending")
     assert column(2)[0] == "Lacks tasks"
-    assert column(2)[-1] == "DAG is paused"
+    assert column(2)[-1] == "Dag is paused"
 
 
 # ---- Tasks have names.
@@ -183,11 +184,11 @@ def test_every_search_is_answered(web: Web, enter: Enter) -> None:
     assert "It is in none of them. Runs that are not running are not searched." in search(somebody, "no such thing")
     expect(page.locator("#answer")).to_have_text("No running run with “no such thing” in an id.")
     said = search(somebody, "fine")
-    assert "Found in the ids of 1 DAG." in said
+    assert "Found in the ids of 1 Dag." in said
     assert "It is fine: nothing in these runs is stale or missing." in said
     expect(page.locator("tbody tr[id]")).to_have_count(1)
     expect(page.locator("#answer")).to_have_text(
-        "All 3 unfinished task instances of 1 running run with “fine” in an id are on the latest version of their DAG."
+        "All 3 unfinished task instances of 1 running run with “fine” in an id are on the latest version of their Dag."
     )
     said = search(somebody, "2026-11-26")
     assert "Found in the ids of 3 runs." in said
@@ -228,31 +229,136 @@ def test_the_dialog_says_what_a_bump_does_not_do(emptied: Fleet, web: Web, enter
 # ---- Advice can be followed.
 
 
-def test_advice_depends_on_what_the_reader_may_do(served_without_plugin: Served, browser: Browser) -> None:
-    web, url = served_without_plugin
-    with (
-        psycopg.connect(libpq(url), autocommit=True) as connection,
-        visitor(browser) as admin,
-        visitor(browser) as viewer,
-    ):
-        fill(Fleet(connection))
-        for name, somebody in (("admin", admin), ("viewer", viewer)):
+def every_verdict(fleet: Fleet) -> None:
+    """Make a run of each verdict: those of `fill`, and the others."""
+    fill(fleet)
+    for dag_id, columns in (("gone", {"is_stale": True}), ("later", {})):
+        old, _ = versions(fleet, dag_id, 2, **columns)
+        fleet.ti(fleet.run(dag_id), old, "scheduled", task_id="extract")
+    fleet.execute("UPDATE {schema}.dag_run SET run_after = now() + interval '1 day' WHERE dag_id = 'later'")
+    own, latest = versions(fleet, "pinned", 2)
+    pinned = fleet.run("pinned", bundle_version="9f2c1e", created_dag_version_id=own)
+    fleet.ti(pinned, latest, "scheduled", task_id="extract")
+    old, unreadable = versions(fleet, "unreadable", 2)
+    fleet.ti(fleet.run("unreadable"), old, "scheduled", task_id="extract")
+    fleet.execute("DELETE FROM {schema}.serialized_dag WHERE dag_version_id = %s", unreadable)
+    fleet.dag("no version")
+    fleet.ti(fleet.run("no version"), None, "scheduled", task_id="extract")
+
+
+# How the advice of a verdict begins; and what somebody can do. An editor is told to do it, and a viewer, whom to ask.
+NEXT = {
+    "To be verified": "The scheduler does that in its next loop",
+    "Pinned": "Nothing has to be done.",
+}
+NEXT_WITH_PLUGIN = NEXT | {
+    "Lacks tasks": "The scheduler's plugin finds such runs",
+    "Behind": "The scheduler's plugin moves them in its next loop",
+    "Dag is paused": "Once the Dag is unpaused, the scheduler's plugin brings",
+    "Not due yet": "Once its run_after is reached, the scheduler's plugin brings",
+}
+NEXT_WITHOUT = NEXT | {
+    "Lacks tasks": "Nothing in Airflow creates them before the Dag changes again.",
+    "Dag is paused": "Once the Dag is unpaused, a bump or the scheduler brings",
+    "Not due yet": "Once its run_after is reached, a bump or the scheduler brings",
+}
+EDIT = {
+    "No version": "clear the tasks",
+    "Dag is gone": "bring the file back, or fail the run",
+    "Dag is paused": "unpause the Dag",
+    "Pinned": "clear the run with the latest bundle version",
+}
+EDIT_WITHOUT = EDIT | {"Behind": "press the button on this page"}
+OPERATE = {
+    "No version": "run dagbump repair",
+    "Version not readable": "have the Dag processor parse",
+    "Dag without version": "check whether the Dag processor can parse",
+}
+OPERATE_WITHOUT = OPERATE | {
+    "Lacks tasks": "turn the scheduler's plugin on",
+    "To be verified": "check that the scheduler runs",
+}
+COMMANDS = {
+    "No version": "dagbump repair --dag-id=legacy",
+    "Version not readable": "airflow dags reserialize",
+    "Dag without version": "airflow dags list-import-errors",
+}
+COMMANDS_WITHOUT = COMMANDS | {
+    "Lacks tasks": "export AIRFLOW__DAGBUMP__ENABLED=True",
+    "To be verified": "dagbump check",
+}
+WITH_A_SHELL = "With a shell of Airflow,"
+ASK_OPERATOR = "Ask somebody who operates Airflow to"
+ASK_EDITOR = "Ask somebody who may edit the Dag and its runs to"
+Texts = Mapping[str, str]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "told", "operate", "edit", "commands"),
+    [
+        ("served", NEXT_WITH_PLUGIN, OPERATE, EDIT, COMMANDS),
+        ("served_without_plugin", NEXT_WITHOUT, OPERATE_WITHOUT, EDIT_WITHOUT, COMMANDS_WITHOUT),
+    ],
+    ids=["with the plugin", "without"],
+)
+def test_advice_depends_on_what_the_reader_may_do(
+    request: pytest.FixtureRequest,
+    browser: Browser,
+    plugin: str,
+    told: Texts,
+    operate: Texts,
+    edit: Texts,
+    commands: Texts,
+) -> None:
+    web, url = request.getfixturevalue(plugin)
+    with emptied_fleet(url) as fleet, visitor(browser) as editor, visitor(browser) as viewer:
+        every_verdict(fleet)
+        for name, somebody in (("user", editor), ("viewer", viewer)):
             somebody.log_in(web.url, name)
             open_page(somebody, web)
-
-        def advice(somebody: Visitor, label: str) -> str:
-            return somebody.page.locator(".reasons li", has_text=label).inner_text()
-
-        assert "The button below moves them" in advice(admin, "Behind")
-        assert "you have no button" in advice(viewer, "Behind")
+        expect(button(editor)).to_have_count(1)
         expect(button(viewer)).to_have_count(0)
-        assert "dagbump bump --dag-id=etl.orders" in advice(viewer, "Behind")
-        assert "dagbump repair --dag-id=legacy" in advice(viewer, "No version")
-        assert "AIRFLOW__DAGBUMP__ENABLED=True" in advice(admin, "Lacks tasks")
-        command = admin.page.locator(".reasons .command", has_text="dagbump repair")
-        command.get_by_role("button", name="Copy").click()
-        expect(command.get_by_role("button")).to_have_text("Copied")
-        assert admin.page.evaluate("getSelection().toString()") == "dagbump repair --dag-id=legacy"
+        labels = editor.page.locator(".reasons .badge").all_inner_texts()
+        assert set(labels) == {verdict.label.replace("DAG", "Dag") for verdict in VERDICTS.values()}
+        for label in labels:
+            may, may_not = advice(editor, label), advice(viewer, label)
+            for text in (may, may_not):
+                assert text.startswith(told.get(label, "")), label
+            assert_told(may, WITH_A_SHELL, operate.get(label))
+            assert_told(may_not, ASK_OPERATOR, operate.get(label))
+            assert_told(may_not, ASK_EDITOR, edit.get(label))
+            assert "Ask somebody" not in may
+            assert WITH_A_SHELL not in may_not
+            if label in edit:
+                by_hand = sentence(edit[label]).rstrip(".")
+                assert by_hand in may
+                assert by_hand not in may_not
+            for somebody in (editor, viewer):
+                shown = reason(somebody, label).locator(".command code").all_inner_texts()
+                assert shown == ([commands[label]] if label in commands else []), label
+
+
+def reason(somebody: Visitor, label: str) -> Locator:
+    page = somebody.page
+    return page.locator(".reasons li", has=page.locator(".badge", has_text=re.compile(f"^{label}$")))
+
+
+def advice(somebody: Visitor, label: str) -> str:
+    return reason(somebody, label).locator(".next").inner_text()
+
+
+def assert_told(advice: str, who: str, what: str | None) -> None:
+    """Assert that somebody is told, or asked for, what to do; and nobody if there is nothing."""
+    assert f"{who} {what}" in advice if what else who not in advice
+
+
+@pytest.mark.usefixtures("fleet")
+def test_a_command_can_be_copied(web: Web, enter: Enter) -> None:
+    page = open_page(enter("admin"), web).page
+    command = page.locator(".reasons .command", has_text="dagbump repair")
+    command.get_by_role("button", name="Copy").click()
+    expect(command.get_by_role("button")).to_have_text("Copied")
+    assert page.evaluate("getSelection().toString()") == "dagbump repair --dag-id=legacy"
 
 
 def test_the_answer_says_why_a_run_was_left(fleet: Fleet, web: Web, enter: Enter) -> None:
@@ -267,8 +373,8 @@ def test_the_answer_says_why_a_run_was_left(fleet: Fleet, web: Web, enter: Enter
     said = said_of(somebody, web, [paused, bumped, 2**62], token)
     assert "Nothing was moved." in said
     assert "1 run had nothing to move any more: the scheduler, or another user, was quicker." in said
-    assert "1 run left alone, because a bump looks only at running runs whose DAG is not paused." in said
-    assert "1 run left, because you may not edit their DAG, or because they are gone." in said
+    assert "1 run left alone, because a bump looks only at running runs whose Dag is not paused." in said
+    assert "1 run left, because you may not edit their Dag, or because they are gone." in said
 
 
 def said_of(somebody: Visitor, web: Web, runs: list[int], token: str) -> str:

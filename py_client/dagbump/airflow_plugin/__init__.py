@@ -10,7 +10,7 @@ checks Airflow (`compatibility`) and the database, and then replaces four functi
     DagVersion.get_latest_version                        returns, within a loop, the version that the bump returned
 
 `scheduling` does the work of a loop. `loop` holds what a loop knows and what later loops have to know. `reporting`
-writes to Airflow's log and Stats. `page` is the page "DAG versions" in the API server; it is independent of the rest.
+writes to Airflow's log and Stats. `page` is the page "Dag versions" in the API server; it is independent of the rest.
 
 dagbump never stops a scheduler. If something does not fit, it logs a warning and Airflow's own code runs. The
 statements about Airflow in this package were read in, and are tested with, 3.0.6, 3.1.6, 3.2.2 and 3.3.2.

@@ -7,4 +7,4 @@ SCHEDULER = "airflow scheduler"
 
 def page(user: str) -> str:
     """Return the caller for the button of the page, with the user who pressed it."""
-    return f"page 'DAG versions': {user}"
+    return f"page 'Dag versions': {user}"

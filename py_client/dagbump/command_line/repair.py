@@ -227,4 +227,4 @@ def _print_what_is_left(left: Sequence[RunPreview], *, wide: bool) -> None:
     print()
     for verdict in dict.fromkeys(row.verdict for row in left):
         words = verdict_of(verdict)
-        print_text(f"{verdict}: {words.meaning} {words.next(plugin_is_on=False)}")
+        print_text(f"{verdict}: {words.meaning} {words.advice(plugin_is_on=False).text}")

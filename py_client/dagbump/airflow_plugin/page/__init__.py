@@ -1,4 +1,4 @@
-"""The page "DAG versions" in Airflow's UI: which task instances are stale and why, with a button that bumps them.
+"""The page "Dag versions" in Airflow's UI: which task instances are stale and why, with a button that bumps them.
 
 Airflow's API server mounts `Page` under ``/dagbump``. The API server imports the other modules at the first request. A
 scheduler imports only this module, so it never imports FastAPI.
@@ -81,7 +81,7 @@ def page_in_menu() -> dict[str, str]:
     # Airflow's API server takes the path from base_url in the same way; base_url may be empty.
     path = urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
     return {
-        "name": "DAG versions",
+        "name": "Dag versions",
         "href": f"{path}{URL_PREFIX}/",
         "destination": "nav",
         "category": "browse",

@@ -6,11 +6,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from dagbump.airflow_plugin.page.plugin_state import PluginState
+from dagbump.airflow_plugin.page.words import verdict_of
 from dagbump.results import RunningRun
-from dagbump.verdicts import VERDICTS, Verdict, verdict_of
+from dagbump.verdicts import VERDICTS, Advice, Verdict, sentence
 
 # For more DAGs, the page would be full of commands. Each open run has its own.
 _COMMANDS_AT_MOST = 3
+# The page has a button for it, so nobody needs a shell.
+_BUTTON = Advice(edit="press the button on this page: it moves them, except those that another transaction has locked")
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,11 @@ class Reason:
 
     Attributes:
         verdict: its texts.
-        runs: how many runs on this page have it.
         advice: what happens next, or what to do.
         commands: commands that help; none if nothing has to be done, or if they are for too many DAGs.
     """
 
     verdict: Verdict
-    runs: int
     advice: str
     commands: Sequence[str]
 
@@ -36,31 +37,37 @@ def reasons(rows: Collection[RunningRun], plugin: PluginState, editable: Collect
     Args:
         rows: the runs of a page that have a verdict.
         plugin: whether the scheduler's part of the plugin is on.
-        editable: the DAGs whose runs the reader may move.
+        editable: the DAGs that the reader may edit, together with their runs.
     """
     found = {row.verdict or "" for row in rows}
     names = [name for name in VERDICTS if name in found] + sorted(found - VERDICTS.keys())
-    return [_reason(name, [row for row in rows if row.verdict == name], plugin, editable) for name in names]
+    return [_reason(name, {row.dag_id for row in rows if row.verdict == name}, plugin, editable) for name in names]
 
 
-def commands_for(verdict: Verdict, dag_ids: Iterable[str], plugin: PluginState) -> list[str]:
-    """Return the commands that help with these DAGs, each once."""
-    told = (verdict.command_for(dag_id, plugin_is_on=plugin.is_on is True) for dag_id in dag_ids)
+def commands_for(name: str, dag_ids: Iterable[str], plugin: PluginState) -> list[str]:
+    """Return the commands that help with runs of a verdict in these DAGs, each once."""
+    told = (_advice_on_page(name, plugin).command_for(dag_id) for dag_id in dag_ids)
     return list(dict.fromkeys(command for command in told if command))
 
 
-def _reason(name: str, rows: Sequence[RunningRun], plugin: PluginState, editable: Collection[str]) -> Reason:
-    verdict = verdict_of(name)
-    commands = commands_for(verdict, sorted({row.dag_id for row in rows}), plugin)
-    advice = verdict.next(plugin_is_on=plugin.is_on is True)
-    if name == "bump" and plugin.is_on is not True:
-        mine = {row.dag_id for row in rows} & set(editable)
-        advice = _TO_MOVE if mine else _NOT_TO_MOVE
-    return Reason(verdict, len(rows), advice, commands if len(commands) <= _COMMANDS_AT_MOST else ())
+def _reason(name: str, dag_ids: set[str], plugin: PluginState, editable: Collection[str]) -> Reason:
+    commands = commands_for(name, sorted(dag_ids), plugin)
+    advice = _told(_advice_on_page(name, plugin), may_edit=not dag_ids.isdisjoint(editable))
+    return Reason(verdict_of(name), advice, commands if len(commands) <= _COMMANDS_AT_MOST else ())
 
 
-_TO_MOVE = "The button below moves them, and so does `dagbump bump`. What another transaction has locked stays."
-_NOT_TO_MOVE = (
-    "You may not edit these DAGs, so you have no button. Ask somebody who may edit them and their runs to open this "
-    "page; or, with access to the database, run `dagbump bump`. What another transaction has locked stays."
-)
+def _advice_on_page(name: str, plugin: PluginState) -> Advice:
+    is_on = plugin.is_on is True
+    return _BUTTON if name == "bump" and not is_on else verdict_of(name).advice(plugin_is_on=is_on)
+
+
+def _told(advice: Advice, *, may_edit: bool) -> str:
+    """Say what to do, to somebody who may do it or who can ask for it. Airflow does not know who has a shell."""
+    told = [advice.next]
+    if advice.operate:
+        who = "With a shell of Airflow," if may_edit else "Ask somebody who operates Airflow to"
+        told.append(f"{who} {advice.operate}.")
+    if advice.edit:
+        asked = f"Ask somebody who may edit the Dag and its runs to {advice.edit}."
+        told.append(sentence(advice.edit) if may_edit else asked)
+    return " ".join(filter(None, told))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from dagbump.airflow_plugin.page.filter import Filter
 from dagbump.airflow_plugin.page.overview import Kind, Overview
-from dagbump.verdicts import FINE, verdict_of
+from dagbump.airflow_plugin.page.words import verdict_of
+from dagbump.verdicts import FINE
 from dagbump.wording import counted
 
 
@@ -30,14 +31,14 @@ def answer_of(found: Overview, wanted: Filter, *, some_hidden: bool) -> Answer:
     """Return the summary; it speaks of all running runs only if the filter leaves none out."""
     if not found.searched.runs:
         if some_hidden:
-            return Answer("No DAG that you may see has a running run.", "good", ["Other DAGs have running runs."])
-        return Answer("No DAG run is running.", "good", ["There is nothing to keep on the latest version."])
+            return Answer("No Dag that you may see has a running run.", "good", ["Other Dags have running runs."])
+        return Answer("No Dag run is running.", "good", ["There is nothing to keep on the latest version."])
     kinds = [kind for kind in found.kinds if wanted.verdict in {"", kind.name}]
     if not kinds:
         return Answer(f"No running run{_which(wanted)}.", "good")
     details = list(_details(kinds))
     if some_hidden and not wanted.is_on:
-        details.append("Running runs of DAGs that you may not see are not counted.")
+        details.append("Running runs of Dags that you may not see are not counted.")
     return Answer(_sentence([kind for kind in kinds if not kind.pinned], wanted), _tone(kinds), details)
 
 
@@ -47,14 +48,14 @@ def searched_in(found: Overview, wanted: Filter) -> list[str]:
         return []
     searched = found.searched
     said = [
-        f"Searched for “{wanted.search}” in the ids of the DAGs, runs and tasks of "
+        f"Searched for “{wanted.search}” in the ids of the Dags, runs and tasks of "
         f"{counted(searched.runs, 'running run')}."
     ]
     runs = sum(kind.runs for kind in found.kinds)
     if not runs:
         return [*said, "It is in none of them. Runs that are not running are not searched."]
     places = [
-        counted(searched.dags, "DAG") if searched.dags else "",
+        counted(searched.dags, "Dag") if searched.dags else "",
         counted(searched.by_run_id, "run") if searched.by_run_id else "",
         f"tasks in {counted(searched.by_task_id, 'run')}" if searched.by_task_id else "",
     ]
@@ -91,7 +92,7 @@ def _sentence(kinds: Sequence[Kind], wanted: Filter) -> str:
     are, their = ("is", "its") if stale == 1 else ("are", "their")
     return (
         f"{stale:,} of {counted(task_instances, 'unfinished task instance')} {are} not on the latest version of "
-        f"{their} DAG, in {sum(kind.behind for kind in kinds):,} of {runs}."
+        f"{their} Dag, in {sum(kind.behind for kind in kinds):,} of {runs}."
     )
 
 
@@ -104,7 +105,7 @@ def _all_of(number: int) -> str:
 def _are_on_the_latest(number: int) -> str:
     if not number:
         return "is unfinished."
-    return f"{'is' if number == 1 else 'are'} on the latest version of {'its' if number == 1 else 'their'} DAG."
+    return f"{'is' if number == 1 else 'are'} on the latest version of {'its' if number == 1 else 'their'} Dag."
 
 
 def _tone(kinds: Iterable[Kind]) -> str:
@@ -124,7 +125,7 @@ def _details(kinds: Sequence[Kind]) -> Iterable[str]:
         yield f"{counted(number, 'pinned run')} {'has' if number == 1 else 'have'} task instances on no version at all."
     if number := runs("paused", "not_due", "stale_dag"):
         left_alone = "is left alone" if number == 1 else "are left alone"
-        yield f"{counted(number, 'run')} {left_alone}: paused, not due, or without a DAG."
+        yield f"{counted(number, 'run')} {left_alone}: paused, not due, or without a Dag."
     if number := sum(kind.runs for kind in kinds if kind.pinned):
         keeps = "keeps its own version and is" if number == 1 else "keep their own versions and are"
         yield f"{counted(number, 'pinned run')} {keeps} not counted above."

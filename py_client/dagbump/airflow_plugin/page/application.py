@@ -8,7 +8,7 @@ again.
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -24,8 +24,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dagbump.airflow_plugin.page import airflow_tables, bumping
 from dagbump.airflow_plugin.page.access import AnyViewer, AnyWriter, log_in_page
 from dagbump.airflow_plugin.page.database import transaction
-from dagbump.airflow_plugin.page.filter import PAGE_SIZES, PER_PAGE, Filter
-from dagbump.airflow_plugin.page.history import history_tab
+from dagbump.airflow_plugin.page.filter import Filter
+from dagbump.airflow_plugin.page.history import history_entries
+from dagbump.airflow_plugin.page.listing import LAST_PAGE, PAGE_SIZES, PER_PAGE, Listing
 from dagbump.airflow_plugin.page.moving import BATCH_RUNS, Plan, movable
 from dagbump.airflow_plugin.page.rendering import render
 from dagbump.airflow_plugin.page.runs import runs_tab
@@ -48,20 +49,30 @@ _REFUSED_LOGIN = "Invalid JWT token"
 
 Search = Annotated[str, Query(max_length=250)]
 RunId = Annotated[int, Field(ge=0, lt=2**63)]  # a bigint
-PageNumber = Annotated[int, Query(ge=1, le=1_000_000)]
+PageNumber = Annotated[int, Query(ge=1, le=LAST_PAGE)]
 
 
-def filter_of(
+def listing_of(
     search: Search = "",
-    verdict: Search = "",
     sort: Search = "",
     page: PageNumber = 1,
     size: Annotated[int, Query(ge=1, le=max(PAGE_SIZES))] = PER_PAGE,
+) -> Listing:
+    """Return what the address of a tab says."""
+    return Listing(search.strip(), sort, page, size)
+
+
+Wanted: TypeAlias = Annotated[Listing, Depends(listing_of)]
+
+
+def filter_of(
+    listing: Wanted,
+    verdict: Search = "",
     open: RunId | None = None,  # noqa: A002  (the name in the address)
     tasks: PageNumber = 1,
 ) -> Filter:
     """Return what the address of the first tab says."""
-    return Filter(search.strip(), verdict, sort, page, size, open, tasks)
+    return Filter(**asdict(listing), verdict=verdict, open=open, tasks=tasks)
 
 
 WantedRuns: TypeAlias = Annotated[Filter, Depends(filter_of)]
@@ -107,8 +118,8 @@ def show_runs(request: Request, viewer: AnyViewer, wanted: WantedRuns) -> Respon
     readable = viewer.readable(running)
     with transaction() as connection:
         tab = runs_tab(connection, readable, wanted, some_hidden=len(readable) < len(running))
-    tab = tab.for_editor_of(viewer.editable(tab.movable_dag_ids))
-    return render(request, "runs.html", tab=tab, plan=tab.plan, token=viewer.token)
+    tab = tab.for_editor_of(viewer.editable(tab.judged_dag_ids))
+    return render(request, "runs.html", tab=tab, listing=wanted, plan=tab.plan, token=viewer.token)
 
 
 def show_all_to_move(request: Request, viewer: AnyViewer, wanted: WantedRuns) -> Response:
@@ -119,18 +130,18 @@ def show_all_to_move(request: Request, viewer: AnyViewer, wanted: WantedRuns) ->
     editable = viewer.editable({run.dag_id for run in runs})
     plan = Plan([run for run in runs if run.dag_id in editable])
     return render(
-        request, "move.html", plan=plan, refused=len(runs) - len(plan.runs), filter=wanted, token=viewer.token
+        request, "move.html", plan=plan, refused=len(runs) - len(plan.runs), listing=wanted, token=viewer.token
     )
 
 
-def show_versions(request: Request, viewer: AnyViewer, search: Search = "", page: PageNumber = 1) -> Response:
+def show_versions(request: Request, viewer: AnyViewer, wanted: Wanted) -> Response:
     """Show the versions of each DAG."""
-    return render(request, "versions.html", tab=versions_tab(viewer, search.strip(), page))
+    return render(request, "versions.html", tab=versions_tab(viewer, wanted), listing=wanted)
 
 
-def show_history(request: Request, viewer: AnyViewer, search: Search = "", until: datetime | None = None) -> Response:
+def show_history(request: Request, viewer: AnyViewer, wanted: Wanted) -> Response:
     """Show what bumps have moved."""
-    return render(request, "history.html", tab=history_tab(viewer, search.strip(), until))
+    return render(request, "history.html", entries=history_entries(viewer, wanted), listing=wanted)
 
 
 def bump_shown(request: Request, viewer: AnyWriter, wanted: BumpRequest) -> Response:

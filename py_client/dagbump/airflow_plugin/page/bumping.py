@@ -114,6 +114,6 @@ def _sentences(totals: Totals) -> Iterator[str]:
         yield f"{runs} had nothing to move any more: the scheduler, or another user, was quicker."
     if totals.not_examined:
         runs = counted(totals.not_examined, "run")
-        yield f"{runs} left alone, because a bump looks only at running runs whose DAG is not paused."
+        yield f"{runs} left alone, because a bump looks only at running runs whose Dag is not paused."
     if totals.refused:
-        yield f"{counted(totals.refused, 'run')} left, because you may not edit their DAG, or because they are gone."
+        yield f"{counted(totals.refused, 'run')} left, because you may not edit their Dag, or because they are gone."

@@ -120,7 +120,7 @@ class Overview:
 def overview(connection: sa.engine.Connection, dag_ids: Collection[str], wanted: Filter) -> Overview:
     """Count the running runs of these DAGs, and return the page of them that is wanted."""
     running = running_call(dag_ids, wanted)
-    statement = sa.text(_STATEMENT.format(running=running.sql(":{}"), order=_order(wanted.sort))).bindparams(
+    statement = sa.text(_STATEMENT.format(running=running.sql(":{}"), order=_order(wanted))).bindparams(
         sa.bindparam("searching", bool(wanted.search), sa.Boolean),
         sa.bindparam("verdict", wanted.verdict, sa.Text),
         sa.bindparam("fine", FINE, sa.Text),
@@ -142,10 +142,9 @@ def overview(connection: sa.engine.Connection, dag_ids: Collection[str], wanted:
 
 def running_call(dag_ids: Collection[str], wanted: Filter) -> Call:
     """Return the call of dagbump.running; it compares all tasks if the order depends on them."""
-    by_tasks = wanted.sort.removeprefix("-") == "tasks"
-    return Call.to("running", dag_ids=dag_ids, search=wanted.search or ("" if by_tasks else None))
+    return Call.to("running", dag_ids=dag_ids, search=wanted.search or ("" if wanted.column == "tasks" else None))
 
 
-def _order(sort: str) -> str:
-    direction = "DESC NULLS LAST" if sort.startswith("-") else "ASC NULLS LAST"
-    return _ORDERS.get(sort.removeprefix("-"), _ORDERS["verdict"]).replace("{}", direction)
+def _order(wanted: Filter) -> str:
+    direction = "DESC NULLS LAST" if wanted.is_reversed else "ASC NULLS LAST"
+    return _ORDERS.get(wanted.column, _ORDERS["verdict"]).replace("{}", direction)

@@ -52,7 +52,6 @@ def slice_of(rows: Sequence[T], total: int, page: int, per_page: int) -> Slice[T
     return Slice(rows, whole.first, total, whole.page, whole.pages)
 
 
-def cut_begun(rows: Sequence[T], page: int, per_page: int) -> Slice[T]:
-    """Return a page of rows, if the rows were read only up to the first one of the next page."""
-    found = cut(rows, page, per_page)
+def begun(found: Slice[T]) -> Slice[T]:
+    """Return a page without a total, if the rows were read only up to the first one of the next page."""
     return replace(found, total=None) if found.page < found.pages else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from dagbump import __version__
 from dagbump.airflow_plugin.page import URL_PREFIX
-from dagbump.airflow_plugin.page.filter import PAGE_SIZES
+from dagbump.airflow_plugin.page.listing import LAST_PAGE, PAGE_SIZES
 from dagbump.wording import age, counted
 
 _ENVIRONMENT = Environment(
@@ -59,12 +59,7 @@ def _with_code(text: str) -> Markup:
     return Markup("").join(parts)
 
 
-def _query(**values: Any) -> str:
-    given = {name: value for name, value in values.items() if value not in {None, "", 1}}
-    return f"?{urlencode(given)}" if given else ""
-
-
 _ENVIRONMENT.globals.update(
-    dag_url=_dag_url, task_url=_task_url, query=_query, counted=counted, age=age, page_sizes=PAGE_SIZES
+    dag_url=_dag_url, task_url=_task_url, counted=counted, age=age, page_sizes=PAGE_SIZES, last_page=LAST_PAGE
 )
 _ENVIRONMENT.filters["with_code"] = _with_code

@@ -18,8 +18,9 @@ from dagbump.airflow_plugin.page.overview import Kind, overview
 from dagbump.airflow_plugin.page.paging import Slice
 from dagbump.airflow_plugin.page.plugin_state import PluginState, plugin_state
 from dagbump.airflow_plugin.page.tasks import Task, tasks_of
+from dagbump.airflow_plugin.page.words import verdict_of
 from dagbump.results import Holder, RunningRun, RunPreview, VersionOfRun
-from dagbump.verdicts import FINE, VERDICTS, Verdict, verdict_of
+from dagbump.verdicts import FINE, VERDICTS, Verdict
 from dagbump.wording import by_transaction, counted, describe_holder
 
 _VERSIONS_IN_FULL = 4
@@ -68,7 +69,7 @@ class RunsTab:
         filter: what the viewer wants to see.
         choices: the verdicts of all runs that the search finds.
         runs: the page of runs.
-        editable: those DAGs with something to move on this page that the viewer may edit.
+        editable: those DAGs of `judged_dag_ids` that the viewer may edit.
     """
 
     answer: Answer
@@ -80,13 +81,13 @@ class RunsTab:
     editable: Collection[str] = field(default=())
 
     def for_editor_of(self, editable: Collection[str]) -> RunsTab:
-        """Return the tab for a viewer who may edit these DAGs; they are a part of `movable_dag_ids`."""
+        """Return the tab for a viewer who may edit these DAGs; they are a part of `judged_dag_ids`."""
         return replace(self, editable=editable)
 
     @property
-    def movable_dag_ids(self) -> set[str]:
-        """The DAGs whose editors get the button."""
-        return {run.row.dag_id for run in self.runs.rows if _is_movable(run.row)}
+    def judged_dag_ids(self) -> set[str]:
+        """The DAGs of the runs with a verdict on this page; what is said of them depends on who may edit them."""
+        return {run.row.dag_id for run in self.runs.rows if run.row.verdict}
 
     @property
     def plan(self) -> Plan:
@@ -98,7 +99,7 @@ class RunsTab:
         """Whether other pages may have something for this viewer to move."""
         listed = (choice.name for choice in self.choices if self.filter.verdict in {"", choice.name})
         others = self.runs.pages > 1 and any(verdict_of(name).is_moved for name in listed)
-        return others and (bool(self.editable) or not self.movable_dag_ids)
+        return others and (bool(self.editable) or not self.judged_dag_ids)
 
     @property
     def listed_without_verdict(self) -> int:
@@ -107,7 +108,7 @@ class RunsTab:
 
     def commands_for(self, run: Run) -> list[str]:
         """Return the commands that help with one run."""
-        return commands_for(run.verdict, [run.row.dag_id], self.plugin)
+        return commands_for(run.row.verdict or FINE, [run.row.dag_id], self.plugin)
 
     @property
     def reasons(self) -> list[Reason]:

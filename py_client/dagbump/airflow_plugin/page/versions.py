@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from dagbump import client
 from dagbump.airflow_plugin.page.access import Viewer
 from dagbump.airflow_plugin.page.database import transaction
-from dagbump.airflow_plugin.page.paging import Slice, cut_begun
+from dagbump.airflow_plugin.page.listing import Listing
+from dagbump.airflow_plugin.page.paging import Slice, begun, cut
 from dagbump.results import DagVersions, VersionsByDay
 
-PER_PAGE = 25
 DAYS = 14
 # A DAG with this many versions on one day was not edited so often. Something in its file differs at every parse.
 INFLATED = 24
@@ -42,52 +43,60 @@ class Dag:
     Attributes:
         days: the number of versions on each day.
         row: its row of dagbump.versions.
-        bars: the plot of the days.
         inflated: True if it got so many versions on one day that something must be wrong.
     """
 
     days: VersionsByDay
     row: DagVersions
-    bars: Sequence[Bar]
     inflated: bool
+
+    @property
+    def bars(self) -> Sequence[Bar]:
+        """The plot of the days."""
+        return _bars(self.days.by_day)
 
 
 @dataclass(frozen=True)
 class VersionsTab:
     """The contents of the tab; ``inflated`` is the number of inflated DAGs that match and that the viewer may see."""
 
-    search: str
     dags: Slice[Dag]
     inflated: int
 
 
-def versions_tab(viewer: Viewer, search: str, page: int) -> VersionsTab:
-    """Count versions per day for all DAGs, to sort them; run the expensive query only for the DAGs of this page.
+# The columns that a viewer can sort by.
+_ORDERS: Mapping[str, Callable[[Dag], Any]] = {
+    "dag": lambda dag: dag.row.dag_id,
+    "days": lambda dag: sum(dag.days.by_day),
+    "last_day": lambda dag: dag.row.versions_last_day,
+    "versions": lambda dag: dag.row.versions,
+    "latest": lambda dag: dag.row.created_at,
+    "behind": lambda dag: dag.row.running_runs_behind,
+    "stale_only": lambda dag: dag.row.stale_only,
+    "unreferenced": lambda dag: dag.row.unreferenced,
+}
+
+
+def versions_tab(viewer: Viewer, wanted: Listing) -> VersionsTab:
+    """Read the versions of all DAGs, sort them, and cut a page of those that the viewer may see.
 
     The auth manager is asked about the DAGs up to this page, and about the inflated ones.
     """
     with transaction() as connection:
+        rows = {row.dag_id: row for row in client.versions(connection)}
         all_days = client.versions_by_day(connection, days=DAYS)
-    named = [days for days in all_days if search.casefold() in days.dag_id.casefold()]
-    shown = cut_begun(list(islice(_readable(viewer, named), page * PER_PAGE + 1)), page, PER_PAGE)
-    inflated = viewer.readable([days.dag_id for days in named if _is_inflated(days)])
-    with transaction() as connection:
-        rows = {row.dag_id: row for row in client.versions(connection, [days.dag_id for days in shown.rows])}
-    # A DAG that was deleted between the two queries has no row.
-    dags = [_dag(days, rows[days.dag_id]) for days in shown.rows if days.dag_id in rows]
-    return VersionsTab(search, shown.of(dags), len(inflated))
-
-
-def _readable(viewer: Viewer, dags: Iterable[VersionsByDay]) -> Iterator[VersionsByDay]:
-    return (days for days in dags if viewer.readable([days.dag_id]))
+    # A DAG that was made or deleted between the two queries is in one of them only.
+    both = (days for days in all_days if days.dag_id in rows)
+    found = [_dag(days, rows[days.dag_id]) for days in both if wanted.search.casefold() in days.dag_id.casefold()]
+    if order := _ORDERS.get(wanted.column):
+        found.sort(key=order, reverse=wanted.is_reversed)
+    readable = (dag for dag in found if viewer.readable([dag.row.dag_id]))
+    shown = begun(cut(list(islice(readable, wanted.page * wanted.size + 1)), wanted.page, wanted.size))
+    return VersionsTab(shown, len(viewer.readable([dag.row.dag_id for dag in found if dag.inflated])))
 
 
 def _dag(days: VersionsByDay, row: DagVersions) -> Dag:
-    return Dag(days, row, _bars(days.by_day), _is_inflated(days))
-
-
-def _is_inflated(days: VersionsByDay) -> bool:
-    return max(days.by_day, default=0) >= INFLATED
+    return Dag(days, row, max(days.by_day, default=0) >= INFLATED)
 
 
 def _bars(by_day: Sequence[int]) -> list[Bar]:
