@@ -287,7 +287,7 @@ COMMANDS_WITHOUT = COMMANDS | {
     "Lacks tasks": "export AIRFLOW__DAGBUMP__ENABLED=True",
     "To be verified": "dagbump check",
 }
-WITH_A_SHELL = "With a shell of Airflow,"
+IN_A_SHELL = "In a shell where Airflow is installed,"
 ASK_OPERATOR = "Ask somebody who operates Airflow to"
 ASK_EDITOR = "Ask somebody who may edit the Dag and its runs to"
 Texts = Mapping[str, str]
@@ -324,11 +324,11 @@ def test_advice_depends_on_what_the_reader_may_do(
             may, may_not = advice(editor, label), advice(viewer, label)
             for text in (may, may_not):
                 assert text.startswith(told.get(label, "")), label
-            assert_told(may, WITH_A_SHELL, operate.get(label))
+            assert_told(may, IN_A_SHELL, operate.get(label))
             assert_told(may_not, ASK_OPERATOR, operate.get(label))
             assert_told(may_not, ASK_EDITOR, edit.get(label))
             assert "Ask somebody" not in may
-            assert WITH_A_SHELL not in may_not
+            assert IN_A_SHELL not in may_not
             if label in edit:
                 by_hand = sentence(edit[label]).rstrip(".")
                 assert by_hand in may

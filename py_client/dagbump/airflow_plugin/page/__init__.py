@@ -11,10 +11,13 @@ scheduler imports only this module, so it never imports FastAPI.
                   reads DAG ids, about which the auth manager is asked; writes Airflow's audit log
     runs, versions, history
                   the contents of the three tabs, in the form that the templates need
+    listing, paging
+                  the query of each tab's address: search, order, page; and the page that is cut by it
     filter, overview
-                  the query of the first tab's address, and the one statement that counts, sorts and cuts the runs
+                  what the first tab's address says besides, and the one statement that counts, sorts and cuts the runs
     answers, advice, tasks
                   what the first tab says of them, what to do, and the tasks of an open run
+    words         the texts that are shared with the command line, in the words of Airflow's UI
     moving, bumping
                   what the button is to move, and the button
     plugin_state  whether the scheduler's plugin is on

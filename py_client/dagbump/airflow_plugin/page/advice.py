@@ -65,7 +65,7 @@ def _told(advice: Advice, *, may_edit: bool) -> str:
     """Say what to do, to somebody who may do it or who can ask for it. Airflow does not know who has a shell."""
     told = [advice.next]
     if advice.operate:
-        who = "With a shell of Airflow," if may_edit else "Ask somebody who operates Airflow to"
+        who = "In a shell where Airflow is installed," if may_edit else "Ask somebody who operates Airflow to"
         told.append(f"{who} {advice.operate}.")
     if advice.edit:
         asked = f"Ask somebody who may edit the Dag and its runs to {advice.edit}."
