@@ -389,6 +389,14 @@ def test_on_every_screen(fleet: Fleet, web: Web, enter: Enter, width: int, dark:
     assert problems == []
 
 
+def test_names_in_the_history_are_not_broken_after_each_letter(fleet: Fleet, web: Web, enter: Enter) -> None:
+    fleet.execute("SELECT dagbump.bump(dag_ids => %s, caller => 'airflow scheduler')", ["etl.orders"])
+    page = open_page(enter("admin", width=390), web, "/history").page
+    box = page.locator("tbody tr").first.bounding_box()
+    assert box
+    assert box["height"] < 120
+
+
 def overflow(page: Page) -> int:
     pixels: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     return pixels
