@@ -270,23 +270,25 @@ def test_a_viewer_has_no_button_and_cannot_do_without(fleet: Fleet, web: Web, en
     assert post(user, web, runs, None) == 403
     assert post(user, web, runs, token + "x") == 403
     assert post(user, web, [2**63], token) == 400
+    assert post(user, web, runs, token, so_far={"moved": 10**4000}) == 400
     assert post(user, web, runs * 51, token) == 400
     assert fleet.execute("SELECT count(*) FROM dagbump.history").fetchone() == (0,)
     assert post(user, web, runs, token) == 200
     assert fleet.execute("SELECT sum(bumped) FROM dagbump.history").fetchone() == (9,)
 
 
-def post(somebody: Visitor, web: Web, runs: list[int], token: str | None) -> int:
+def post(somebody: Visitor, web: Web, runs: list[int], token: str | None, **more: object) -> int:
     """Send what the button sends, with the browser's own login."""
-    script = """async ([url, runs, token]) => {
+    script = """async ([url, body, token]) => {
         const login = localStorage.getItem("token");
         const headers = {"Content-Type": "application/json"};
         if (token) headers["X-Dagbump-Token"] = token;
         if (login) headers["Authorization"] = `Bearer ${login}`;
-        const answer = await fetch(url, {method: "POST", headers, body: JSON.stringify({dag_run_ids: runs})});
+        const answer = await fetch(url, {method: "POST", headers, body});
         return answer.status;
     }"""
-    status: int = somebody.page.evaluate(script, [f"{web.url}/dagbump/bump", runs, token])
+    body = json.dumps({"dag_run_ids": runs, **more})
+    status: int = somebody.page.evaluate(script, [f"{web.url}/dagbump/bump", body, token])
     return status
 
 
@@ -381,7 +383,14 @@ def dags_in_table(page: Page) -> set[str]:
 
 def test_what_cannot_be_asked_is_said(web: Web, enter: Enter) -> None:
     somebody = enter("admin")
-    for path in ("/?page=0", "/?page=x", "/history?size=251", f"/?search={'x' * 251}"):
+    for path in (
+        "/?page=0",
+        "/?page=x",
+        "/history?size=251",
+        f"/?search={'x' * 251}",
+        # No text in PostgreSQL has a NUL.
+        *("/?search=%00", "/?verdict=%00", "/move?search=a%00", "/history?search=%00"),
+    ):
         page = open_page(somebody, web, path).page
         expect(page.locator("#answer")).to_have_text("The page does not understand this request.")
     expect(open_page(somebody, web, "/nowhere").page.locator("#answer")).to_have_text("Not Found")

@@ -226,6 +226,38 @@ def test_the_dialog_says_what_a_bump_does_not_do(emptied: Fleet, web: Web, enter
     expect(dialog).to_contain_text("clear its task afterwards")
 
 
+def test_a_version_is_said_once_if_there_is_only_one(emptied: Fleet, web: Web, enter: Enter) -> None:
+    (only,) = versions(emptied, "d", 1)
+    emptied.ti(emptied.run("d"), only, "running", task_id="extract")
+    page = open_page(enter("admin"), web).page
+    expect(row_of(page, "Lacks tasks").locator(".versions")).to_have_text("1")
+
+
+def test_what_airflow_will_not_start_is_said_in_its_row(emptied: Fleet, web: Web, enter: Enter) -> None:
+    _, latest = versions(emptied, "d", 2)
+    run = emptied.run("d")
+    emptied.ti(run, latest, "success", task_id="extract")
+    for task_id in ("transform", "load"):
+        emptied.ti(run, None, "queued", task_id=task_id)
+    page = open_page(enter("admin"), web).page
+    expect(row_of(page, "Behind")).to_contain_text("2 are queued without a version: clear their tasks")
+
+
+def test_it_says_if_no_scheduler_runs(fleet: Fleet, web: Web, enter: Enter) -> None:
+    said = re.compile("No scheduler has sent a heartbeat lately")
+    page = open_page(enter("admin"), web).page
+    expect(page.locator("#live")).not_to_contain_text(said)
+    fleet.execute("UPDATE job SET latest_heartbeat = now() - interval '1 hour'")
+    page.reload()
+    expect(page.locator("#live")).to_contain_text(said)
+    fleet.execute("DELETE FROM job")
+    page.reload()
+    expect(page.locator("#live")).to_contain_text(said)
+    fleet.execute("UPDATE {schema}.dag_run SET state = 'success' WHERE dag_id <> 'fine'")  # nothing waits for one
+    page.reload()
+    expect(page.locator("#live")).not_to_contain_text(said)
+
+
 # ---- Advice can be followed.
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
+from airflow.jobs.job import Job, JobState
 from airflow.models import Log
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
@@ -32,6 +33,14 @@ def dag_ids_of(dag_run_ids: Collection[int]) -> dict[int, str]:
     query = sa.select(DagRun.id, DagRun.dag_id).where(DagRun.id.in_(dag_run_ids))
     with create_session() as session:
         return {run: dag_id for run, dag_id in session.execute(query)}  # noqa: C416  (a Row is no tuple to mypy)
+
+
+def scheduler_is_alive() -> bool:
+    """Return whether a scheduler has sent a heartbeat lately, by the rule of Airflow's own health check."""
+    running = (Job.job_type == "SchedulerJob", Job.state == JobState.RUNNING, Job.latest_heartbeat.is_not(None))
+    newest = sa.select(Job).where(*running).order_by(Job.latest_heartbeat.desc()).limit(1)
+    with create_session() as session:
+        return any(job.is_alive() for job in session.scalars(newest))
 
 
 def _column(query: sa.sql.Select[Any]) -> list[str]:

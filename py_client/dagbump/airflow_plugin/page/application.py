@@ -47,7 +47,7 @@ _HEADERS = {
 # Airflow's words for a login that was signed with another key.
 _REFUSED_LOGIN = "Invalid JWT token"
 
-Search = Annotated[str, Query(max_length=250)]
+Search = Annotated[str, Query(max_length=250, pattern=r"^[^\x00]*$")]  # a text in PostgreSQL has no NUL
 RunId = Annotated[int, Field(ge=0, lt=2**63)]  # a bigint
 PageNumber = Annotated[int, Query(ge=1, le=LAST_PAGE)]
 
@@ -116,10 +116,19 @@ def show_runs(request: Request, viewer: AnyViewer, wanted: WantedRuns) -> Respon
     """Show whether all task instances are on the latest version, and the runs with problems."""
     running = airflow_tables.dag_ids_of_running_runs()
     readable = viewer.readable(running)
+    scheduler_is_alive = airflow_tables.scheduler_is_alive()
     with transaction() as connection:
         tab = runs_tab(connection, readable, wanted, some_hidden=len(readable) < len(running))
     tab = tab.for_editor_of(viewer.editable(tab.judged_dag_ids))
-    return render(request, "runs.html", tab=tab, listing=wanted, plan=tab.plan, token=viewer.token)
+    return render(
+        request,
+        "runs.html",
+        tab=tab,
+        listing=wanted,
+        plan=tab.plan,
+        token=viewer.token,
+        scheduler_is_alive=scheduler_is_alive,
+    )
 
 
 def show_all_to_move(request: Request, viewer: AnyViewer, wanted: WantedRuns) -> Response:
@@ -193,4 +202,9 @@ async def _show_other_error(request: Request, error: Exception) -> Response:
 def _show_error(request: Request, status_code: int, said: str) -> Response:
     """Show what is in the way, which the first line says, and what to do."""
     title, _, advice = said.partition("\n")
-    return render(request, "error.html", status_code, title=title, advice=advice, writes=request.method == "POST")
+    writes = request.method == "POST"
+    # What the page does not expect may have come after the COMMIT, or instead of the answer to it.
+    is_unchanged = writes and status_code != status.HTTP_500_INTERNAL_SERVER_ERROR
+    return render(
+        request, "error.html", status_code, title=title, advice=advice, writes=writes, is_unchanged=is_unchanged
+    )

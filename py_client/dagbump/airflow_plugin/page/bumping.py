@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
 
 from dagbump import client
 from dagbump.airflow_plugin import callers
@@ -15,6 +18,8 @@ from dagbump.results import RunBump
 from dagbump.wording import counted
 
 AUDIT_EVENT = "dagbump_bump"
+
+Number: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,13 @@ class Totals:
         refused: how many runs the viewer may not move, or are no more.
     """
 
-    task_instances: int = 0
-    moved: int = 0
-    locked: int = 0
-    unverified: int = 0
-    unchanged: int = 0
-    not_examined: int = 0
-    refused: int = 0
+    task_instances: Number = 0
+    moved: Number = 0
+    locked: Number = 0
+    unverified: Number = 0
+    unchanged: Number = 0
+    not_examined: Number = 0
+    refused: Number = 0
 
     def __add__(self, other: Totals) -> Totals:
         mine, others = asdict(self), asdict(other)

@@ -274,6 +274,23 @@
     refreshNow();
   }, true);
 
+  // Ask again if the server is busy: it has not begun, and says after how many seconds to come back.
+  async function askInTurn(dialog, options) {
+    const progress = dialog.querySelector(".progress");
+    const saidBefore = progress.textContent;
+    try {
+      for (const end = Date.now() + GIVE_UP_MS; ;) {
+        const answer = await ask(dialog.dataset.url, options);
+        const seconds = answer.status === 503 && Number(answer.headers.get("Retry-After"));
+        if (!seconds || !dialog.open || Date.now() > end) return answer;
+        progress.textContent = `${saidBefore} The API server is busy. It is asked again in ${seconds} seconds.`;
+        await new Promise((done) => { setTimeout(done, 1_000 * seconds); });
+      }
+    } finally {
+      progress.textContent = saidBefore;
+    }
+  }
+
   async function bump(dialog, button) {
     const batches = JSON.parse(dialog.dataset.batches);
     const progress = dialog.querySelector(".progress");
@@ -283,7 +300,8 @@
     try {
       let answer, what, soFar;
       for (const dag_run_ids of batches) {
-        answer = await ask(dialog.dataset.url, {
+        if (!dialog.open) break; // by Escape
+        answer = await askInTurn(dialog, {
           method: "POST",
           headers: { "Content-Type": "application/json", "X-Dagbump-Token": dialog.dataset.token },
           body: JSON.stringify({ dag_run_ids, so_far: soFar }),
@@ -299,19 +317,21 @@
       // After an error, what the batches before it have done stays, and is said.
       if (soFar) what?.querySelector("[data-unchanged]")?.remove();
       if (what) dialog.replaceChildren(...(answer.ok || !soFar ? [] : [progress]), ...what.childNodes);
-      else tellProblem(dialog, `The server answers ${answer.status}, but not with this page.`);
+      else tellProblem(dialog, `The server answers ${answer.status}, but not with this page.`, progress);
     } catch {
-      tellProblem(dialog, "The API server does not answer.");
+      tellProblem(dialog, "The API server does not answer.", progress);
     }
     if (!dialog.querySelector("[data-close]")) {
       dialog.insertAdjacentHTML("beforeend", '<p class="buttons"><button type="button" data-close>Close</button></p>');
     }
-    dialog.querySelector("[data-close]").focus();
+    if (dialog.open) dialog.querySelector("[data-close]").focus();
+    else refreshNow(); // what the last batch has done
   }
 
-  function tellProblem(dialog, problem) {
+  function tellProblem(dialog, problem, progress) {
     dialog.innerHTML = '<p class="problem" role="alert"></p>';
     dialog.firstChild.textContent = `${problem} The history tells what it has done.`;
+    dialog.prepend(progress);
   }
 
   // ---- The beginning.
