@@ -8,6 +8,8 @@
 # make test-migrations: Airflow's own migrations, from release to release and back, with dagbump inside.
 # make test-matrix: what is about SQL, on the tables of every Airflow and on every PostgreSQL; takes hours.
 #   RELEASES=3.3.2 POSTGRES="postgres:15 embedded:13" for some of it. CI runs it every night, a pair per job.
+# make prove: the proofs in docs/reliability.md in their long form, which takes hours. ARGS="-k kills" for some of them. make
+#   test-slow runs their short form.
 # make bench: what it costs, beside stock Airflow; wants an idle machine. bench-scheduler: what is left of a scheduler's loop
 #   with the plugin. bench-page: how long the page in Airflow's UI takes. bench-repair: what a repair costs. Each writes its
 #   figures into docs/*.json, and from there the tables in README.md and docs/*.md. ARGS=--quick: in small, into
@@ -31,7 +33,7 @@ RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 # Where each PostgreSQL comes from: values of DAGBUMP_POSTGRES_IMAGE, 13 to 18.
 POSTGRES ?= embedded:13 embedded:14 postgres:15 embedded:16 postgres:17 embedded
 
-.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint docs package clean
+.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix prove bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -65,6 +67,10 @@ test-newest:
 
 # The benchmark shares with the tests where PostgreSQL and Airflow come from.
 BENCH = PYTHONPATH=tests $(BIN)/python -m benchmarks
+
+prove: $(VENV)/.dev
+	DAGBUMP_LONG=1 DAGBUMP_RECORD=1 $(BIN)/pytest -m proof $(ARGS)
+	$(BENCH) --report-only
 
 bench: $(VENV)/.bench
 	$(BENCH) loops $(ARGS)

@@ -10,7 +10,7 @@ from typing import Any
 from support.processes import CHECKOUT
 
 from benchmarks import plots
-from benchmarks.figures import LOOK, Cost, Costs, LifeCycles, Results, Rows, name_of, names
+from benchmarks.figures import LOOK, Cost, Costs, LifeCycles, Proof, Results, Rows, name_of, names
 from benchmarks.plan import LOOKS, LOOP_RUNS, NOTHING, VERSION_WORK, FleetSize
 from benchmarks.thresholds import thresholds
 
@@ -43,12 +43,16 @@ def fill(document: str, results: Mapping[str, Any]) -> str:
 
     def block(found: re.Match[str]) -> str:
         start, program, what, end = found.groups()
-        if program not in results:
+        if program not in results or (program == "proof" and what not in results["proof"]):
             return found[0]
-        about = results[program].machine
-        command = f"bench-{program}".removesuffix("-loops")
-        source = f"`make {command}`, {about['date']}, commit {about.get('commit', 'not recorded')}:"
-        return f"{start}\n{source}\n\n{_BLOCKS[what](results[program])}\n{end}"
+        if program == "proof":
+            proof = results["proof"][what]
+            command, date, commit, table = proof.command, proof.date, proof.commit, _proof(proof)
+        else:
+            about = results[program].machine
+            command, date = "make " + f"bench-{program}".removesuffix("-loops"), about["date"]
+            commit, table = about.get("commit", "not recorded"), _BLOCKS[what](results[program])
+        return f"{start}\n`{command}`, {date}, commit {commit}:\n\n{table}\n{end}"
 
     return _BLOCK.sub(block, document)
 
@@ -205,6 +209,11 @@ def _whole_loops_in_short(results: Results) -> str:
 def _rows(results: Rows) -> str:
     cells = [[value if isinstance(value, str) else _ms(value) for value in row.values()] for row in results.rows]
     return _table(list(results.rows[0]), cells)
+
+
+def _proof(proof: Proof) -> str:
+    rows = [(what, count if isinstance(count, str) else _exact(count)) for what, count in proof.figures.items()]
+    return _table(("", ""), rows)
 
 
 def _exact(value: float) -> str:

@@ -129,11 +129,22 @@ class Results(Rows):
                 yield release, stock, by[loop, fleet, f"plugin-{release}"]
 
 
-_FILES: dict[str, tuple[str, type[Rows]]] = {
+@dataclass(frozen=True)
+class Proof:
+    """What a test has counted, with what makes it (`support.proof`)."""
+
+    command: str
+    commit: str
+    date: str
+    figures: dict[str, int | float | str]  # by what they count
+
+
+_FILES: dict[str, tuple[str, Any]] = {
     "loops": ("benchmark.json", Results),
     "scheduler": ("scheduler-loops.json", Results),
     "page": ("page.json", Rows),
     "repair": ("repair.json", Rows),
+    "proof": ("proof.json", dict[str, Proof]),  # by title
 }
 
 

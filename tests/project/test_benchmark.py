@@ -9,6 +9,7 @@ from typing import Any
 import dagbump
 import psycopg
 import pytest
+from support import proof
 from support.fleet import Fleet
 from support.processes import CHECKOUT
 
@@ -33,7 +34,7 @@ def test_every_block_says_where_its_figures_come_from() -> None:
     ]
     assert len(sources) > 10
     assert [
-        source for source in sources if not re.fullmatch(r"`make bench.*`, \d{4}-\d\d-\d\d, commit .+:", source)
+        source for source in sources if not re.fullmatch(r"`make (bench|prove).*`, \d{4}-\d\d-\d\d, commit .+:", source)
     ] == []
 
 
@@ -52,6 +53,24 @@ def test_a_block_that_the_program_does_not_know_is_an_error() -> None:
 def test_a_block_whose_figures_are_not_there_stays_as_it_is() -> None:
     block = "<!-- generated: loops/machine -->\nas it was\n<!-- end -->\n"
     assert documents.fill(block, {}) == block
+
+
+def test_every_proof_that_is_kept_stands_in_a_document() -> None:
+    text = "".join(document.read_text(encoding="utf-8") for document in documents.with_blocks())
+    kept = figures.load(DOCS).get("proof", {})
+    assert [title for title in kept if f"<!-- generated: proof/{title} -->" not in text] == []
+
+
+def test_a_proof_is_kept_beside_the_others_and_shown_with_its_source(
+    tmp_path: Path,
+) -> None:
+    for title, count in (("Kills", 1), ("Waits", 0), ("Kills", 200)):
+        proof.keep(title, figures.Proof("make prove", "abc", "2026-11-28", {"tried": count}), tmp_path)
+    kept = figures.load(tmp_path)
+    assert list(kept["proof"]) == ["Kills", "Waits"]
+    shown = documents.fill("<!-- generated: proof/Kills -->\n<!-- end -->\n", kept)
+    assert "`make prove`, 2026-11-28, commit abc:" in shown
+    assert "| tried | 200 |" in shown
 
 
 def test_copies_of_a_run_and_of_a_version_are_bumped_as_the_originals(

@@ -11,9 +11,9 @@ import psycopg
 PATIENCE_SECONDS = 20.0
 
 
-def until(condition: Callable[[], object], awaited: Callable[[], str]) -> None:
+def until(condition: Callable[[], object], awaited: Callable[[], str], patience: float = PATIENCE_SECONDS) -> None:
     """Return as soon as the condition holds; fail, saying what was awaited, where it never does."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain until {awaited()}"
         time.sleep(0.005)

@@ -1,0 +1,45 @@
+"""Keeps what a test has counted, for docs/reliability.md: `make prove` runs such tests in their long form."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+
+from benchmarks import figures
+from benchmarks.figures import Proof
+from support.processes import CHECKOUT
+
+LONG = os.environ.get("DAGBUMP_LONG") == "1"
+
+
+def record(title: str, command: str, counted: Mapping[str, int | float | str]) -> None:
+    """Print what was counted. Where DAGBUMP_RECORD is set, keep it in docs/proof.json, for the block of that title.
+
+    Args:
+        title: what was proved; a block `proof/TITLE` in a document shows it.
+        command: what makes these figures.
+        counted: figures by what they count, in the order in which they are shown.
+    """
+    lines = [title, *(f"    {what}: {figure}" for what, figure in counted.items())]
+    print("\n".join(lines), file=sys.__stderr__)  # pytest shows nothing else of a test that passes
+    if os.environ.get("DAGBUMP_RECORD"):
+        proof = Proof(command, _commit(), f"{datetime.now(timezone.utc):%Y-%m-%d}", dict(counted))
+        keep(title, proof, CHECKOUT / "docs")
+
+
+def keep(title: str, proof: Proof, directory: Path) -> None:
+    """Replace one title, while no other worker does the same."""
+    with Path(__file__).open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        proofs = figures.load(directory).get("proof", {})
+        figures.save("proof", {**proofs, title: proof}, directory)
+
+
+def _commit() -> str:
+    words = ("git", "rev-parse", "--short=9", "HEAD")
+    return subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
