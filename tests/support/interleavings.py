@@ -339,8 +339,8 @@ class World:
             assert session.arrived is not None
             key, name, run = session.arrived
             if name == "judge":
-                latest = self.control.execute("SELECT walk.latest(%s)::text", (run,)).fetchone()
-                session.judged.setdefault(run, set()).add(latest and latest[0])
+                ((latest,),) = self.control.execute("SELECT walk.latest(%s)::text", (run,)).fetchall()
+                session.judged.setdefault(run, set()).add(latest)
             session.next_key = key + 1
             self._hold_next(session)
             session.gate = session.arrived = None
@@ -357,7 +357,7 @@ class World:
             session.collect()
             if session.arrived:
                 session.gate, session.waiting = session.arrived[0], False
-            elif session.busy and not ready and self._waits(session):
+            elif not ready and self._still_waits(session):
                 if session.program.never_waits:
                     # PostgreSQL leaves one wait that take_version ends after 1 ms.
                     if time.monotonic() - began < _SHORT_WAIT_SECONDS:
@@ -367,6 +367,9 @@ class World:
                 session.waiting = True
                 return
             assert time.monotonic() < deadline, f"{session.program.name} neither ends nor waits"
+
+    def _still_waits(self, session: Session) -> bool:
+        return session.busy and self._waits(session)
 
     def _waits(self, session: Session) -> bool:
         # Control blocks a session only at a gate, whose NOTICE is under way.
@@ -427,7 +430,7 @@ class World:
             "SELECT caller, dag_run_id, dag_version_id::text, bumped FROM dagbump.history"
         ).fetchall()
         moves = self.control.execute("SELECT session, count(*) FROM walk.moves GROUP BY session").fetchall()
-        booked = dict(moves)
+        booked: dict[str, int] = dict(moves)
         for session in sessions:
             if not session.program.never_waits:
                 continue
