@@ -148,13 +148,13 @@ _FILES: dict[str, tuple[str, Any]] = {
 }
 
 
-def load(directory: Path) -> dict[str, Rows]:
+def load(directory: Path) -> dict[str, Any]:
     """Read the results that are in this directory, by program."""
     files = {program: (directory / name, TypeAdapter(kind)) for program, (name, kind) in _FILES.items()}
     return {name: kind.validate_json(file.read_bytes()) for name, (file, kind) in files.items() if file.exists()}
 
 
-def save(program: str, results: Rows, directory: Path) -> None:
+def save(program: str, results: Rows | dict[str, Proof], directory: Path) -> None:
     """Write one line per contender and fleet; JSON's own layout would be one line per figure."""
     name, kind = _FILES[program]
     text = TypeAdapter(kind).dump_json(results, indent=1).decode()

@@ -1,11 +1,10 @@
 """All orders of the steps of two and three sessions: nothing goes backwards, nothing is lost, and bump never waits.
 
-`DAGBUMP_LONG=1 pytest -m slow tests/sql/test_interleavings.py` walks more sessions, with more gates.
+`make prove ARGS="-k interleavings"` walks more sessions, with more gates.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +15,11 @@ from sqlalchemy.engine import URL
 from support import interleavings, proof
 from support.fleet import Fleet
 from support.interleavings import ALL_GATES, Program, Session, ViolationError, World
+from support.proof import LONG
 from support.releases import environments
 from support.server import libpq
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
-
-LONG = os.environ.get("DAGBUMP_LONG") == "1"
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 JSON = "SELECT json_agg(answer) FROM dagbump.bump({}, caller => 'session {}') AS answer"
 LATEST = "(SELECT id FROM dag_version ORDER BY version_number DESC LIMIT 1)"
@@ -186,15 +184,17 @@ if LONG:
     BUMPING = dict.fromkeys(BUMPING, (scheduler, by_hand, repair))
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("run", BUMPING)
 def test_one_call_beside_each_thing_that_happens(world: World, run: str) -> None:
     fill(world, run)
     for bumping in BUMPING[run]:
         for what in (*BESIDE, *(CLEANS if run == "unverified" else ())):
             world.walk(bumping(GATES[bumping.__name__]), what)
-    figure(f"one call on an {run} run" if run == "unverified" else "one call on a verified run", world)
+    figure(f"one call beside one other thing; {run} run", world)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("runs", [("verified",), ("unverified",)] if not LONG else [("verified", "unverified")])
 def test_two_calls_at_once(world: World, runs: tuple[str, ...]) -> None:
     fill(world, *runs)
@@ -204,9 +204,10 @@ def test_two_calls_at_once(world: World, runs: tuple[str, ...]) -> None:
         world.walk(scheduler("judge lock"), scheduler("judge lock"))
         world.walk(repair("lock move"), caller("lock move"))
         world.walk(repair("lock"), repair("lock"))
-    figure(f"two calls: {', '.join(runs)}", world)
+    figure(f"two calls; {' and '.join(runs)} run", world)
 
 
+@pytest.mark.proof
 def test_three_sessions(world: World) -> None:
     fill(world, "verified", "unverified")
     gates = "judge" if LONG else ""
@@ -218,6 +219,7 @@ def test_three_sessions(world: World) -> None:
     figure("three sessions", world)
 
 
+@pytest.mark.proof
 def test_an_upgrade_between_any_two_parts_of_a_call(world: World, database: URL) -> None:
     fill(world, "verified")
     engine = dagbump_database.create_engine(f"{libpq(database)}?options=-c%20lock_timeout%3D5s")
@@ -290,7 +292,6 @@ def test_without_a_clause_the_walk_finds_a_violation(
             world.walk(*programs)
 
 
-def figure(title: str, world: World) -> None:
-    command = f"{'DAGBUMP_LONG=1 ' * LONG}pytest -m slow tests/sql/test_interleavings.py"
-    figures = {"orders": world.walked, "orders with a violation": 0, "waits of the other sessions": world.waits}
-    proof.record(f"Interleavings, {title}", command, figures)
+def figure(orders_of: str, world: World) -> None:
+    """Keep how many orders were walked; a violation would have ended the test."""
+    proof.record("Interleavings", 'make prove ARGS="-k interleavings"', {f"orders of {orders_of}": world.walked})
