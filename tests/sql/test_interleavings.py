@@ -36,9 +36,9 @@ def examined(session: Session) -> str:
 
 
 def verify(session: Session) -> str:
-    """Do what verify_integrity does for each run that the answer says it of."""
+    """Do what verify_integrity does, for each run with needs_verify in the answer."""
     due = [row for row in session.open_answers if row["needs_verify"]]
-    calls = [f"SELECT walk.verify({row['dag_run_id']}, '{row['dag_version_id']}')" for row in due]
+    calls = [f"SELECT verify_integrity({row['dag_run_id']}, '{row['dag_version_id']}')" for row in due]
     return "; ".join(calls) or "SELECT"
 
 
@@ -52,7 +52,7 @@ def scheduler(gates: str) -> Program:
 
 
 def caller(gates: str) -> Program:
-    """Bump and verify without a lock on the runs, as a program of somebody else may do."""
+    """Bump and verify without a lock on the runs, as another program may do."""
 
     def bump(session: Session) -> str:
         return "BEGIN; " + JSON.format("caller_verifies => TRUE", session.number)

@@ -1,6 +1,6 @@
-"""Everybody who works on Airflow's tables at once, each on connections of its own, for as long as a test says.
+"""Lets everybody work on Airflow's tables at once, each on its own connections, for as long as a test says.
 
-Schedulers, the API server, the DAG processor, `airflow db clean`, a person with a lock, and all that dagbump brings.
+These are schedulers, the API server, the DAG processor, `airflow db clean`, a person with a lock, and dagbump's parts.
 Airflow's part is SQL that locks and writes what Airflow does. Two things are simpler than in Airflow. A statement of
 Airflow's that locks several rows takes them in the order of their ids, or skips locked ones, so that each deadlock and
 each wait that is counted is due to the statement about versions. And verify_integrity is an INSERT of a TI for each
@@ -24,12 +24,11 @@ import psycopg
 from dagbump import client
 from dagbump import database as dagbump_database
 from dagbump.installation import installer
-from psycopg import sql
 from psycopg.types.json import Json
 from sqlalchemy.engine import URL
 
-from support import ledger
-from support.fleet import FILLERS, Fleet, as_stored, columns_of, serialized_dag
+from support import ledger, verify_integrity
+from support.fleet import Fleet, serialized_dag
 from support.ledger import EXAMINED, FINISHED, LIVE, Overdue, Sampler, TaskKey, Waits
 from support.server import libpq
 from support.waits import until
@@ -65,6 +64,7 @@ _SCHEDULE = f"""
         LIMIT 20 FOR UPDATE OF ti SKIP LOCKED
     )
 """
+_VERIFY = f"SELECT verify_integrity(run.id, latest.id) FROM {EXAMINED} WHERE run.id = %s"
 _STOCK_LATEST = """
     SELECT run.dag_id, run.run_id, version.id FROM dag_run AS run JOIN dag_version AS version USING (dag_id)
     WHERE run.id = %s ORDER BY version.version_number DESC LIMIT 1
@@ -96,7 +96,7 @@ _NO_REFERENCE = """
 
 @dataclass
 class Outcome:
-    """What was counted; see `ledger`."""
+    """The counts of one run of the crowd (`ledger` says how they are counted)."""
 
     happened: Counter[str]
     seconds_of_writes: list[float]
@@ -111,9 +111,9 @@ class Crowd:
         url: of the database, as the owner of its tables.
         version_work: what a scheduler's loop does about versions.
         people: whether a DBA, a repair, the page, and builds of the optional index are there too.
-        happened: what the actors have committed, by what it is.
+        happened: how many changes the actors have committed, by kind.
         written: how often the counter of each live TI was raised, by its task.
-        answered: TIs that committed calls of `bump` have answered, by caller.
+        answered: how many TIs were moved, by the answers of committed calls of `bump`, by caller.
     """
 
     url: URL
@@ -131,10 +131,6 @@ class Crowd:
     _over: threading.Event = field(default_factory=threading.Event)
     _tally: threading.Lock = field(default_factory=threading.Lock)
 
-    def __post_init__(self) -> None:
-        with closing(self.connect("setup")) as connection:
-            self._verify = verify_statement(connection)
-
     def connect(self, name: str, *, autocommit: bool = True) -> Connection:
         connection: Connection = psycopg.connect(
             libpq(self.url), application_name=name, autocommit=autocommit, options=ledger.TELLS_ITS_WAITS
@@ -145,6 +141,7 @@ class Crowd:
     def populate(self) -> None:
         """Make the DAGs and runs, and open the book."""
         with closing(self.connect("setup")) as connection:
+            verify_integrity.install(connection)
             fleet = Fleet(connection)
             for dag_id in DAGS:
                 fleet.dag(dag_id)
@@ -155,7 +152,7 @@ class Crowd:
             ledger.open_book(connection)
 
     def work(self, seconds: float) -> Outcome:
-        """Let all of them work for so long, then a few loops alone; return what was counted."""
+        """Let all of them work for so many seconds, then run a few loops alone, and return the counts."""
         actors = [threading.Thread(target=self._repeat, args=actor) for actor in self._actors()]
         for actor in actors:
             actor.start()
@@ -169,7 +166,7 @@ class Crowd:
         return self.outcome()
 
     def _enough(self) -> bool:
-        """Say whether each kind of work has been done: a busy machine takes longer for that."""
+        """Return whether each kind of work has been done. A busy machine takes longer for that."""
         return all(self.happened[what] for what in (*_MUST_HAPPEN, *(_PEOPLE_DO if self.people else ())))
 
     def settle(self) -> None:
@@ -294,7 +291,7 @@ class Crowd:
 
     def verify(self, connection: Connection, run: int) -> None:
         """Do what verify_integrity does: make a TI for each task of the latest version that has none."""
-        connection.execute(self._verify, {"run": run})
+        connection.execute(_VERIFY.encode(), (run,))
 
     def _move_as_stock(self, connection: Connection, run: int) -> None:
         row = connection.execute(_STOCK_LATEST, (run,)).fetchone()
@@ -419,7 +416,7 @@ class Crowd:
     # Everybody else
 
     def _clean(self, connection: Connection, _: random.Random) -> None:
-        """Delete old TIs, then old runs, then versions that nothing refers to; each in a transaction of its own."""
+        """Delete old TIs, then old runs, then versions that nothing refers to, each in its own transaction."""
         with connection.transaction():
             old = connection.execute(
                 "SELECT ti.id FROM task_instance AS ti JOIN dag_run AS run USING (dag_id, run_id) "
@@ -497,27 +494,6 @@ class Crowd:
         self._count("views of the page")
 
 
-def verify_statement(connection: Connection) -> sql.Composed:
-    """Return the INSERT of the missing TIs of run %(run)s, with the columns that this release has."""
-    _, fillers = as_stored("task_instance", FILLERS["task_instance"], columns_of(connection))
-    return sql.SQL(_VERIFY).format(
-        columns=sql.SQL(", ").join(map(sql.Identifier, fillers)),
-        values=sql.SQL(", ").join(map(sql.Literal, fillers.values())),
-    )
-
-
-_VERIFY = f"""
-    INSERT INTO task_instance (id, task_id, dag_id, run_id, dag_version_id, {{columns}})
-    SELECT gen_random_uuid(), task.id, run.dag_id, run.run_id, latest.id, {{values}}
-    FROM {EXAMINED}
-    JOIN serialized_dag AS serialized ON serialized.dag_version_id = latest.id
-    CROSS JOIN LATERAL jsonb_path_query(serialized.data::jsonb, '$.dag.tasks[*].__var.task_id') AS listed
-    CROSS JOIN LATERAL (SELECT listed #>> '{{{{}}}}' AS id) AS task
-    WHERE run.id = %(run)s AND NOT EXISTS (
-        SELECT FROM task_instance AS ti
-        WHERE (ti.dag_id, ti.run_id, ti.task_id) = (run.dag_id, run.run_id, task.id) AND {LIVE}
-    )
-"""
 _IN_HISTORY = """
     INSERT INTO task_instance_history SELECT past.*
     FROM task_instance AS ti

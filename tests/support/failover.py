@@ -1,7 +1,7 @@
 """Loops like a scheduler's, writers and `dagbump run`, while the servers of a cluster change places.
 
-What is counted comes from the database: a trigger records, in the transaction that does it, each update that must not
-be. So the record is lost only together with the update itself.
+Triggers in the database record each update that must not happen, in the transaction of the update. So a record is lost
+only together with its update.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dagbump.errors import DagbumpError
 from psycopg.types.json import Json
 from sqlalchemy.orm import Session
 
+from support import ledger, verify_integrity
 from support.fleet import Fleet, serialized_dag
 from support.processes import DAGBUMP, RunningProcess, running
 from support.replication import Cluster
@@ -38,10 +39,6 @@ _RECORD = f"""
     CREATE TABLE ledger (writer text, number integer);
     CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        IF (SELECT version_number FROM dag_version WHERE id = new.dag_version_id)
-            < (SELECT version_number FROM dag_version WHERE id = old.dag_version_id) THEN
-            INSERT INTO wrong VALUES ('moved backwards', new.id);
-        END IF;
         IF current_setting('application_name') IN ('{_BUMPS}', 'dagbump') THEN
             IF to_jsonb(new) - '{{dag_version_id,updated_at}}'::text[]
                 <> to_jsonb(old) - '{{dag_version_id,updated_at}}'::text[] THEN
@@ -54,22 +51,6 @@ _RECORD = f"""
         RETURN new;
     END $$;
     CREATE TRIGGER judge BEFORE UPDATE ON task_instance FOR EACH ROW EXECUTE FUNCTION judge();
-"""
-# What verify_integrity does for a task that the latest version has added.
-_VERIFY = """
-    INSERT INTO task_instance
-    SELECT added.*
-    FROM dag_run AS run
-    JOIN serialized_dag AS serialized ON serialized.dag_version_id = :version
-    CROSS JOIN jsonb_array_elements(serialized.data::jsonb #> '{dag,tasks}') AS task
-    JOIN task_instance AS ti ON ti.dag_id = run.dag_id AND ti.run_id = run.run_id AND ti.task_id = 'task_1'
-    CROSS JOIN LATERAL jsonb_populate_record(ti, jsonb_build_object(
-        'id', gen_random_uuid(), 'task_id', task #>> '{__var,task_id}', 'dag_version_id', :version, 'state', NULL
-    )) AS added
-    WHERE run.id = :run AND NOT EXISTS (
-        SELECT FROM task_instance AS there
-        WHERE (there.dag_id, there.run_id, there.task_id) = (run.dag_id, run.run_id, task #>> '{__var,task_id}')
-    )
 """
 _NEXT_STATE = """
     UPDATE task_instance SET state = CASE state
@@ -84,15 +65,15 @@ _NEXT_STATE = """
 
 @dataclass
 class Loop:
-    """Does something in one transaction after the other, as long as it is told to.
+    """Repeats some work, each time in a new transaction, until it is stopped.
 
     Attributes:
-        name: whose transactions these are.
-        work: what it does, with a connection or session of its own.
+        name: who does the work.
+        work: one transaction, on its own connection or session.
         successes: when its transactions were committed.
-        failures: when one has failed.
-        last_error: why.
-        unexpected: an error that has nothing to do with a server that is gone.
+        failures: when its transactions failed.
+        last_error: the message of the last failure.
+        unexpected: an error that is not about a lost server.
     """
 
     name: str
@@ -124,14 +105,14 @@ class Loop:
 
 @dataclass(frozen=True)
 class Change:
-    """What one switchover, or one kill of the primary, has cost.
+    """The cost of one switchover, or of one kill of the primary.
 
     Attributes:
-        kind: which of the two.
+        kind: "switchover" or "kill".
         failed_loops: the most loops of one scheduler that failed after the new primary took writes.
-        loops_back_after: seconds from then until the last of the schedulers' loops worked.
-        run_back_after: seconds from then until `dagbump run` worked.
-        lost: commits that were acknowledged, and that the new primary does not have.
+        loops_back_after: seconds from that moment until the last of the schedulers' loops worked.
+        run_back_after: seconds from that moment until `dagbump run` worked.
+        lost: acknowledged commits that the new primary does not have.
     """
 
     kind: str
@@ -142,7 +123,7 @@ class Change:
 
 
 class Trial:
-    """All of it, on one cluster."""
+    """The loops, the writers and `dagbump run` on one cluster, and what becomes of them."""
 
     def __init__(self, cluster: Cluster) -> None:
         """Make the fleet; nothing runs yet."""
@@ -153,6 +134,8 @@ class Trial:
         self.changes: list[Change] = []
         with self.connection() as connection:
             connection.execute(_RECORD.encode())
+            ledger.open_book(connection)
+            verify_integrity.install(connection)
             fleet = Fleet(connection)
             for number in range(_DAGS):
                 dag_id = f"dag_{number}"
@@ -260,9 +243,11 @@ class Trial:
             )
 
     def wrong_updates(self) -> list[tuple[Any, ...]]:
-        """Return what the trigger has recorded."""
+        """Return what the triggers have recorded."""
         with self.connection() as connection:
-            return connection.execute("SELECT what, task FROM wrong ORDER BY at").fetchall()
+            backwards = ledger.backwards(connection)
+            found = connection.execute("SELECT what, task FROM wrong ORDER BY at").fetchall()
+        return found + ([("moved backwards", backwards)] if backwards else [])
 
     def wrong(self) -> list[tuple[Any, ...]]:
         """Return what must not have happened: wrong updates, and runs whose verify_integrity was lost."""
@@ -278,7 +263,8 @@ def _schedule(session: Session) -> None:
     ids = session.execute(locked).scalars().all()
     result = dagbump.bump(session, ids, caller_verifies=True, report_all=True, caller=_BUMPS)
     for run in result.needs_verify:
-        session.execute(sa.text(_VERIFY), {"run": run.dag_run_id, "version": run.dag_version_id})
+        verify = sa.text("SELECT verify_integrity(:run, :version)")
+        session.execute(verify, {"run": run.dag_run_id, "version": run.dag_version_id})
 
 
 def _add_version(session: Session) -> None:

@@ -23,8 +23,10 @@ import psycopg
 import pytest
 from dagbump.installation import sql_files
 from psycopg import pq
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL
 
+from support import ledger, verify_integrity
 from support.releases import environments
 from support.server import libpq
 from support.waits import PATIENCE_SECONDS
@@ -63,41 +65,6 @@ _MACHINERY = """
             PERFORM pg_advisory_unlock(session, key);
         END IF;
     END $$;
-
-    -- The book of moves. No TI goes to a lower version.
-    CREATE TABLE walk.moves (session text, run_id text, task_id text, version uuid);
-    CREATE FUNCTION walk.book() RETURNS trigger LANGUAGE plpgsql AS $$
-    DECLARE
-        before integer := (SELECT version_number FROM public.dag_version WHERE id = OLD.dag_version_id);
-        after integer := (SELECT version_number FROM public.dag_version WHERE id = NEW.dag_version_id);
-    BEGIN
-        IF after < before THEN RAISE EXCEPTION 'a TI went backwards, from % to %', before, after; END IF;
-        INSERT INTO walk.moves
-        VALUES (current_setting('gates.session', TRUE), NEW.run_id, NEW.task_id, NEW.dag_version_id);
-        RETURN NULL;
-    END $$;
-    CREATE TRIGGER book AFTER UPDATE ON public.task_instance FOR EACH ROW
-    WHEN (OLD.dag_version_id IS DISTINCT FROM NEW.dag_version_id) EXECUTE FUNCTION walk.book();
-
-    -- Does what verify_integrity does for plain tasks: it makes the TIs that a run lacks.
-    CREATE FUNCTION walk.verify(run bigint, version uuid) RETURNS void LANGUAGE sql AS $$
-        INSERT INTO public.task_instance
-        SELECT made.*
-        FROM public.dag_run
-        CROSS JOIN LATERAL (
-            SELECT ti FROM public.task_instance AS ti
-            WHERE ti.dag_id = dag_run.dag_id AND ti.run_id = dag_run.run_id LIMIT 1
-        ) AS pattern
-        JOIN public.serialized_dag AS dag ON dag.dag_version_id = version
-        CROSS JOIN jsonb_array_elements(dag.data::jsonb #> '{dag,tasks}') AS task
-        CROSS JOIN LATERAL jsonb_populate_record(pattern.ti, jsonb_build_object(
-            'id', gen_random_uuid(), 'task_id', task #>> '{__var,task_id}', 'state', NULL, 'dag_version_id', version
-        )) AS made
-        WHERE dag_run.id = run AND NOT EXISTS (
-            SELECT FROM public.task_instance AS ti
-            WHERE ti.dag_id = dag_run.dag_id AND ti.run_id = dag_run.run_id AND ti.task_id = made.task_id
-        )
-    $$;
 
     -- Adds a task to the latest version of a DAG: in a new version as Airflow does, or in place.
     CREATE FUNCTION walk.with_task(data json, task text) RETURNS jsonb LANGUAGE sql AS $$
@@ -158,7 +125,7 @@ _SHORT_WAIT_SECONDS = 1.0
 
 
 class ViolationError(AssertionError):
-    """An order in which something is not as dagbump promises it."""
+    """In this order of steps, dagbump breaks a promise."""
 
 
 Step = str | Callable[["Session"], str]
@@ -169,13 +136,13 @@ class Program:
     """What one session does.
 
     Attributes:
-        name: in words.
-        steps: SQL, or what makes it from the answers so far.
+        name: for messages.
+        steps: SQL, or a function that makes SQL from the session's answers so far.
         gates: at which gates it stops, with blanks between them.
         never_waits: a wait for another session is a violation.
         may_fail: the SQLSTATEs with which it may end.
-        hides_tasks: it can leave Airflow's sign of a verified run on a run that lacks a task. Such a run is found by
-            its tasks, as the plugin finds it.
+        hides_tasks: afterwards Airflow may take a run for verified that lacks a task. The walk compares the tasks of
+            such a run, as the plugin does.
     """
 
     name: str
@@ -194,7 +161,7 @@ class Session:
         answer: what the last statement answered, except for a call of bump.
         open_answers: the rows that its call of bump answered, until its transaction ends.
         answers: those of all transactions that were committed.
-        judged: the latest version of each run when a call came to judge it.
+        judged: by run, its latest version at each time that a call judged the run.
     """
 
     number: int
@@ -238,7 +205,7 @@ class Session:
         self.busy = True
 
     def collect(self) -> None:
-        """Take over what has arrived, without waiting for more."""
+        """Read what has arrived, without waiting for more."""
         self.pg.consume_input()
         while not self.pg.is_busy():
             result = self.pg.get_result()
@@ -271,8 +238,10 @@ class World:
 
     def __init__(self, url: URL, stack: ExitStack, sessions: int = 3) -> None:
         self.control = stack.enter_context(psycopg.connect(libpq(url), autocommit=True))
-        self.conninfo = libpq(url).encode()
+        self.conninfo = libpq(url)
         self.control.execute(_MACHINERY)
+        ledger.open_book(self.control)
+        verify_integrity.install(self.control)
         self.sessions = [self._session(number + 1, stack) for number in range(sessions)]
         self._gated: list[str] = []
         self.walked = 0
@@ -280,7 +249,7 @@ class World:
 
     def _session(self, number: int, stack: ExitStack) -> Session:
         self.control.execute(f"CREATE SEQUENCE walk.keys_{number}".encode())
-        pg = pq.PGconn.connect(self.conninfo)
+        pg = pq.PGconn.connect(make_conninfo(self.conninfo, application_name=str(number)).encode())
         assert pg.status == pq.ConnStatus.OK, pg.error_message
         stack.callback(pg.finish)
         session = Session(number, pg)
@@ -323,12 +292,12 @@ class World:
             )
 
     def reset(self) -> None:
-        history = "DELETE FROM dagbump.history; DELETE FROM walk.moves; DROP INDEX IF EXISTS dagbump_ti_unfinished;"
+        history = "DELETE FROM dagbump.history; DELETE FROM book.moves; DROP INDEX IF EXISTS dagbump_ti_unfinished;"
         deletes = "".join(f"DELETE FROM {table};" for table in reversed(_TABLES))
         inserts = "".join(f"INSERT INTO {table} TABLE walk.{table};" for table in _TABLES)
         self.control.execute(f"BEGIN; {history}{deletes}{inserts} COMMIT".encode())
         if self.walked % 200 == 0:
-            for table in (*_TABLES, "dagbump.history", "walk.moves"):
+            for table in (*_TABLES, "dagbump.history", "book.moves"):
                 self.control.execute(f"VACUUM {table}".encode())
 
     # ---- One order ----
@@ -377,7 +346,7 @@ class World:
         return self.control.execute(query, (session.pg.backend_pid,)).fetchone() == (True,)
 
     def _one(self, programs: tuple[Program, ...], chosen: list[int]) -> list[tuple[int, list[int]]]:
-        """Take the steps in the order that is chosen, then any; return which were taken, and which could have been."""
+        """Take the chosen steps, then any; return who took each step, and who could have taken it."""
         self.reset()
         sessions = self.sessions[: len(programs)]
         for session, program in zip(sessions, programs, strict=True):
@@ -429,8 +398,10 @@ class World:
         history = self.control.execute(
             "SELECT caller, dag_run_id, dag_version_id::text, bumped FROM dagbump.history"
         ).fetchall()
-        moves = self.control.execute("SELECT session, count(*) FROM walk.moves GROUP BY session").fetchall()
+        moves = self.control.execute("SELECT session, count(*) FROM book.moves GROUP BY session").fetchall()
         booked: dict[str, int] = dict(moves)
+        if ledger.backwards(self.control):
+            raise ViolationError("a TI went backwards")
         for session in sessions:
             if not session.program.never_waits:
                 continue
@@ -450,12 +421,12 @@ class World:
     def _loops_leave_nothing(self, look_at_tasks: bool) -> None:
         if look_at_tasks:
             self.control.execute("""
-                SELECT walk.verify(dag_run_id, walk.latest(dag_run_id)) FROM dagbump.verify_scope(NULL)
+                SELECT verify_integrity(dag_run_id, walk.latest(dag_run_id)) FROM dagbump.verify_scope(NULL)
                 WHERE walk.latest(dag_run_id) IS NOT NULL
             """)
         for _ in range(3):
             rows = self.control.execute(
-                "SELECT walk.verify(dag_run_id, dag_version_id) FROM dagbump.bump(caller_verifies => TRUE) "
+                "SELECT verify_integrity(dag_run_id, dag_version_id) FROM dagbump.bump(caller_verifies => TRUE) "
                 "WHERE needs_verify"
             ).fetchall()
             if not rows:
@@ -466,7 +437,7 @@ class World:
 
 
 def caller_of(session: Session) -> str:
-    """Return what dagbump.history says of who called."""
+    """Return the caller in dagbump.history."""
     return "dagbump.repair" if "repair" in session.program.name else f"session {session.number}"
 
 

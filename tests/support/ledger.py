@@ -1,4 +1,4 @@
-"""Keeps the book on a database under load, and counts what must never happen.
+"""Records the moves of TIs in a database under load, and counts what must never happen.
 
 The triggers and the watch know nothing of how dagbump works: they look at what is in the tables, and at what the
 server says about waits.
@@ -22,7 +22,7 @@ from support.releases import environments
 Connection = psycopg.Connection[Any]
 TaskKey = tuple[str, str, str]  # dag_id, run_id, task_id
 
-# Where a release keeps past tries in the same table, what is live.
+# Chooses the live TIs, because Airflow 3.4 keeps past tries in the same table.
 LIVE = "ti.working_set IS TRUE" if environments.number() >= (3, 4) else "TRUE"
 FINISHED = "('success', 'failed', 'skipped', 'upstream_failed', 'removed')"
 # The runs that a scheduler looks at, each with the latest version of its DAG.
@@ -55,7 +55,8 @@ MISSING = f"""
 _BOOK = """
     CREATE SCHEMA book;
     CREATE TABLE book.moves (
-        ti uuid, dag_id text, run_id text, before integer, after integer, dag_version_id uuid
+        ti uuid, dag_id text, run_id text, before integer, after integer, dag_version_id uuid,
+        session text DEFAULT current_setting('application_name')
     );
     CREATE FUNCTION book.record() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -80,7 +81,7 @@ _UNEQUAL = """
         SELECT dag_id, run_id, dag_version_id, sum(bumped) AS moves FROM dagbump.history GROUP BY 1, 2, 3
     ) AS recorded USING (dag_id, run_id, dag_version_id)
 """
-# A session with these tells its client of each wait for a lock, once it has lasted for a millisecond.
+# With these options, a session reports each wait for a lock that lasts a millisecond to its client.
 TELLS_ITS_WAITS = (
     "-c log_lock_waits=on -c deadlock_timeout=1ms -c client_min_messages=log -c lc_messages=C -c log_statement=none"
 )
@@ -115,12 +116,12 @@ def missing_tasks(connection: Connection) -> int:
 
 
 def deadlocks(connection: Connection) -> int:
-    """Return how many the server has found in this database; a session adds its own when it ends at the latest."""
+    """Return how many deadlocks the server has counted here. A session may add its own only when it ends."""
     return _number(connection, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 
 
 def answers_unlike_history(connection: Connection, answered: Counter[str]) -> int:
-    """Return by how many TIs the answers that callers have committed differ from what is recorded of them."""
+    """Return by how many TIs the committed answers of the callers differ from dagbump.history."""
     statement = "SELECT caller, sum(bumped)::int FROM dagbump.history WHERE caller = ANY (%s) GROUP BY caller"
     recorded = dict(connection.execute(statement, (list(answered),)).fetchall())
     return sum(abs(count - recorded.get(caller, 0)) for caller, count in answered.items())
@@ -142,7 +143,7 @@ def _number(connection: Connection, statement: str) -> int:
 
 @dataclass
 class Waits:
-    """The waits for row locks that sessions with `TELLS_ITS_WAITS` have told of.
+    """The waits for row locks that sessions with `TELLS_ITS_WAITS` have reported.
 
     Attributes:
         in_dagbump: inside one of dagbump's functions.
@@ -200,7 +201,9 @@ class Loop:
 
 
 class Overdue:
-    """Finds TIs that stayed stale although two whole loops have looked at their run, and found none of it locked."""
+    """Finds TIs that stayed stale although two whole loops have looked at their run, and found none of its TIs
+    locked.
+    """
 
     LOOPS = 2
 
