@@ -26,7 +26,7 @@ MOST_WORKERS = 4
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Answer -n auto: each worker takes a core for itself, and a half for its server."""
+    """Return the number of workers for -n auto. Each worker needs a core, and half a core for its server."""
     return 1 if os.environ.get("DAGBUMP_TEST_URL") else min(os.cpu_count() or 1, MOST_WORKERS)
 
 
@@ -87,7 +87,9 @@ def dagbump_template(postgres: Server, airflow_template: str) -> str:
 
 @pytest.fixture(scope="session")
 def trapped_template(postgres: Server, airflow_template: str) -> Iterator[str]:
-    """One in which Airflow's tables belong to an ordinary role, with runs to do everything to, and full of traps."""
+    """A database full of traps, in which Airflow's tables belong to an ordinary role. It has runs for every
+    function.
+    """
     name = f"{airflow_template}_trapped"
     postgres.drop_database(name)
     with traps.roles(postgres, traps.OWNER, traps.OPERATOR):

@@ -180,7 +180,7 @@ def bumped(fleet: Fleet, run: int) -> int:
 
 
 class TestDowngrade:
-    """It says what it removed, and what there was nothing of."""
+    """The command says what it removed, and what was not there."""
 
     def downgrade(self, url: URL, *words: str) -> str:
         done = command(*DAGBUMP, "downgrade", *words, DAGBUMP_URL=libpq(url))
@@ -242,10 +242,10 @@ class TestDowngrade:
 
 
 class TestFilters:
-    """An answer that is empty says why, and of what."""
+    """An empty answer names the filter, and says why it is empty."""
 
     def both(self, database: URL, *words: str, code: int = 0) -> str:
-        """Ask preview and bump; return all that they print, the same in both but for its first words."""
+        """Run preview and bump. Return what they print, which is the same except for the first words."""
         said = ""
         for name in ("preview", "bump"):
             done = command(*DAGBUMP, name, *words, "--url", libpq(database))

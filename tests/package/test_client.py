@@ -139,7 +139,7 @@ def test_abump_on_psycopgs_async_connection(fleet: Fleet, database: URL) -> None
 class TestOneCall:
     @pytest.mark.parametrize("kind", SYNC)
     def test_is_one_statement(self, fleet: Fleet, database: URL, kind: str) -> None:
-        """As the server counts them, whatever the driver sends around it."""
+        """The server counts the statements. What the driver sends around them does not count."""
         stale_run(fleet)
         preloaded = fleet.execute("SHOW shared_preload_libraries").fetchone()
         if preloaded is None or "pg_stat_statements" not in preloaded[0]:
@@ -191,7 +191,7 @@ class DagVersion(Base):
 
 
 class TaskInstance(Base):
-    """As much of Airflow's model as shows what a Session remembers."""
+    """The part of Airflow's model that shows what a Session remembers."""
 
     __tablename__ = "task_instance"
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -205,7 +205,7 @@ class TaskInstance(Base):
 
 
 class TestSession:
-    """What the session holds in its identity map is right after a bump, and nothing else is thrown away."""
+    """After a bump, the session's identity map is up to date, and nothing else was expired."""
 
     @pytest.fixture
     def session(self, database: URL) -> Iterator[Session]:
@@ -334,7 +334,7 @@ class TestErrors:
 
 
 class TestArguments:
-    """What is not meant is a TypeError that holds the right call; no statement is sent."""
+    """A wrong argument raises a TypeError whose message shows the right call. No statement is sent."""
 
     @pytest.mark.parametrize(
         ("arguments", "right"),
@@ -404,7 +404,9 @@ class TestArguments:
 
 
 class TestConnections:
-    """What is no connection, or one for the other kind of call, is a TypeError that holds the right call."""
+    """A wrong object, or a connection for the other kind of call, raises a TypeError whose message shows the right
+    call.
+    """
 
     def test_of_no_kind(self, database: URL) -> None:
         url = database.set(drivername="postgresql+psycopg")

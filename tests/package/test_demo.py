@@ -26,7 +26,7 @@ SMALL_FLEET = ("demo", "--runs", "5", "--tis", "20")
 
 @pytest.fixture
 def temporary_directory() -> Iterator[Path]:
-    """Where the demo puts its files. Not pytest's: with that path, the server's socket could get too long a name."""
+    """Where the demo puts its files. The path has to be short, because the path of the server's socket is limited."""
     with tempfile.TemporaryDirectory(prefix="demo-") as name:
         yield Path(name)
 

@@ -1,6 +1,6 @@
 """Switchovers and kills of the primary, under schedulers' loops, writers and `dagbump run`.
 
-DAGBUMP_FAILOVERS says how many of each, two by default. With -s, what each has cost is printed.
+DAGBUMP_FAILOVERS is the number of each, two by default. With -s, the test prints what each of them cost.
 """
 
 from __future__ import annotations

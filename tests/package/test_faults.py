@@ -1,4 +1,6 @@
-"""Whatever is killed, full, cut or exhausted: nothing is left half-done, and the next call does the rest."""
+"""Processes are killed, a disk is full, a network is cut: nothing is left half-done, and the next call does the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,7 @@ class TestKills:
         return seconds
 
     def kill(self, patient: Patient, work: str, killed: str, delay: float) -> bool:
-        """Do the work, and kill after so many seconds; say whether there was something to kill."""
+        """Do the work, and kill it after so many seconds. Return whether it was still running then."""
         with self.working(patient, work) as (process, observer):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(delay)
@@ -117,7 +119,7 @@ class TestKills:
 
     @pytest.mark.proof
     def test_random_kills(self, patient: Patient) -> None:
-        """A work that was over before the kill is begun anew, and killed sooner."""
+        """If the work ends before the kill, the test starts it again and kills it sooner."""
         chance = random.Random(KILLS)  # noqa: S311  (no secret)
         durations = {work: self.duration(patient, work) for work in self.WORK}
         cases = [(work, killed) for work in self.WORK for killed in self.KILLED]
@@ -145,7 +147,7 @@ class TestTimeouts:
     """statement_timeout ends the work at one stage after the other."""
 
     def sweep(self, patient: Patient, work: Callable[[int], bool], factor: float) -> int:
-        """Give the work more time each time, until it is done; return how often it was cancelled.
+        """Give the work more time at each try, until it is done. Return how often it was cancelled.
 
         It is given one millisecond more in the long form, else so many times as much, but at least one more.
         """
@@ -203,7 +205,7 @@ class TestExhausted:
 
     @pytest.mark.parametrize("statement", [BUMP, REPAIR])
     def test_memory_for_locks(self, patient: Patient, statement: str) -> None:
-        """There is room for one lock more each time; what needs another one fails, and writes nothing."""
+        """At each try there is memory for one more lock. A call that needs more locks fails, and writes nothing."""
         patient.make_stale()
         refused, done = 0, False
         with patient.connected() as other, patient.connected() as caller:
@@ -256,7 +258,7 @@ class TestNetwork:
         patient.is_finished()
 
     def test_cut_in_a_repair(self, patient: Patient, network: Network) -> None:
-        """Later each time, until it gets through; what it had committed is not done again."""
+        """The network is cut later at each try, until the repair ends. Committed batches are not repeated."""
         patient.make_stale()
         url = libpq(over(network, patient.url))
         for messages in range(2, 1000, 2 if proof.LONG else 12):

@@ -1,4 +1,4 @@
-"""What the commands print for programs: docs/json-schemas.json says it, and the commands keep to it."""
+"""What the commands print with --json fits docs/json-schemas.json."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check(name: str, answer: Any) -> None:
 
 @pytest.fixture
 def url(fleet: Fleet, database: URL, connect: Connect) -> str:
-    """A database with work for each command: stale task instances, one of which somebody has locked, and a history."""
+    """A database with work for each command: stale task instances, a locked one among them, and a history."""
     example_fleet.make(fleet)
     lock = "SELECT FROM task_instance WHERE state = 'queued' AND dag_id = 'etl' LIMIT 1 FOR UPDATE"
     connect().execute(lock)

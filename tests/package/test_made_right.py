@@ -1,4 +1,4 @@
-"""An upgrade makes right whatever it finds in schema dagbump, in a database of any encoding."""
+"""An upgrade repairs what it finds in schema dagbump, in a database of any encoding."""
 
 from __future__ import annotations
 

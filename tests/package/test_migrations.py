@@ -1,4 +1,4 @@
-"""Installing and removing dagbump: the same by `dagbump` and by plain `alembic`, all of it or nothing."""
+"""`dagbump` and plain `alembic` install and remove the same, and either all of it or nothing."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def empty_database(postgres: Server) -> Iterator[URL]:
 
 
 class TestRefusals:
-    """Each says what is wrong and what to do, exits with 4 (or 1), and has written nothing."""
+    """Each refusal says what is wrong and what to do, exits with 4 (or 1), and writes nothing."""
 
     def refused(self, url: URL, *options: str, code: int = 4) -> str:
         before = dump_schema(url)
@@ -207,7 +207,7 @@ class TestRefusals:
         assert "Airflow 2" in self.refused(empty_database)
 
     def test_a_release_that_lacks_a_column(self, airflow_database: URL) -> None:
-        """Such as a 3.5 that there is not yet."""
+        """For example Airflow 3.5, which does not exist yet."""
         with psycopg.connect(libpq(airflow_database)) as connection:
             connection.execute("ALTER TABLE dag_run RENAME run_after TO something_else")
         said = self.refused(airflow_database)
@@ -279,7 +279,7 @@ def test_an_upgrade_that_fails_half_way_has_written_nothing(airflow_database: UR
 
 @pytest.mark.once
 class TestWhatIsThereCountsNotWhatIsRecorded:
-    """Every upgrade looks at everything, and makes it what it should be."""
+    """Every upgrade looks at every object, and repairs it."""
 
     @pytest.mark.parametrize(
         "damage",
@@ -364,7 +364,7 @@ class TestWhatIsThereCountsNotWhatIsRecorded:
 
 
 def test_a_refused_script_builds_no_index(airflow_database: URL) -> None:
-    """As psql runs it without being told to stop at an error."""
+    """psql runs it without ON_ERROR_STOP."""
     do(airflow_database, "ALTER TABLE dag_run RENAME run_after TO something_else")
     before = dump_schema(airflow_database)
     script = ok([*DAGBUMP, "upgrade", "--sql", "--with-index", *FOR_THESE_TABLES])
@@ -415,11 +415,11 @@ def test_the_strictest_compiler_of_plpgsql_takes_every_function(database: URL) -
 
 @pytest.mark.once
 class TestTwoAirflowsInOneDatabase:
-    """One database has one dagbump, for one Airflow; another one's is never touched."""
+    """A database has one dagbump, for one Airflow. A second Airflow's upgrade does not change it."""
 
     @pytest.fixture
     def second(self, database: URL, postgres: Server, airflow_template: str) -> str:
-        """The schema of another Airflow, beside that which dagbump serves."""
+        """The schema of another Airflow, beside the one that dagbump works on."""
         dump = run_client("pg_dump", postgres.database(airflow_template), "--schema-only", "--schema=public")
         text = dump.replace("public.", "second.").replace("CREATE SCHEMA public", "CREATE SCHEMA second")
         text = text.replace("SCHEMA public", "SCHEMA second")

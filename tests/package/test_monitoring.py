@@ -1,6 +1,6 @@
 """A real Prometheus reads a real `dagbump run`: the alerts and the dashboard of docs/, and what docker compose plays.
 
-There is no Grafana, so of the dashboard only its queries and its layout are tried.
+There is no Grafana, so the tests try only the queries and the layout of the dashboard.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def compose_config(name: str) -> Any:
 
 @contextmanager
 def prometheus(programs: Path, scraped: str, directory: Path) -> Iterator[Prometheus]:
-    """Start it with the configuration of docker compose, but for where things are."""
+    """Start Prometheus with the configuration of docker compose, with other addresses and paths."""
     configuration = compose_config("prometheus")
     configuration["rule_files"] = [str(ALERTS)]
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}

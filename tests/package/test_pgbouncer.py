@@ -1,6 +1,6 @@
-"""Through PgBouncer in transaction mode every command works, and leaves nothing behind, however it ends.
+"""Every command works through PgBouncer in transaction mode, and leaves nothing behind on the server connection.
 
-A pool of one: the connection that a command has used is the one that the next client gets. Airflow's Helm chart puts
+The pool has one connection, so the next client gets the one that a command has used. Airflow's Helm chart puts
 PgBouncer into the URL that the command line takes by itself.
 """
 
@@ -196,7 +196,7 @@ class TestTheOwnersMember:
     def test_that_does_not_inherit_is_told_to_build_the_index_as_the_owner(
         self, member: URL, airflow_database: URL
     ) -> None:
-        """CONCURRENTLY runs outside of any transaction, where nothing but a setting of the session would help."""
+        """CONCURRENTLY runs outside of a transaction, so a setting of the transaction cannot help."""
         with psycopg.connect(libpq(airflow_database), autocommit=True) as connection:
             connection.execute(f"ALTER ROLE {MEMBER} NOINHERIT".encode())
             if connection.info.server_version >= 160000:

@@ -68,7 +68,7 @@ REVOKE ALL ON FUNCTION dagbump.added() FROM PUBLIC;
 
 @dataclass(frozen=True)
 class Package:
-    """A checkout of dagbump as it may be one day."""
+    """A checkout of dagbump with a made-up next revision."""
 
     path: Path
 
@@ -86,7 +86,7 @@ class Package:
         (self.path / path).write_text(text, "utf-8")
 
     def release(self, *, code: int = 0) -> str:
-        """Do `make release-sql` there; return what it says on standard error."""
+        """Run `make release-sql` in it, and return its standard error."""
         paths = ":".join(str(self.path / directory) for directory in ("py_client", "tests"))
         done = command(sys.executable, "-m", "support.sql_release", PYTHONPATH=paths)
         assert done.returncode == code, done.stderr
@@ -197,7 +197,7 @@ class TestANewShape:
 
     @staticmethod
     def add_shape(package: Package) -> Package:
-        """Add it after the release, so beside the released copies."""
+        """Add the shape after the release, so that its copies stand beside the released ones."""
         newest = 'Shape("tries_inside", "3.4", ("task_instance", "working_set")),\n'
         made_up = '    Shape("renamed", "9.9", ("dag_run", "runs_after")),\n'
         package.change("py_client/dagbump/installation/shapes.py", (newest, newest + made_up))
@@ -233,7 +233,7 @@ class TestANewShape:
         NOW(database, "preview")
 
     def test_its_copies_are_beside_those_of_each_revision(self, tmp_path: Path) -> None:
-        """An object that the newest revision has not changed has its copies in an earlier one."""
+        """If the newest revision has not changed an object, the copies of that object are in an earlier revision."""
         package = copy(tmp_path)
         (tmp_path / "migrations" / "versions" / f"{NEXT_REVISION}_more.py").touch()
         package.change("sql/bump.sql", ("One call does", "A call does"))
@@ -262,7 +262,7 @@ class TestThereAndBack:
         NOW(database, "preview")
 
     def test_to_base_leaves_no_trace(self, next_: Package, airflow_database: URL) -> None:
-        """Also where somebody was granted what is dropped on the way."""
+        """Also if a role has rights on an object that is dropped on the way."""
         before = dump_schema(airflow_database)
         next_(airflow_database, "upgrade")
         do(airflow_database, "GRANT EXECUTE ON FUNCTION dagbump.preview TO pg_monitor")

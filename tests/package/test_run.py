@@ -206,7 +206,7 @@ class TestRun:
 
 
 class TestPassingTrouble:
-    """What may pass is said once, waited out, and said to be over; the loop goes on."""
+    """A temporary error is printed once, and so is its end. The loop goes on."""
 
     def goes_on(self, loop: RunningProcess, fleet: Fleet, said: str) -> None:
         loop.until_printed("dagbump run: connected again")
@@ -338,7 +338,7 @@ class TestPassingTrouble:
 
 
 class TestEnd:
-    """Within a second, always."""
+    """The command always ends within a second."""
 
     @pytest.mark.parametrize("driver", DRIVERS)
     def test_while_the_server_hangs(self, own_server: EmbeddedPostgres, airflow_database: URL, driver: str) -> None:

@@ -84,7 +84,7 @@ def measured(database: URL, *options: str) -> Iterator[Served]:
 
 
 class TestMetrics:
-    """What Prometheus and a supervisor ask."""
+    """The paths that Prometheus and a supervisor read."""
 
     def test_count_what_was_done_and_what_is_left(self, fleet: Fleet, database: URL) -> None:
         stale_run(fleet, "done")

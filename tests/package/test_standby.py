@@ -1,4 +1,4 @@
-"""A hot standby: what reads works there as on the primary, and what writes says where to go."""
+"""On a hot standby, commands that read work as on the primary. Commands that write name the way out."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class TestWhatReads:
 
 
 class TestWhatWrites:
-    """It says what to do, whether or not there is something to move."""
+    """The message says what to do, even if there is nothing to move."""
 
     @pytest.mark.parametrize(
         "words",

@@ -78,7 +78,7 @@ class TestTables:
     def test_a_value_commands_no_terminal(
         self, fleet: Fleet, connect: Connect, database: URL, words: list[str]
     ) -> None:
-        """Whoever may trigger a run names it."""
+        """Anybody who may trigger a run chooses its run_id."""
         old, _ = fleet.dag("d", versions=2, is_paused=words[0] == "repair")
         run = fleet.run("d", "r\x1b]0;owned\x07\n1 \x9b2J")
         fleet.tis(run, old, ["queued"])

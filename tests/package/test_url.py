@@ -1,4 +1,4 @@
-"""Which database is taken, in every form that one can be named in, and what is never printed of it."""
+"""Which database a command uses, for every form of URL and every source, and which parts of it are never printed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TestUrl:
 
     @pytest.mark.parametrize("empty", ["", " \n"])
     def test_an_empty_place_leads_to_no_other_database(self, database: URL, empty: str) -> None:
-        """What `--url "$UNSET"` is for the shell."""
+        """The shell makes an empty text of `--url "$UNSET"`."""
         elsewhere = {"DAGBUMP_URL": libpq(database), AIRFLOW: libpq(database)}
         for words, environment, place in (
             (("--url", empty), elsewhere, "--url"),
@@ -62,7 +62,7 @@ class TestUrl:
             assert (done.returncode, "empty" in done.stderr) == (2, True), done.stderr
 
     def test_a_user_without_a_home(self) -> None:
-        """As a user of a container whom the machine does not know."""
+        """For example in a container that runs as a user id without an account."""
         done = command(*DAGBUMP, "preview", AIRFLOW_HOME="~nobody-of-this-name/airflow")
         assert done.returncode == 2
         assert "no database was named" in done.stderr
@@ -95,7 +95,7 @@ class TestUrl:
         assert (done.returncode, f"sql_alchemy_conn{suffix.lower()} in {tmp_path}" in done.stderr) == (2, True)
 
     def test_an_airflow_that_cannot_be_imported_is_not_said_to_be_missing(self, tmp_path: Path) -> None:
-        """As with a secrets backend whose package is not there."""
+        """For example because the package of a secrets backend is missing."""
         (tmp_path / "airflow").mkdir()
         (tmp_path / "airflow" / "configuration.py").write_text("import nowhere\n")
         done = command(*DAGBUMP, "preview", **{f"{AIRFLOW}_SECRET": "url"}, PYTHONPATH=str(tmp_path))

@@ -1,4 +1,4 @@
-"""What the documents show can be done: every command, and every SQL statement, on a database with 50 DAGs."""
+"""Every command and every SQL statement in the documents works, on a database with 50 DAGs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def blocks(document: Path, language: str) -> Iterator[str]:
 
 
 def commands(document: Path) -> Iterator[list[str]]:
-    """Yield the words of each `$ dagbump …` and of those in YAML, without a comment or another command behind it."""
+    """Yield the words of each `$ dagbump …` and of each command in YAML, without a comment or a second command behind
+    it.
+    """
     written = [(block, r"^\$ dagbump (.*)$") for block in blocks(document, "console")]
     written += [(block, r"\bdagbump ((?:upgrade|run)[^,\]]*)") for block in blocks(document, "yaml")]
     for block, pattern in written:

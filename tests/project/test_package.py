@@ -1,4 +1,4 @@
-"""What is published: the sdist, the wheel, and that one makes the other."""
+"""The published files: the sdist, the wheel, and a wheel that is built from the sdist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the suite itself runs: without a container too, unless it is told that this is a failure."""
+"""The suite runs without a container too, unless DAGBUMP_REQUIRE_CONTAINERS is set."""
 
 from __future__ import annotations
 

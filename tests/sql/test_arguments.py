@@ -1,4 +1,4 @@
-"""What means nothing is refused by every function in the same words, with the name of the argument."""
+"""Every function refuses a meaningless argument with the same words, and names the argument."""
 
 from __future__ import annotations
 

@@ -531,7 +531,7 @@ class TestPreview:
 def test_rows_of_the_same_address_in_an_inheriting_table_are_left_alone(
     fleet: Fleet, connection: psycopg.Connection[Any]
 ) -> None:
-    """Made after the upgrade, which refuses such tables: what is finished there stays where it is."""
+    """The child table is made after the upgrade, which would refuse it. A finished TI in it does not move."""
     old, new = fleet.dag("d", versions=2)
     run = fleet.run("d")
     fleet.ti(run, new, "success")

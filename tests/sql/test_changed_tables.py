@@ -1,7 +1,7 @@
 """Airflow's tables change under an installed dagbump: every function that reads them fails, with one error.
 
-Here is what `airflow db migrate` from 3.3 to 3.4 does to the tables that are read, on whatever release made them. That
-command itself: tests/with_airflow/test_airflow_migrations.py.
+These tests do what `airflow db migrate` from 3.3 to 3.4 does to the tables that dagbump reads, on the tables of any
+release. tests/with_airflow/test_airflow_migrations.py runs the command itself.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def test_each_fails_with_the_same_error(fleet: Fleet, connect: Connect, routine:
 def test_each_refuses_a_view_of_a_stranger_in_the_place_of_a_table(
     fleet: Fleet, connect: Connect, role: str, routine: str
 ) -> None:
-    """After `airflow db reset`, whoever may create objects in the schema could put one there."""
+    """After `airflow db reset`, any role that may create objects in the schema could create a view there."""
     stale_run(fleet)
     has_called = connect(autocommit=True)
     call = f"SELECT * FROM dagbump.{routine}({CALLS[routine]})".encode()

@@ -1,4 +1,4 @@
-"""dagbump.check() and `dagbump check`: what is as it should be, and what is said where it is not."""
+"""dagbump.check() and `dagbump check`: what is ok, and what the detail says if it is not."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run(url: URL, *, code: int) -> dict[str, dagbump.CheckItem]:
 
 
 def test_all_is_ok_after_an_upgrade(connection: psycopg.Connection[Any]) -> None:
-    """With the tables of whatever Airflow release the tests run with."""
+    """On the tables of the Airflow release that the tests run with."""
     items = dagbump.check(connection)
     assert [item.item for item in items] == ITEMS
     assert [item for item in items if not item.ok] == []
@@ -84,7 +84,7 @@ def test_it_runs_in_a_read_only_transaction(connection: psycopg.Connection[Any])
 
 @pytest.mark.once
 def test_a_hot_standby() -> None:
-    """On a server of its own, which a file and a restart turn into one; for the owner and for an operator."""
+    """For the owner and for an operator. A server of its own becomes a standby by a file and a restart."""
     with embedded() as postgres:
         url = airflow_tables.make_in_embedded(postgres)
         installer.upgrade(create_engine(libpq(url)))
@@ -227,7 +227,7 @@ def test_a_damage_is_found_and_what_to_do_is_said(connection: psycopg.Connection
 
 
 def test_what_is_fine_is_told(connection: psycopg.Connection[Any]) -> None:
-    """Triggers that run as the owner, one that a bump does not set off, and who has been granted what."""
+    """Triggers that run as the owner, a trigger that no bump fires, and roles with rights."""
     connection.execute("CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
     connection.execute("CREATE TRIGGER seen BEFORE UPDATE ON task_instance FOR EACH ROW EXECUTE FUNCTION t()")
     connection.execute("CREATE TRIGGER other BEFORE UPDATE OF state ON task_instance FOR EACH ROW EXECUTE FUNCTION t()")
@@ -250,7 +250,7 @@ class TestTheIndex:
         assert "builds it anew" in wrong(fleet.connection)["optional index"]
 
     def test_being_built(self, fleet: Fleet, database: URL, connect: Connect) -> None:
-        """By somebody whose progress the owner may not see, too: the check runs as the owner."""
+        """Also by a role whose progress the owner may not see. The check runs as the owner."""
         fleet.execute("DROP ROLE IF EXISTS dagbump_test_builder")
         fleet.execute("CREATE ROLE dagbump_test_builder SUPERUSER LOGIN PASSWORD 'secret'")
         writer = connect()
@@ -304,7 +304,7 @@ class TestTheOwnersRights:
 
     @pytest.fixture
     def owned(self, airflow_database: URL) -> Iterator[psycopg.Connection[Any]]:
-        """As a superuser, a database in which all belongs to a role without other rights, and dagbump in it."""
+        """A superuser's connection to a database with dagbump, in which an ordinary role owns everything."""
         with psycopg.connect(libpq(airflow_database), autocommit=True) as connection:
             owner = sql.Identifier(self.OWNER)
             connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(owner))

@@ -57,7 +57,7 @@ class TestEachCountCanFail:
 
     @pytest.fixture
     def broken(self, crowd: Crowd, connect: Connect) -> Connection:
-        """A connection for the one who breaks something, after nothing was broken."""
+        """A connection with which a test breaks something. Before that, all counts are zero."""
         assert not any(crowd.outcome().zeros.values())
         return connect(autocommit=True)
 

@@ -1,4 +1,4 @@
-"""`dagbump.history`: what has moved is recorded, by the statement that moves it, and nothing else is."""
+"""`dagbump.history`: each move is recorded by the statement that makes it, and nothing else is recorded."""
 
 from __future__ import annotations
 
@@ -381,7 +381,7 @@ class TestLookUps:
             dagbump.history(connection, since="yesterday")  # type: ignore[arg-type]
 
     def test_follow(self, url: str, fleet: Fleet, connect: Connect) -> None:
-        """A row that is committed late is told too, and each row is told once."""
+        """A row that is committed late is printed too, and each row is printed once."""
         late = connect()
         stale_run(fleet, "late")
         dagbump.bump(late)

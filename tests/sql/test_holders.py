@@ -1,4 +1,6 @@
-"""dagbump.holders: who holds what bump counts in "locked", by real locks of real connections."""
+"""dagbump.holders: which transactions have locked the TIs that bump counts in "locked". Real connections take real
+locks.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ HOLD_A_VERSION = (
 
 
 def look(connection: Connection, arguments: str = "") -> list[Row]:
-    """Return what holders answers, after a look whether bump counts the same."""
+    """Check that bump counts the same TIs as locked, and return the rows of holders."""
     with psycopg.Cursor(connection, row_factory=dict_row) as cursor:
         rows = cursor.execute(f"SELECT * FROM dagbump.holders({arguments})".encode()).fetchall()
     connection.rollback()
@@ -233,7 +235,7 @@ class TestTaskInstance:
         assert connection.execute("SELECT pid FROM dagbump.holders()").fetchall() == [(pid(other),)]
 
     def test_it_is_seen_anew_within_a_transaction(self, connection: Connection, connect: Connect, ti: UUID) -> None:
-        """pg_stat_activity shows what it has shown before, until it is told to forget it."""
+        """Within a transaction, pg_stat_activity repeats its first answer until the snapshot is cleared."""
         connection.execute("SELECT FROM pg_stat_activity").fetchall()
         other = connect(application_name="a new one")
         other.execute("SELECT FROM task_instance WHERE id = %s FOR UPDATE", (ti,))
@@ -440,7 +442,7 @@ class TestNumbers:
         other.close()
 
     def test_both_are_on_the_table(self, meeting: Meeting, ti: UUID) -> None:
-        """Then it may be either: all are shown, and said to be uncertain."""
+        """Then it may be either of them, so holders shows all of them as uncertain."""
         assert meeting.xmax("rows", SESSIONS) > 1_900
         other = meeting.connect()
         other.execute("SELECT FROM task_instance WHERE id = %s FOR UPDATE", (ti,))

@@ -80,7 +80,9 @@ def test_the_plain_upgrade_leaves_it_out_and_alone(fleet: Fleet, database: URL) 
 def test_one_that_was_built_for_other_tables_is_built_anew_by_a_plain_upgrade(
     fleet: Fleet, database: URL, recorded: bool
 ) -> None:
-    """As after an `airflow db migrate` to 3.4; not recorded: an upgrade was cut off before it came to the index."""
+    """As after an `airflow db migrate` to 3.4. The shape is not recorded, because the upgrade was cut off before the
+    index.
+    """
     if recorded:
         build(database)
     fleet.execute("DROP INDEX IF EXISTS dagbump_ti_unfinished")
@@ -188,11 +190,13 @@ READ = "SELECT seq_scan, seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tab
 
 
 class TestUntilItIsValid:
-    """Nothing counts on it: a steady call reads the TIs of the examined runs, as without it, and no other."""
+    """Until the index is valid, no call relies on it. A steady call reads the TIs of the examined runs, and no
+    others.
+    """
 
     @pytest.fixture
     def steady(self, fleet: Fleet) -> int:
-        """One run with three TIs that is examined, one with many that has ended; how many a call may read."""
+        """An examined run with three TIs, and an ended run with many. Return how many TIs a call may read."""
         (version,) = fleet.dag("d", versions=1)
         fleet.tis(fleet.run("d", state="success"), version, ["success"] * 300)
         fleet.tis(fleet.run("d"), version, ["queued", "scheduled", None])
@@ -200,7 +204,7 @@ class TestUntilItIsValid:
         return 6  # a bitmap scan counts a row twice
 
     def reads(self, connection: psycopg.Connection[Any]) -> tuple[int, int]:
-        """Return sequential scans and rows read of task_instance, of one call."""
+        """Return how many sequential scans of task_instance one call makes, and how many of its rows it reads."""
         before = connection.execute(READ).fetchone() or (0, 0)
         assert dagbump.bump(connection, caller_verifies=True).runs == ()
         after = connection.execute(READ).fetchone() or (0, 0)

@@ -312,7 +312,7 @@ def test_no_change_of_a_ti_under_way_is_waited_for(
 
 
 class TestNothingToMove:
-    """No lock is taken on anything, and nothing is written."""
+    """No row is locked, and nothing is written."""
 
     def test_where_every_stale_ti_is_held(self, fleet: Fleet, connection: Connection, connect: Connect) -> None:
         _, _, new, tis = stale_run(fleet, tis=2)

@@ -1,8 +1,7 @@
-"""Plans that do not explode: what the functions do grows with the running DAG runs, and not with their square.
+"""The work of the functions grows with the number of running DAG runs, not with its square.
 
-The server knows nothing of the tables, or what they were when next to nothing was in them. It reports the plan of each
-statement inside the functions, with what was done (auto_explain); what is counted is rows that a node has answered, or
-thrown away, over all its loops.
+The tables have no statistics, or statistics from the time when they were nearly empty. auto_explain reports the plan of
+each statement inside the functions. The tests count the rows that each node returned or removed, over all its loops.
 """
 
 from __future__ import annotations
@@ -22,10 +21,11 @@ from support.optional_index import build_optional_index
 Connection = psycopg.Connection[Any]
 
 RUNS = 300
-# The number of DAGs that share the runs, with the number of tasks of each. A single DAG has many tasks, because in a
-# small table without statistics PostgreSQL takes the index on dag_id alone for as good as the one on (dag_id, run_id).
+# The number of DAGs that share the runs, with the number of tasks of each. A single DAG has many tasks, because for a
+# small table without statistics PostgreSQL estimates the same cost for the index on dag_id as for the one on (dag_id,
+# run_id).
 DAGS = {1: 100, 100: 20}
-# A row of task_instance may be answered by some nodes one above the other, and be looked at by a few statements.
+# Several nodes above each other may return the same row of task_instance, and a few statements may read it.
 AT_MOST_PER_TI = 4
 
 WORK: dict[str, Callable[[Connection], object]] = {

@@ -19,7 +19,7 @@ from support.server import Connect, Server, libpq
 Connection = psycopg.Connection[Any]
 NewRole = Callable[..., str]
 
-# What an operator has not.
+# Rights that an operator does not have.
 FOR_THE_OWNER = {
     "alembic_version",
     "grant_operator",
@@ -60,7 +60,9 @@ def revoke(connection: Connection, role: str | None) -> None:
 
 @pytest.fixture
 def new_role(postgres: Server) -> Iterator[NewRole]:
-    """Makes a role of a name; dropped at the end. To be asked for first: what it has in a database goes with that."""
+    """Creates roles, and drops them at the end. A test requests it before its database, because a role with rights in a
+    database cannot be dropped.
+    """
     with postgres.maintenance() as connection, ExitStack() as stack:
         connection.execute("SET lock_timeout = '10s'")
 
@@ -167,7 +169,7 @@ class TestGranting:
         assert refused.value.diag.message_hint
 
     def test_the_owner(self, owner: str, connection: Connection) -> None:
-        """Has it all, and cannot lose what the functions need by this."""
+        """The owner has all rights, and revoke_operator cannot take the rights that the functions need."""
         notices: list[str] = []
         connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
         grant(connection, owner)
@@ -394,7 +396,7 @@ class TestUpgrades:
 
 
 class TestWhereNobodyIsASuperuser:
-    """As docs/managed-services.md says it, for services whose administrator has CREATEROLE and CREATEDB and no more."""
+    """docs/managed-services.md describes this: the administrator has CREATEROLE and CREATEDB, and no other rights."""
 
     @pytest.fixture
     def admin(self, new_role: NewRole, airflow_database: URL) -> Iterator[URL]:

@@ -1,4 +1,6 @@
-"""What is installed belongs to the role that owns Airflow's tables, whoever installs it; nobody else's is believed."""
+"""Everything that is installed belongs to the owner of Airflow's tables, whichever role installs it. Objects of other
+roles are not trusted.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ def roles(postgres: Server) -> Iterator[None]:
 
 @pytest.fixture
 def owned(postgres: Server, airflow_database: URL, roles: None) -> Iterator[URL]:
-    """Airflow's database, as a superuser; all of it belongs to a role without other rights."""
+    """A superuser's connection to Airflow's database, in which an ordinary role owns everything."""
     assert roles is None
     tables = """
         SELECT format('ALTER TABLE public.%I OWNER TO {}', relname)
@@ -92,7 +94,7 @@ class TestWhoInstalls:
         assert done.returncode == 0, done.stderr
         assert ask(owned, OWNERS) == [(OWNER,)]
 
-        # The owner is the master of it afterwards.
+        # Afterwards the owner may change or drop it.
         for words in (["preview"], ["bump"], ["upgrade"], ["upgrade", "--with-index"], ["downgrade"]):
             done = run(as_role(owned, OWNER), *words)
             assert done.returncode == 0, done.stderr
@@ -122,7 +124,7 @@ class TestWhoInstalls:
         do(owned, f"GRANT CREATE ON DATABASE {owned.database} TO {OWNER}")
         if first:
             run(as_role(owned, OWNER), first)
-            do(owned, "DROP FUNCTION dagbump.help")  # the next upgrade makes it anew
+            do(owned, "DROP FUNCTION dagbump.help")  # the next upgrade creates it again
         do(
             as_role(owned, OWNER),
             f"""
@@ -168,7 +170,7 @@ class TestWhoInstalls:
 
     @pytest.mark.parametrize("of_stranger", ["TABLE dag_version", "TABLE backfill"])
     def test_a_table_of_a_stranger_is_refused(self, owned: URL, of_stranger: str) -> None:
-        """Code that the owner of a table has put on it, such as a policy, runs as whoever reads it."""
+        """A policy, and other code on a table, runs with the rights of the role that reads the table."""
         do(owned, f"ALTER {of_stranger} OWNER TO {STRANGER}")
         before = dump_schema(owned)
         done = trusting(owned, "upgrade")
@@ -242,14 +244,14 @@ EVERY_COMMAND = (
 
 @pytest.mark.once
 class TestASuperuserWhoIsNotTheOwner:
-    """The owner can put code in the way of whoever reads the tables, also while that one waits for a lock."""
+    """The owner can make any reader of the tables run code, even while the reader waits for a lock."""
 
     def test_is_refused_by_every_command_before_anything_is_read(self, owned: URL) -> None:
         assert trusting(owned, "upgrade").returncode == 0
         before = dump_schema(owned)
         tables = "dagbump.alembic_version, dagbump.installation, dagbump.history, dag, dag_run, task_instance"
         with psycopg.connect(libpq(as_role(owned, OWNER))) as owner:
-            owner.execute(f"LOCK TABLE {tables}".encode())  # whoever reads, waits
+            owner.execute(f"LOCK TABLE {tables}".encode())  # every reader waits
             for words in EVERY_COMMAND:
                 done = command(*words, DAGBUMP_URL=libpq(owned))
                 assert done.returncode != 0, words
@@ -290,7 +292,7 @@ class TestNobodyElsesIsBelieved:
         ("trap", "by"), [*((trap, OWNER) for trap in TRAPS), ("a view", STRANGER), ("a policy", STRANGER)]
     )
     def test_before_an_upgrade_nothing_of_it_is_run(self, owned: URL, trap: str, by: str) -> None:
-        """A superuser upgrades, looks and bumps; the traps give a superuser's rights to whoever has set them."""
+        """A superuser upgrades, previews and bumps. A trap that runs would make the stranger a superuser."""
         do(owned, f"GRANT CREATE ON DATABASE {owned.database} TO {by}; GRANT CREATE ON SCHEMA public TO {by}")
         do(as_role(owned, by), f"CREATE SCHEMA dagbump; {TRAP} {TRAPS[trap]}")
         before = dump_schema(owned)
@@ -367,7 +369,7 @@ class TestNobodyElsesIsBelieved:
 
 
 class TestTheRightsOfAnOperator:
-    """What is told to a role that is not the owner is enough for psql and the command line."""
+    """A role that is not the owner may read enough for psql and the command line."""
 
     def test_are_what_the_error_says(self, owned: URL) -> None:
         installer.upgrade(create_engine(libpq(owned), trust_owner=True))

@@ -1,7 +1,7 @@
-"""Plans that do not depend on luck: what bump reads in a large database, whatever the statistics say.
+"""What bump reads in a large database does not depend on the statistics.
 
-A million finished TIs and a DAG with 2,000 versions; twenty runs are examined. What is read is taken from the server's
-own counters, after more calls on one connection than it takes to come to a generic plan.
+The database has a million finished TIs, a DAG with 2,000 versions, and twenty examined runs. The server's own counters
+tell what is read. Before that, one connection has made enough calls to get a generic plan.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def warm(large: URL, indexed: bool) -> Iterator[Connection]:
 
 @dataclass(frozen=True)
 class Reads:
-    """What was read of the tables: rows by index, and which of them sequentially."""
+    """The rows that were read by index, by table, and the tables that were read sequentially."""
 
     by_index: Counter[str]
     sequentially: set[str]
@@ -212,7 +212,7 @@ def test_a_steady_loop_reads_the_examined_runs_and_nothing_else(
 def test_a_steady_loop_touches_few_pages(
     warm: Connection, indexed: bool, report_all: str, caller_verifies: str
 ) -> None:
-    """Pages see what counters of rows do not: index entries that are passed over."""
+    """The count of pages shows index entries that were skipped; the counters of rows do not."""
     # Per run: dag, dag_version, serialized_dag and the TIs, each by an index of up to four levels.
     per_run = 40 if indexed else 40 + 2 * TIS_PER_RUN
     statement = f"SELECT * FROM dagbump.bump(caller_verifies => {caller_verifies}, report_all => {report_all})"
@@ -250,7 +250,7 @@ def test_a_list_of_runs_and_a_limit_read_no_more(warm: Connection) -> None:
     read = reads_of(warm, lambda: dagbump.bump(warm, ids, ["many", "few"], 1_000, caller_verifies=True))
 
     assert read.sequentially <= {"backfill_dag_run"}  # which has no index on dag_run_id; a limit asks for its order
-    # Looked at for the limit, for the candidates, and to be judged.
+    # The call reads a run for the limit, for the candidates, and when it judges the run.
     assert read.by_index["dag_run"] <= 4 * EXAMINED_RUNS
 
 

@@ -68,7 +68,9 @@ def mostly(usual: st.SearchStrategy[T], other: st.SearchStrategy[T]) -> st.Searc
 
 
 def usual_unless(odd: bool, usual: list[T], others: list[T]) -> st.SearchStrategy[T]:
-    """For every second DAG and run, only what lets it be examined: were all of them odd, hardly one would be."""
+    """Draw usual values for every second DAG and run. If all of them had odd values, hardly any run would be
+    examined.
+    """
     return mostly(st.sampled_from(usual), st.sampled_from(others)) if odd else st.sampled_from(usual)
 
 
@@ -176,7 +178,7 @@ class Hold(NamedTuple):
 
     @property
     def in_the_way(self) -> set[UUID]:
-        """What a bump cannot have: it takes NO KEY UPDATE on a TI, and KEY SHARE on a version."""
+        """Return the rows that a bump cannot lock. It takes NO KEY UPDATE on a TI, and KEY SHARE on a version."""
         conflicting_tis = set() if self.strength == "KEY SHARE" else self.tis
         conflicting_versions = self.versions if self.strength == "UPDATE" else set()
         return conflicting_tis | conflicting_versions
@@ -197,7 +199,7 @@ def fleets_calls_and_holds(draw: st.DrawFn) -> tuple[list[Run], Call, Hold]:
 
 
 def rows_of(fleet: list[Run], now: datetime) -> Iterator[tuple[str, Row]]:
-    """Yield a fleet as rows, each with its table; the first of a table comes after those that it refers to."""
+    """Yield the rows of a fleet, each with its table, in an order in which they can be inserted."""
     for dag in {run.dag.dag_id: run.dag for run in fleet}.values():
         yield from rows_of_dag(dag, now)
     for run in fleet:
@@ -219,7 +221,7 @@ def rows_of_dag(dag: Dag, now: datetime) -> Iterator[tuple[str, Row]]:
 
 
 def serialized(version: Version, now: datetime) -> object:
-    """Return what of Airflow's serialized DAG says which tasks there are."""
+    """Return the part of Airflow's serialized DAG that lists the tasks."""
     if version.tasks is None:
         return None  # as where Airflow compresses it
     return {"__version": 3, "dag": {"tasks": [serialized_task(task, now) for task in version.tasks]}}
@@ -376,7 +378,7 @@ def assert_moved_as_in(fleet: list[Run], before: Snapshot, after: Snapshot) -> N
 
 
 def in_promised_order(rows: Iterable[dagbump.RunPreview]) -> list[dagbump.RunPreview]:
-    """Examined runs come in Airflow's order; nothing is said about that of the others."""
+    """Examined runs come in Airflow's order. The order of the others is not promised."""
     examined = {"bump", "needs_verify", "missing_tasks"}
     return sorted(rows, key=lambda row: 0 if row.verdict in examined else row.dag_run_id)
 
@@ -490,7 +492,7 @@ def test_each_function_with_a_filter_is_among_them(connection: psycopg.Connectio
 
 @st.composite
 def entangled_fleets(draw: st.DrawFn) -> tuple[list[Run], Hold, set[int]]:
-    """Draw a fleet in which TIs are on versions of any DAG, what of it is held, and some of its runs."""
+    """Draw a fleet in which TIs are on versions of any DAG, the rows of it that are locked, and some of its runs."""
     fleet = draw(fleets())
     everything = [version.id for dag in {run.dag.dag_id: run.dag for run in fleet}.values() for version in dag.versions]
     anything = st.sampled_from([None, *everything])
@@ -550,7 +552,7 @@ def its_dag(row: Row, dag_of: Mapping[int, str]) -> str:
 
 
 def answer(connection: psycopg.Connection[Any], function: str, arguments: dict[str, Any]) -> list[Row]:
-    """Call a function and take back what it has done; return its rows."""
+    """Call a function, roll back, and return its rows."""
     named = sql.SQL(", ").join(
         sql.SQL("{} => {}").format(sql.Identifier(name), value) for name, value in arguments.items()
     )

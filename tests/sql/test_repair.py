@@ -1,4 +1,6 @@
-"""`dagbump.repair`: everything that may be moved is moved, in small transactions, whatever happens meanwhile."""
+"""`dagbump.repair`: it moves everything that may be moved, in small transactions, even if the database changes
+meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ GATE = """
 
 @contextmanager
 def gated_repair(fleet: Fleet, url: str, batch_size: int, moved: int) -> Iterator[list[str]]:
-    """Start a repair; the body runs while it waits in the middle of a batch, after so many TIs. Yields its NOTICEs."""
+    """Start a repair that waits in the middle of a batch, after so many TIs, while the body runs. Yield its NOTICEs."""
     fleet.connection.execute(GATE.format(moved=moved).encode())
     told: list[str] = []
 
@@ -135,7 +137,7 @@ class TestBatches:
         assert "done: 0 task instances moved" in notice
 
     def test_a_version_that_lands_meanwhile_leaves_the_rest_to_airflow(self, fleet: Fleet, database: URL) -> None:
-        """What is under way is finished; of the newest version, the run is unverified."""
+        """The repair finishes the run. For the newest version, the run is unverified."""
         new, tis = verified_run(fleet, 3)
         with gated_repair(fleet, libpq(database), batch_size=1, moved=1):
             newest = fleet.version("d", 3)
@@ -144,7 +146,7 @@ class TestBatches:
 
 
 class TestWhatIsMoved:
-    """The safe form, and the versionless TIs of pinned runs; nothing else, whatever runs are named."""
+    """A repair moves what the safe form moves, and TIs without a version in pinned runs. It moves nothing else."""
 
     OBSTACLES: Sequence[tuple[dict[str, Any], dict[str, Any]]] = (
         ({"is_paused": True}, {}),
@@ -246,7 +248,7 @@ class TestArguments:
 
 
 class TestOthers:
-    """Whoever holds something is not waited for, and holds up nothing else."""
+    """A repair does not wait for transactions with locks, and moves all other TIs."""
 
     def test_what_is_held_is_left_and_the_rest_is_moved(
         self, fleet: Fleet, caller: Connection, connect: Connect
@@ -284,7 +286,9 @@ class TestOthers:
         assert "4 task instances moved; 0 left" in notices[-1]
 
     def test_two_at_once_share_the_work(self, fleet: Fleet, caller: Connection, database: URL) -> None:
-        """One waits in the middle of its first batch; the other takes what it does not hold, and both add up."""
+        """One waits in the middle of its first batch. The other moves what is not locked. Together they move
+        everything.
+        """
         new, tis = verified_run(fleet, 10)
         with gated_repair(fleet, libpq(database), batch_size=4, moved=0) as notices:
             others = call(caller, "CALL dagbump.repair(batch_size => 4)")
@@ -296,7 +300,7 @@ class TestOthers:
     def test_who_updates_the_same_tis_waits_for_a_batch_at_most(
         self, fleet: Fleet, caller: Connection, database: URL
     ) -> None:
-        """After each COMMIT nothing is locked any more: while the second batch waits, what the first moved is free."""
+        """Each COMMIT releases the locks. While the second batch waits, the TIs of the first batch are free."""
         new, _ = verified_run(fleet, 3)
         with gated_repair(fleet, libpq(database), batch_size=1, moved=1):
             caller.execute(
@@ -307,7 +311,7 @@ class TestOthers:
 
 
 class TestCancelled:
-    """Whatever ends it, whole batches are done, and the next call goes on."""
+    """However a repair ends, whole batches are done, and the next call goes on."""
 
     def resumed(self, fleet: Fleet, caller: Connection, new: UUID, tis: list[UUID], done: int) -> None:
         assert (fleet.versions_of(tis).count(new), sum(batches(fleet))) == (done, done)
@@ -328,7 +332,7 @@ class TestCancelled:
         self.resumed(fleet, caller, new, tis, done=6)
 
     def test_by_the_end_of_the_client(self, fleet: Fleet, caller: Connection, connect: Connect, database: URL) -> None:
-        """The server notices when it next tells the client something: after a whole batch."""
+        """The server notices the loss when it sends the next message, which is after a whole batch."""
         new, tis = verified_run(fleet, 12)
         fleet.connection.execute(GATE.format(moved=6).encode())
         gate = connect()

@@ -1,4 +1,4 @@
-"""What the functions are guarded against, and what the catalog says of them."""
+"""The settings and rights of the functions, as the catalog shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stranger puts under the names of Airflow's tables, or into a schema dagbump, runs for nobody."""
+"""A stranger creates objects with the names of Airflow's tables, or in a schema dagbump. Nobody runs their code."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TestAViewOfAStranger:
 def test_an_operator_gains_nothing_by_a_trigger(
     database: URL, connect: Connect, fleet: Fleet, role: str, timing: str
 ) -> None:
-    """Who may create triggers on task_instance could otherwise have its code run as the owner, whenever it likes."""
+    """Otherwise a role that may create triggers on task_instance could make the owner run its code at any time."""
     stale_run(fleet)
     fleet.execute("SELECT dagbump.grant_operator(%s)", role)
     fleet.connection.execute(f"GRANT TRIGGER ON public.task_instance TO {role}".encode())
@@ -181,7 +181,7 @@ class TestASchemaOfAStranger:
             connection.execute("GRANT USAGE ON SCHEMA dagbump TO PUBLIC")
             connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA dagbump TO PUBLIC")
             connection.execute("GRANT EXECUTE ON ALL ROUTINES IN SCHEMA dagbump TO PUBLIC")
-            # Who reads one of its tables waits in vain.
+            # A session that reads one of its tables would wait for ever.
             with connection.transaction():
                 for table in ("installation", "history", "alembic_version"):
                     connection.execute(sql.SQL("LOCK TABLE dagbump.{}").format(sql.Identifier(table)))

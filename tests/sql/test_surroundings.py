@@ -1,4 +1,4 @@
-"""What a DBA may have in a database, or set for it: dagbump works beside it, or says what is in the way."""
+"""Other features and settings of a database: dagbump works beside them, or names the one that is in the way."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ class TestAPublicationForAllTables:
 
 @pytest.mark.once
 class TestASubscription:
-    """Another database gets every change, for reports; on a server of its own, because wal_level has to be logical."""
+    """Another database gets every change, for reports. The test has a server of its own, because wal_level has to be
+    logical.
+    """
 
     @pytest.fixture
     def publisher(self) -> Iterator[URL]:
@@ -160,7 +162,9 @@ class TestInstallation:
 
 
 class TestADataOnlyRestore:
-    """Into another database with dagbump: what is there only once is either's, what is recorded is both's."""
+    """Into another database with dagbump: the single row of dagbump.installation stays, and the history of both is
+    there.
+    """
 
     @pytest.mark.parametrize("other_is_empty", [True, False])
     def test_works(
@@ -189,7 +193,7 @@ def restore(source: URL, target: URL) -> None:
 
 
 class TestRowLevelSecurity:
-    """Policies apply to the owner too, where they are FORCED; a superuser they never hide anything from."""
+    """FORCED policies apply to the owner too. They never hide a row from a superuser."""
 
     @pytest.fixture
     def owned(self, airflow_database: URL, postgres: Server) -> Iterator[URL]:
@@ -267,7 +271,7 @@ def test_dates_in_another_style(database: URL, fleet: Fleet, connect: Connect, s
 
 
 def test_an_event_trigger(airflow_database: URL) -> None:
-    """One that logs what is done is not in the way; one that refuses is quoted."""
+    """A trigger that logs is not in the way. If a trigger refuses, its message is quoted."""
     do(
         airflow_database,
         """

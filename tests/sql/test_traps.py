@@ -1,7 +1,7 @@
 """No function runs a stranger's code: each is called in a database full of traps (support/traps.py).
 
-Which functions there are and what arguments they take, the catalog says. So a new function is among them by itself, and
-an argument of a new name fails here until there are values for it.
+The catalog lists the functions and their arguments. So a new function is tested without a change here, and an argument
+with a new name fails until there are values for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Connection = psycopg.Connection[Any]
 ROUTINES = [
     path.stem for path in sorted(sql_files.SOURCES.glob("*.sql")) if f"dagbump.{path.stem}(" in path.read_text("utf-8")
 ]
-# What each argument may be: first what gives the function something to do, then the rest, also what means nothing.
+# Values for each argument. The first one gives the function something to do; some of the others are refused.
 VALUES: dict[str, list[str]] = {
     "batch_size": ["1", "1000", "0", "NULL"],
     "caller": ["'somebody'", "NULL"],
@@ -51,14 +51,14 @@ VALUES: dict[str, list[str]] = {
     "to_verify": ["TRUE", "FALSE"],
     "topic": ["'bump'", "'nothing'", "NULL"],
 }
-# What a call may end with: an argument that means nothing, a role that there is not, or may not.
+# Errors that a call may end with: a meaningless argument, a role that does not exist, a missing right.
 EXPECTED = {"22023", "42501", "42704"}
 LOCKS = {
     "nothing": "SELECT",
     "a TI": "SELECT FROM public.task_instance WHERE task_id = 'b' AND map_index = 0 FOR UPDATE",
     "a version": "SELECT FROM public.dag_version FOR UPDATE",
 }
-# What a caller's temporary tables could be taken for.
+# Names that a caller's temporary tables could hide.
 RELATIONS = (
     *("dag", "dag_run", "dag_version", "history", "installation", "serialized_dag", "task_instance"),
     *("pg_attribute", "pg_class", "pg_constraint", "pg_index", "pg_namespace", "pg_proc", "pg_roles", "pg_type"),
@@ -78,7 +78,7 @@ def without_traps(url: URL) -> closing[Connection]:
 
 
 def calls(connection: Connection, routine: str) -> Iterator[sql.Composed]:
-    """Yield a call with each value of each argument, the others as they come, and left out as far as they may be."""
+    """Yield calls that together use each value of each argument. Optional arguments are also left out."""
     query = (
         f"SELECT prokind::text, proargnames[:pronargs], pronargdefaults FROM pg_proc WHERE {IS_OURS} AND proname = %s"
     )
@@ -125,7 +125,9 @@ def test_no_trap_is_sprung(trapped: URL, routine: str, role: str) -> None:
 
 
 def ended(caller: Connection, statement: sql.Composed) -> str | None:
-    """Return how a call ended, None: well; what it wrote is taken back, but by a procedure, which commits."""
+    """Return the error of a call, None if it succeeded. Its writes are rolled back, except those of a procedure, which
+    commits.
+    """
     text = statement.as_string()
     try:
         if text.startswith("CALL"):

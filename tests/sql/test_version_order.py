@@ -1,6 +1,6 @@
 """A DAG whose version with the highest number, dagbump's latest, is not the newest, which is Airflow's up to 3.2.
 
-A scheduler without the plugin moves back what dagbump moves. It comes of clocks of two DAG processors that are apart:
+A scheduler without the plugin moves back what dagbump moves. The cause is two DAG processors whose clocks differ:
 https://github.com/apache/airflow/issues/68389
 """
 
@@ -80,7 +80,7 @@ class TestEachOrder:
         assert (row.dag_run_id, row.needs_verify) == (run, False)
 
     def test_who_verifies_himself_moves_it(self, order: str, fleet: Fleet, connection: Connection) -> None:
-        """A scheduler with the plugin: nobody moves it back."""
+        """This is a scheduler with the plugin. Nobody moves the TI back."""
         first, _, latest = versions(fleet, order)
         run = fleet.run("d")
         fleet.ti(run, latest, "success")

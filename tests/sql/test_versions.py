@@ -1,4 +1,4 @@
-"""dagbump.versions: what each DAG's versions are held by."""
+"""dagbump.versions: what keeps the versions of each DAG."""
 
 from __future__ import annotations
 

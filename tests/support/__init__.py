@@ -1,1 +1,1 @@
-"""What the tests stand on: a PostgreSQL, Airflow's own schema in it, and fleets of runs."""
+"""Support of the tests: a PostgreSQL, Airflow's own schema in it, and fleets of runs."""

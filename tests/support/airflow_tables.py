@@ -1,7 +1,7 @@
-"""Airflow's tables without an Airflow: files of what its `airflow db migrate` makes. As a program, writes them.
+"""Airflow's tables without an Airflow, from files. As a program it writes these files with `airflow db migrate`.
 
-They are of the default release. The tests take theirs from `FILE`; the demo has those that it needs in its package.
-`make test-airflow` compares both with what Airflow makes.
+They are of the default release. The tests read `FILE`. The demo has a smaller file in its package. `make test-airflow`
+compares both with what Airflow creates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from support.releases import environments
 
 RELEASE = environments.DEFAULT_RELEASE
 FILE = Path(__file__).with_name("airflow_tables.sql")
-# Those that the demo or dagbump looks at, and what their foreign keys refer to.
+# The tables that the demo or dagbump reads, and those that their foreign keys refer to.
 _OF_THE_DEMO = (
     *("backfill", "backfill_dag_run", "dag", "dag_bundle", "dag_run", "dag_version", "log_template", "serialized_dag"),
     *("task_instance", "task_instance_history", "team", "trigger"),
@@ -73,7 +73,7 @@ def of_the_demo(url: URL) -> str:
 
 
 def _tidy(dump: str) -> str:
-    # What is left out names releases and a random token, or is about psql's session.
+    # Lines that name releases or a random token, or that are about psql's session, are left out.
     left_out = ("--", "SET ", "SELECT pg_catalog.set_config", "\\restrict", "\\unrestrict")
     statements = "\n".join(line for line in dump.splitlines() if not line.startswith(left_out))
     return _HEAD + re.sub(r"\n{2,}", "\n\n", statements).rstrip() + "\n"

@@ -1,4 +1,6 @@
-"""A real browser, the machine's Chromium, driven by Playwright; and axe, which finds what shuts people out."""
+"""A real browser, the machine's Chromium, driven by Playwright; and axe, which finds barriers for people with
+disabilities.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from playwright.sync_api import (
 
 PATIENCE_MS = 20_000
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
-# Nothing to anywhere but loopback.
+# The browser reaches only loopback.
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -53,9 +55,9 @@ class Visitor:
     """Somebody with a browser of their own.
 
     Attributes:
-        context: their cookies and storage.
-        page: their tab.
-        complaints: what the browser's console has complained of, and scripts that have failed.
+        context: the cookies and storage.
+        page: the tab.
+        complaints: warnings and errors of the browser's console, and scripts that have failed.
     """
 
     context: BrowserContext
@@ -64,7 +66,7 @@ class Visitor:
 
     @property
     def in_frame(self) -> FrameLocator:
-        """What Airflow's UI shows in its frame."""
+        """Return the frame in Airflow's UI that shows the page."""
         return self.page.frame_locator("iframe")
 
     def listen(self) -> None:
@@ -83,7 +85,7 @@ class Visitor:
         self.page.on("dialog", dismiss)
 
     def log_in(self, airflow: str, name: str) -> None:
-        """Log in as Airflow's login page has it, of whatever auth manager."""
+        """Log in on Airflow's login page, of any auth manager."""
         self.page.goto(f"{airflow}/")
         self.page.locator("input[name=username]").fill(name)
         self.page.locator("input[name=password]").fill(name)
@@ -92,7 +94,7 @@ class Visitor:
         self.page.get_by_text("Docs", exact=True).first.wait_for()
 
     def accessibility_problems(self) -> list[str]:
-        """Return what axe finds."""
+        """Return the accessibility problems that axe finds."""
         found = Axe().run(self.page).response["violations"]
         return [f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes']][:3]}" for one in found]
 

@@ -1,4 +1,4 @@
-"""What is in a schema, from the catalogs: to compare databases that are made in different ways."""
+"""Lists the contents of a schema, to compare databases that were made in different ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fleet on a PostgreSQL of its own, to which the worst may happen; and a network that can be cut."""
+"""A fleet on a PostgreSQL that a test may kill, and a network that it may cut."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from support.waits import until
 
 Connection = psycopg.Connection[Any]
 
-VICTIM = "victim"  # the application_name of whoever is killed
+VICTIM = "victim"  # the application_name of the session that is killed
 _RUNS, _TIS = 30, 60
 _IS_VICTIM = "SELECT pid FROM pg_stat_activity WHERE application_name = %s ORDER BY state = 'active' DESC, pid LIMIT 1"
-# A finished TI on the newest version: what makes a run verified.
+# Adds a finished TI on the newest version, so that the run counts as verified.
 _VERIFY = """
     INSERT INTO task_instance SELECT copy.*
     FROM task_instance AS ti
@@ -102,7 +102,9 @@ class Patient:
             connection.execute(_VERIFY, {"number": self.number, "version": version})
 
     def is_whole(self) -> None:
-        """Find nothing half-done: each move is recorded, none went backwards, and dagbump.check finds no fault."""
+        """Assert that nothing is half-done: each move is recorded, no TI went backwards, and dagbump.check finds no
+        fault.
+        """
         with self.connected() as connection:
             assert ledger.moves_unlike_history(connection) == 0
             assert ledger.backwards(connection) == 0
@@ -110,7 +112,7 @@ class Patient:
             assert wrong == [], wrong
 
     def is_finished(self) -> None:
-        """Call what moves the rest, and find nothing stale."""
+        """Repair the rest, and assert that nothing is stale."""
         with self.connected() as connection:
             connection.execute("CALL dagbump.repair()")
             assert ledger.stale(connection) == 0
@@ -124,7 +126,7 @@ class Patient:
                 self.make_stale()
 
     def until_moved(self) -> None:
-        """Return once nothing is stale, whoever moves it."""
+        """Wait until nothing is stale."""
         with self.connected() as connection:
             until(lambda: ledger.stale(connection) == 0, lambda: "somebody moves the stale TIs")
 
@@ -161,13 +163,13 @@ class Patient:
 
 
 class Network:
-    """A way to the server over TCP that a test can cut, silence or slow down.
+    """A TCP proxy to the server, which a test can cut, silence or slow down.
 
     Attributes:
         port: on loopback.
-        chunks: what has passed so far, in both directions together.
-        cut_after: cut each connection once so many chunks have passed.
-        delay: seconds that each chunk takes.
+        chunks: the number of chunks that have passed, in both directions.
+        cut_after: cut each connection after this number of chunks.
+        delay: seconds by which each chunk is delayed.
     """
 
     def __init__(self, url: URL) -> None:
@@ -194,7 +196,7 @@ class Network:
         self._listener.close()
 
     def cut(self) -> None:
-        """End all connections at once, as a router does that has forgotten them."""
+        """End all connections at once."""
         for each in self._sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -202,7 +204,7 @@ class Network:
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """Deliver nothing, and tell nobody."""
+        """Deliver nothing, while all connections stay open."""
         self._open.clear()
         yield
         self._open.set()
@@ -233,7 +235,7 @@ class Network:
 
 
 def over(network: Network, url: URL) -> URL:
-    """Return the URL of a database on the way over a network."""
+    """Return the URL that leads to a database over this network."""
     return url.set(host="127.0.0.1", port=network.port, query={})
 
 
@@ -251,7 +253,7 @@ def small_disk(megabytes: int) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, leave: int) -> Path:
-    """Fill a disk with a file, but for so many bytes; return the file."""
+    """Fill a disk with a file, and leave so many bytes free. Return the file."""
     filler = disk / "filler"
     with filler.open("wb") as file, suppress(OSError):
         left = shutil.disk_usage(disk).free - leave
@@ -262,10 +264,10 @@ def fill(disk: Path, *, leave: int) -> Path:
 
 @contextmanager
 def exhausted_locks(connection: Connection, *, leave: int) -> Iterator[None]:
-    """Take locks until the server has no memory for another one, then give so many back; the body runs meanwhile."""
+    """Take locks until the server has no memory for another one, give so many back, and run the body."""
     try:
         connection.execute("SELECT count(pg_advisory_lock(number)) FROM generate_series(1, 10000000) AS number")
-    except psycopg.errors.OutOfMemory:  # what it has taken it keeps
+    except psycopg.errors.OutOfMemory:  # the session keeps the locks that it has got
         connection.execute("SELECT count(pg_advisory_unlock(number)) FROM generate_series(1, %s) AS number", (leave,))
         yield
         connection.execute("SELECT pg_advisory_unlock_all()")

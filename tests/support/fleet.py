@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.types.json import Json
 from typing_extensions import LiteralString
 
-# Values for the NOT NULL columns without a default, of all releases; each table takes those that it has.
+# Values for the NOT NULL columns without a default, in all releases. Columns that a release lacks are left out.
 FILLERS: Mapping[str, Mapping[str, Any]] = {
     "dag": {
         "bundle_name": "fleet",
@@ -44,7 +44,7 @@ FILLERS: Mapping[str, Mapping[str, Any]] = {
     "serialized_dag": {"dag_hash": "0" * 32, "data": Json({})},
 }
 NOW = sql.SQL("now()")
-# One after the other also within a transaction, as Airflow makes versions: up to 3.2 the newest is its latest.
+# The times of versions differ even within a transaction, because up to 3.2 Airflow's latest version is the newest one.
 NEXT_MOMENT = sql.SQL("clock_timestamp()")
 TIMESTAMPS: Mapping[str, tuple[str, ...]] = {
     "dag_version": ("created_at", "last_updated"),
@@ -53,12 +53,12 @@ TIMESTAMPS: Mapping[str, tuple[str, ...]] = {
     "backfill": ("created_at", "updated_at"),
 }
 
-# What a task instance has in common with its past tries, up to 3.3 and from 3.4 on.
+# The columns that a task instance shares with its past tries, up to 3.3 and from 3.4 on.
 _COORDINATES = ("dag_id", "run_id", "task_id", "map_index", "region_id", "region_index")
 
 
 def as_stored(table: str, row: Mapping[str, Any], columns: Mapping[str, Collection[str]]) -> tuple[str, dict[str, Any]]:
-    """Return where and how a release keeps a row that is named as up to Airflow 3.3, without what it has no column for.
+    """Return the table and the columns in which a release keeps a row. The row is named as up to Airflow 3.3.
 
     From 3.4 on a past try is an archived task instance, and map_index is called region_index.
 
@@ -90,12 +90,13 @@ def columns_of(connection: psycopg.Connection[Any], schema: str = "public") -> d
     return columns
 
 
-# As Airflow makes its ids, by time (UUID version 7): random ones would scatter every index on them.
+# Ids ordered by time, as Airflow makes them (UUID version 7). Random ids would scatter every index.
 _NEW_ID: LiteralString = """
     lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0')
         || '-7' || right(gen_random_uuid()::text, 21)
 """
-# jsonb_populate_record takes all columns of a row but those that it is given anew, whatever columns the release has.
+# jsonb_populate_record copies all columns of a row, whatever columns the release has, except for those that it is
+# given.
 _COPY_RUN: LiteralString = f"""
     WITH copied AS (
         INSERT INTO {{schema}}.dag_run
@@ -167,14 +168,14 @@ class Fleet:
         return self.connection.execute(sql.SQL(statement).format(schema=self._identifier), parameters)
 
     def dag(self, dag_id: str, *, versions: int = 0, **columns: Any) -> list[UUID]:
-        """Make a DAG with so many versions, 1, 2, …, each with a serialized_dag row; return their ids in that order."""
+        """Make a DAG with the versions 1, 2, …, each with a serialized_dag row. Return their ids in that order."""
         self._insert("dag", dag_id=dag_id, **columns)
         return [self.version(dag_id, number) for number in range(1, versions + 1)]
 
     def version(
         self, dag_id: str, number: int, *, serialized: bool = True, tasks: Iterable[str] | None = None, **columns: Any
     ) -> UUID:
-        """Make a dag_version; its serialized DAG cannot be read, unless the tasks are given that it has."""
+        """Make a dag_version. Its serialized DAG can be read only if its tasks are given."""
         version = uuid4()
         self._insert("dag_version", id=version, dag_id=dag_id, version_number=number, **columns)
         if serialized:
@@ -184,7 +185,7 @@ class Fleet:
         return version
 
     def serialize(self, version: UUID, data: object) -> None:
-        """Put something else into the serialized_dag row of a version."""
+        """Replace the data in the serialized_dag row of a version."""
         self.execute("UPDATE {schema}.serialized_dag SET data = %s WHERE dag_version_id = %s", Json(data), version)
 
     def run(self, dag_id: str, run_id: str | None = None, **columns: Any) -> int:
@@ -231,7 +232,7 @@ class Fleet:
         return past
 
     def _next_try(self, key: Mapping[str, Any]) -> int:
-        """Return a number that no try of a task has yet, where the past ones are kept."""
+        """Return the next try_number for a task, by the table that keeps its past tries."""
         table = "task_instance_history" if "task_instance_history" in self._columns else "task_instance"
         row = self.execute(
             "SELECT coalesce(max(try_number), 0) + 1 FROM {schema}." + table + " "
@@ -310,7 +311,7 @@ class Fleet:
 
 
 def serialized_dag(tasks: Iterable[str]) -> dict[str, Any]:
-    """Return what of Airflow's serialized DAG says that it has these tasks."""
+    """Return the part of a serialized DAG that lists its tasks."""
     return {"__version": 3, "dag": {"tasks": [{"__type": "operator", "__var": {"task_id": task}} for task in tasks]}}
 
 

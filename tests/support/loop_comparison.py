@@ -1,7 +1,7 @@
 """Compares two databases, in which a stock scheduler and one with dagbump have done the same loops, row by row.
 
-What came into being in a loop, an id, a point in time or a duration, is only compared for being there. What dagbump
-does and the stock scheduler leaves undone is no difference: `mended` names it.
+Ids, times and durations that a loop has created are not compared, only whether they are there. TIs that dagbump moves
+and the stock scheduler leaves are no difference: `mended` lists them.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def pairs(before: Snapshot, after: Snapshot, table: str) -> Iterator[tuple[Row, 
 
 @dataclass
 class Comparison:
-    """What became of one database in the hands of two schedulers.
+    """The result of two schedulers on copies of one database.
 
     Attributes:
-        before: what both found.
-        stock: what the stock scheduler left.
-        dagbump: what the one with dagbump left.
+        before: the rows before the loops.
+        stock: the rows after the stock scheduler.
+        dagbump: the rows after the scheduler with dagbump.
         latest: the latest version of each DAG, by dag_id.
         mended: keys of the TIs that dagbump alone has moved to the latest version.
         differences: all other differences, to be read by a person.
@@ -206,7 +206,7 @@ class Comparison:
 
 
 def as_text(value: Any) -> str:
-    """Return ids and points in time as they are written inside JSON; of what holds none, nothing."""
+    """Return ids and times as JSON writes them; nothing for other values."""
     if isinstance(value, (dict, list)):
         return json.dumps(value, sort_keys=True, default=str)
     if isinstance(value, str) and value.startswith("{"):  # a callback's request, in JSON

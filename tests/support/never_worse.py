@@ -31,7 +31,7 @@ LIVE = "working_set" if environments.number() >= (3, 4) else "TRUE"
 
 @dataclass
 class Life:
-    """What became of a fleet."""
+    """The end of a fleet: its rows, and what was logged."""
 
     loops: list[dict[str, Any]] = field(default_factory=list)  # answers of inside_airflow/never_worse.py
     runs: dict[Key, Row] = field(default_factory=dict)
@@ -53,13 +53,13 @@ class Life:
         return str(state)
 
     def warnings_of(self, dag: LiveDag) -> list[str]:
-        """Return what dagbump has warned of that names the DAG."""
+        """Return dagbump's warnings that name the DAG."""
         named = re.compile(rf"WARNING: .*\b{dag.dag_id}\b")
         return [line for line in self.lines if named.match(line)]
 
 
 def worse(stock: Life, dagbump: Life) -> str:
-    """Say what is worse with dagbump than with the stock scheduler, line by line; nothing, where nothing is."""
+    """Return what is worse with dagbump than with the stock scheduler, one line each."""
     return "\n".join([*_worse_loops(stock, dagbump), *_worse_runs(stock, dagbump), *_worse_tis(stock, dagbump)])
 
 
@@ -138,7 +138,7 @@ class Harness:
             self.finish_tasks()
 
     def finish_tasks(self) -> None:
-        """Let what runs, or would be run, succeed."""
+        """Let the TIs succeed that run, or would run."""
         self.execute(
             "UPDATE task_instance SET state = 'success', start_date = now(), end_date = now() "
             f"WHERE state IN ('scheduled', 'queued', 'running') AND {LIVE}"

@@ -1,4 +1,4 @@
-"""What a role that may create objects in Airflow's schema can prepare there: operators that pg_catalog lacks."""
+"""Operators that pg_catalog lacks, in Airflow's schema, as any role that may create objects there could make them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _SET = """
 
 
 def set_traps(stranger: psycopg.Connection[Any]) -> None:
-    """Make operators for all pairs of types for which there is none; each counts that it was run, and fails."""
+    """Make operators for all pairs of types that have none. Each operator counts its calls, and fails."""
     stranger.execute("CREATE SEQUENCE public.trapped; GRANT USAGE ON SEQUENCE public.trapped TO PUBLIC")
     names = [(name, answer) for answer, names in _OPERATORS.items() for name in names]
     arguments = {

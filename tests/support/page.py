@@ -1,4 +1,4 @@
-"""The page "Dag versions" in a browser: a fleet of which it has something to tell, and what a test does with it."""
+"""The page "Dag versions" in a browser: a fleet with something to show, and the actions of the tests."""
 
 from __future__ import annotations
 

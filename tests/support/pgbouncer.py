@@ -1,6 +1,6 @@
 """A real PgBouncer in transaction mode, with one server connection for each database and role.
 
-What a client leaves on that connection, the next client gets.
+The next client gets what a client has left on that connection.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def in_front_of(server: URL, passwords: Mapping[str, str], pool_size: int = 1) -
         (directory / "configuration").write_text(text)
         log = directory / "log"
         with (
-            log.open("w") as written,  # no pipe: one that nobody reads is full some day, and PgBouncer waits
+            log.open("w") as written,  # not a pipe, because PgBouncer would wait once it is full
             subprocess.Popen(
                 [program, *_as_somebody(host), str(directory / "configuration")],
                 stdout=subprocess.DEVNULL,
@@ -84,7 +84,7 @@ def in_front_of(server: URL, passwords: Mapping[str, str], pool_size: int = 1) -
 
 
 def _as_somebody(host: str) -> list[str]:
-    """PgBouncer refuses to run as root; who owns the server's socket may connect to it."""
+    """Choose a user, because PgBouncer refuses to run as root. The owner of the server's socket may connect to it."""
     if os.geteuid() != 0:
         return []
     uid = Path(host).stat().st_uid if host.startswith("/") else 0
@@ -128,7 +128,7 @@ def _left(connection: psycopg.Connection[Any]) -> dict[str, Any]:
 
 
 def _pid(connection: psycopg.Connection[Any]) -> int:
-    # What libpq knows is PgBouncer's own number.
+    # libpq knows only a number of PgBouncer's own.
     (pid,) = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone() or (0,)
     return int(pid)
 

@@ -22,9 +22,8 @@ DAGBUMP = (sys.executable, "-m", "dagbump")
 
 
 def clean_environment(**added: str) -> dict[str, str]:
-    """Return this process's environment without what would tell dagbump, libpq or Airflow where to connect.
-
-    And without the width that pytest's workers are given, which is none of a command's terminal.
+    """Return this process's environment without the variables of dagbump, libpq and Airflow. COLUMNS is removed too,
+    because pytest sets it for its workers.
     """
     prefixes = ("DAGBUMP", "AIRFLOW", "PG", "COLUMNS", "PYTHONDONTWRITEBYTECODE")  # the last would slow every start
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
@@ -67,7 +66,7 @@ def on_terminal(
 
 
 class RunningProcess:
-    """A command that goes on; what it prints is read as it comes."""
+    """A command that keeps running. Its output is read as it comes."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -84,7 +83,7 @@ class RunningProcess:
         return sum(text in line for line in self.lines)
 
     def until_printed(self, text: str, times: int = 1) -> None:
-        """Return when so many lines hold the text; fail where the command ends, or goes on, without them."""
+        """Wait until so many lines hold the text. Fail if the command ends first, or if it takes too long."""
         until(
             lambda: self.count(text) >= times or self.process.poll() is not None,
             lambda: f"{text!r} is printed; so far:\n{''.join(self.lines)}",

@@ -1,4 +1,4 @@
-"""Keeps what a test has counted, for docs/reliability.md: `make prove` runs such tests in their long form."""
+"""Keeps the counts of tests for docs/reliability.md. `make prove` runs these tests in their long form."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def record(title: str, command: str, counted: Mapping[str, int | float | str]) -
     """Print what was counted. Where DAGBUMP_RECORD is set, keep it in docs/proof.json, for the block of that title.
 
     Args:
-        title: what was proved; a block `proof/TITLE` in a document shows it.
-        command: what makes these figures.
+        title: the name of the proof. The block `proof/TITLE` of a document shows it.
+        command: the command that counts them.
         counted: figures by what they count, in the order in which they are shown.
     """
     lines = [title, *(f"    {what}: {figure}" for what, figure in counted.items())]
@@ -34,7 +34,7 @@ def record(title: str, command: str, counted: Mapping[str, int | float | str]) -
 
 
 def keep(title: str, proof: Proof, directory: Path) -> None:
-    """Replace one title, while no other worker does the same. What other tests of this commit counted for it stays."""
+    """Replace one title; other workers wait. Figures that other tests counted for it at this commit stay."""
     with Path(__file__).open() as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         proofs = figures.load(directory).get("proof", {})

@@ -1,7 +1,6 @@
-"""Random fleets for whole scheduler loops: DAGs and versions that Airflow itself has written, runs and TIs at random.
-
-What Airflow makes of a new run of each version is kept, and copied with other states, versions and dates: so the rows
-have all that a scheduler looks at.
+"""Random fleets for whole scheduler loops: DAGs and versions that Airflow itself has written, with random runs and TIs.
+Airflow creates one run of each version. Its rows are copied with other states, versions and dates, so they have
+everything that a scheduler reads.
 """
 
 from __future__ import annotations
@@ -150,7 +149,7 @@ def _dag(dag_id: str, arguments: str, bodies: Sequence[str], number: int) -> str
 
 @dataclass(frozen=True)
 class Prototype:
-    """A version of a DAG, and what Airflow makes of a new run of it."""
+    """A version of a DAG, and the rows of a new run of it that Airflow has created."""
 
     version: UUID
     run: Row
@@ -212,7 +211,7 @@ class RandomFleet:
         self._now: datetime = now
 
     def make(self) -> None:
-        # Those whose versions differ most come more often.
+        # DAGs whose versions differ most are drawn more often.
         lots = [*sorted(self.prototypes), "plain", "literal", "literal", "dynamic", "timeout"]
         dag_ids = sorted(set(self._random.sample(lots, self._random.randint(1, 5))))
         self.connection.execute(
@@ -274,7 +273,7 @@ class RandomFleet:
                 self.insert("task_instance", row)
 
     def insert(self, table: str, row: Row) -> int | None:
-        """Insert what the table has columns for; return the id that it gave, if it gives one."""
+        """Insert the values for which the table has columns. Return the new id, if there is one."""
         table, values = as_stored(table, row, self._columns)
         returning = "id" if "id" in self._columns[table] else "NULL"
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING " + returning).format(

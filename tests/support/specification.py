@@ -2,7 +2,7 @@
 
 tests/sql/test_properties.py holds them against what the database answers.
 
-To be read as a specification: no SQL, no thought of speed. First what there is, then the rules. `bump` moves the
+It is written to be read: no SQL, no thought of speed. First come the things, then the rules. `bump` moves the
 TIs that it is given, so that a second call sees what the first has done. Times are hours from now.
 """
 
@@ -95,13 +95,13 @@ def latest(run: Run) -> Version | None:
 
 
 def stale(run: Run) -> list[Ti]:
-    """Past tries are never stale, in whatever state they were left."""
+    """Past tries are never stale, whatever their state is."""
     new = latest(run)
     return [ti for ti in run.tis if ti.state not in FINISHED and (new is None or ti.version != new.id)]
 
 
 def wrong(run: Run) -> list[Ti]:
-    """The stale TIs, but for those of a pinned run that are on its own version, where they belong."""
+    """The stale TIs, without those of a pinned run that are on the run's own version."""
     return [ti for ti in stale(run) if not (run.bundle_version and ti.version and ti.version == run.own_version)]
 
 
@@ -185,7 +185,7 @@ def place(run: Run, call: Call) -> tuple[object, ...]:
 
 
 def running(runs: list[Run], call: Call) -> tuple[list[Run], list[Run]]:
-    """The running runs that a call is about: the examined ones in order, and the others."""
+    """The running runs that a call names: the examined ones in order, and the others."""
     asked = [run for run in runs if run.state == "running"]
     asked = [run for run in asked if call.dag_run_ids is None or run.id in call.dag_run_ids]
     asked = [run for run in asked if call.dag_ids is None or run.dag.dag_id in call.dag_ids]

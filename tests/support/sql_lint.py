@@ -36,7 +36,7 @@ _PLACEHOLDER = re.compile(r"@(?P<name>\w+)@")
 _BLOCK = re.compile(r"(?:CREATE OR REPLACE (?:FUNCTION|PROCEDURE)|DO) .*?\$(?P<tag>\w+)\$.*?\$(?P=tag)\$;", re.DOTALL)
 _STATEMENT = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|WITH|ALTER|CREATE|TRUNCATE|LOCK)\b", re.IGNORECASE)
 _ASSIGNMENT = re.compile(r"^[\w.]+ := ")
-# What can be said of a statement without its place on the page and the variables around it.
+# Rules that need neither the statement's layout nor the variables around it.
 _RULES = (
     "capitalisation.keywords,capitalisation.literals,capitalisation.types,aliasing.table,aliasing.unused,convention"
 )
@@ -74,7 +74,7 @@ def _queries(tree: Any) -> Iterator[str]:
 
 
 def compose_all() -> list[Path]:
-    """Write each file as it is composed, for each shape; return where, a text that comes twice once."""
+    """Compose each file for each shape, and return the paths. A text that two shapes share is written once."""
     shutil.rmtree(COMPOSED, ignore_errors=True)
     written: dict[str, Path] = {}
     for shape in shapes.SHAPES:
@@ -104,7 +104,7 @@ def findings_in_bodies(paths: list[Path]) -> Iterator[str]:
 
 
 def findings_in_heads() -> Iterator[str]:
-    """Yield where the head of a part does not say what it takes, as far as the names in all heads show."""
+    """Yield the parts whose `Takes:` line is wrong, as far as the names in all `Takes:` lines show it."""
     heads = {path: _taken(path) for path in sorted((SOURCES / "parts").rglob("*.sql"))}
     every_name = set().union(*heads.values())
     for path, takes in heads.items():
@@ -124,7 +124,7 @@ def _list(names: set[str]) -> str:
 
 
 def _taken(path: Path) -> set[str]:
-    """Return the names in the head of a part, without what is said of them in parentheses."""
+    """Return the names in the `Takes:` line of a part, without the remarks in parentheses."""
     head = sql_files.TAKES.match(path.read_text("utf-8"))
     listed = re.sub(r"\([^)]*\)", "", head["names"].replace("\n-- ", " ") if head else "nothing").rstrip(".")
     return {name.strip() for name in listed.split(",")} - {"nothing"}
@@ -142,7 +142,7 @@ def _names(name: str, text: str) -> bool:
 
 
 def _makes(name: str, text: str) -> bool:
-    """Say whether a text gives that name to something of its own, and does not also set it."""
+    """Return whether a text uses that name for something of its own, and does not also set it."""
     own = rf"\bAS {name}\b|\b{name} AS (?:MATERIALIZED )?\("
     return bool(re.search(own, text)) and not re.search(rf"\bINTO {name}\b|^ *{name} :=", text, re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""Keeps what the newest revision brings, in the release that brings it: ``make release-sql``.
+"""Copies the SQL of the newest revision for its release: ``make release-sql``.
 
 Each object that has changed since the revision before is copied, with its parts put in, into
 ``migrations/released/REVISION/``. Where a shape of Airflow's tables makes it read otherwise, a second copy goes into a
@@ -45,7 +45,7 @@ def copies(revision: str) -> dict[str, str]:
 
 
 def _is_as(released: Path, path: Path) -> bool:
-    """Return whether a file says what a released copy says, for each shape that was known then."""
+    """Return whether a file equals its released copy, for each shape that was known then."""
     texts = _by_folder(path).items()
     return _by_folder(released) == {
         folder: text for folder, text in texts if not _is_for_a_new_shape(f"REVISION/{folder}{path.name}")
@@ -53,7 +53,7 @@ def _is_as(released: Path, path: Path) -> bool:
 
 
 def _by_folder(path: Path) -> dict[str, str]:
-    """Return what a file says, and below which folder, for each shape for which it reads otherwise."""
+    """Return the text of a file by folder. A shape has a folder of its own if its text differs."""
     texts: dict[str, str] = {}
     for shape in shapes.SHAPES:
         text = sql_files.compose(path, shape)
@@ -63,7 +63,7 @@ def _by_folder(path: Path) -> dict[str, str]:
 
 
 def changed() -> list[str]:
-    """Return the released copies that have been changed, or whose sources have, and what a released revision lacks."""
+    """Return the released copies that have changed, or whose sources have changed, and missing copies."""
     wanted = copies(newest_revision())
     differ = [
         name
@@ -75,7 +75,7 @@ def changed() -> list[str]:
 
 
 def missing() -> list[str]:
-    """Return what a released revision needs for a new shape, and has no copy of."""
+    """Return the copies that a released revision lacks for a new shape."""
     return [name for name in _lacking(copies(newest_revision())) if _is_for_a_new_shape(name)]
 
 

@@ -27,7 +27,7 @@ from support.server import Server, libpq
 SPRUNG = "a trap was sprung"
 OWNER, OPERATOR = "dagbump_trapped_owner", "dagbump_trapped_operator"
 
-# Of all that the functions compare, calculate with, or look up.
+# The types that the functions compare, calculate with, or look up.
 TYPES = (
     *("int2", "int4", "int8", "float8", "numeric", "bool", "text", "varchar", "name", '"char"', "uuid", "json"),
     *("jsonb", "jsonpath", "timestamptz", "timestamp", "date", "interval", "tid", "xid", "xid8", "oid", "regclass"),
@@ -176,7 +176,7 @@ def give_to_owner(url: URL, role: str) -> None:
 
 
 def build(url: URL) -> None:
-    """Make a database of Airflow's such a one."""
+    """Put the traps into a database with Airflow's tables."""
     give_to_owner(url, OWNER)
     installer.upgrade(create_engine(libpq(as_role(url, OWNER))))
     with psycopg.connect(libpq(url), autocommit=True) as connection:

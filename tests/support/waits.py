@@ -1,4 +1,4 @@
-"""Waiting for what the server itself says that it is doing; no test sleeps and hopes."""
+"""Waits for a state that the server itself reports, so that no test sleeps and hopes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PATIENCE_SECONDS = 20.0
 
 
 def until(condition: Callable[[], object], awaited: Callable[[], str], patience: float = PATIENCE_SECONDS) -> None:
-    """Return as soon as the condition holds; fail, saying what was awaited, where it never does."""
+    """Wait until the condition holds. If it never does, fail and name it."""
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain until {awaited()}"

@@ -1,1 +1,1 @@
-"""Run by Airflow's own Python: scripts that `support.releases.worker` starts, and what they import."""
+"""Scripts that `support.releases.worker` starts with Airflow's own Python, and the modules that they import."""

@@ -62,7 +62,7 @@ class LogRecords(logging.Handler):
 
 
 class Airflow:
-    """What the commands need of Airflow, under one name in every release."""
+    """The parts of Airflow that the commands use, under one name in every release."""
 
     def __init__(self) -> None:
         manager = DagBundlesManager()
@@ -107,7 +107,7 @@ class Airflow:
         assert not errors, errors
 
     def push(self, ti: Any, value: Sequence[Any], session: Session) -> None:
-        """Keep what a task returns, and how long it is: others may be mapped over it."""
+        """Store what a task returns, and its length, because other tasks may be mapped over it."""
         if hasattr(XComModel, "set_for_attempt"):  # from 3.4 on
             XComModel.set_for_attempt(
                 task_instance_id=ti.id, key="return_value", value=value, mapped_length=len(value), session=session
@@ -139,7 +139,7 @@ class Commands:
         self.log = LogRecords()
 
     def connect(self) -> None:
-        """Begin anew, with nothing remembered, on a database that has been put in the place of the last one."""
+        """Connect to the database that has replaced the last one, and forget what was remembered."""
         self.airflow = Airflow()
 
     def disconnect(self) -> None:
@@ -159,7 +159,7 @@ class Commands:
         return lines
 
     def write_dag(self, file: str, source: str, session: str = "dag processor", *, commit: bool = True) -> None:
-        """Put a DAG file in place, or replace it, and write what is in it to the database."""
+        """Write a DAG file, and let Airflow write its DAGs to the database."""
         DAGS.mkdir(exist_ok=True)
         (DAGS / file).write_text(source, encoding="utf-8")
         self.airflow.persist(self.airflow.parse(DAGS / file), self.airflow.session(session))
@@ -191,7 +191,7 @@ class Commands:
         self.end(session, "commit")
 
     def stock_loop(self, session: str = "scheduler") -> None:
-        """Do what the scheduler's loop does to running DAG runs."""
+        """Do the part of a scheduler's loop that is about running DAG runs."""
         orm = self.airflow.session(session)
         with prohibit_commit(orm) as guard:
             self.airflow.scheduler._schedule_all_dag_runs(guard, self.airflow.examine(orm), orm)
@@ -224,7 +224,7 @@ class Commands:
     def tis_across_a_bump(
         self, run: int, pending: Mapping[str, str], session: str = "scheduler"
     ) -> list[dict[str, list[Any]]]:
-        """Answer what the ORM's objects of a run say before and after a bump, with pending changes of state."""
+        """Answer the attributes of a run's ORM objects before and after a bump, with pending changes of state."""
         orm = self.airflow.session(session)
         tis = self._tis(orm, run)
 

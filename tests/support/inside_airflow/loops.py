@@ -1,4 +1,4 @@
-"""Like components.py, for whole loops: `_do_scheduling` on a database that has been put in the place of the last.
+"""Like components.py, for whole loops: `_do_scheduling` on a database that has replaced the last one.
 
 Nothing is executed: the executor is never started, keeps what it is given, and forks no process.
 """
@@ -68,7 +68,7 @@ class LoopCommands(Commands):
         }
 
     def do_scheduling_without_verify(self, max_runs: int) -> dict[str, Any]:
-        """Do one loop with a plugin that bumps, and says of each run that it has been verified."""
+        """Do one loop with a plugin that bumps, and reports each run as verified."""
         with patch.object(Scheduling, "verify", lambda *_: True):
             return self.do_scheduling(max_runs)
 
@@ -82,7 +82,7 @@ class LoopCommands(Commands):
         return {"runs": len(runs), "examining": examining, "tis_loaded": len(tis), "scheduling": scheduling}
 
     def _executors(self) -> list[Any]:
-        """Take what the executors hold from them, as their heartbeat does, and let them keep what they are given."""
+        """Empty the executors' queues, as their heartbeat does, and let them keep what they get from now on."""
         scheduler = self.airflow.scheduler
         executors: list[Any] = getattr(scheduler, "executors", None) or scheduler.job.executors  # up to 3.1: the job's
         for executor in executors:
@@ -103,7 +103,7 @@ def session() -> Session:
 
 
 def in_short(ti: Any) -> dict[str, Any]:
-    """Say what an executor has been given; in 3.0 it is not told the version."""
+    """Return what an executor has been given. In 3.0 it does not get the version."""
     columns = ("dag_id", "run_id", "task_id", "map_index", "try_number", "dag_version_id")
     return {name: getattr(ti, name, None) for name in columns}
 
@@ -123,7 +123,7 @@ def verifies(verified: list[int]) -> Iterator[None]:
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    """Collect what is sent to the database, SAVEPOINT and RELEASE with it."""
+    """Collect the statements that are sent to the database, SAVEPOINT and RELEASE among them."""
 
     def on_execute(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         sent.append(statement)

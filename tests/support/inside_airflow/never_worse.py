@@ -48,7 +48,7 @@ class NeverWorseCommands(PluginCommands, LoopCommands):
     """The commands: those of the other workers, and loops in which something goes wrong."""
 
     def begin(self, *, dagbump: bool) -> list[str]:
-        """Begin anew, as a stock scheduler or one with dagbump, on a database that has been put before it."""
+        """Start again, as a stock scheduler or one with dagbump, on another database."""
         self.stop_scheduler()
         self.connect()
         self.logged()
@@ -66,7 +66,7 @@ class NeverWorseCommands(PluginCommands, LoopCommands):
         self.airflow = ours
 
     def push(self, run: int, names: list[str], value: list[str]) -> None:
-        """Let TIs succeed that push this, over which other tasks may be mapped."""
+        """Let TIs succeed and push this value, over which other tasks may be mapped."""
         orm = self.airflow.session("api server")
         for name in names:
             ti = self._tis(orm, run)[name]
@@ -183,7 +183,7 @@ def before_each_statement(called: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def looks() -> Iterator[list[int]]:
-    """Collect the ids of the runs of which dagbump asks what verify_integrity would find."""
+    """Collect the ids of the runs for which dagbump calls verify_scope."""
 
     def verify_scope(connection: Any, dag_run_ids: Any) -> Any:
         looked_at.extend(dag_run_ids)
@@ -206,7 +206,7 @@ def warnings() -> Iterator[list[str]]:
 
 
 class Log:
-    """Airflow's, and what is warned of."""
+    """Airflow's log, with its warnings."""
 
     def __init__(self, real: Any, warned: list[str]) -> None:
         self._real = real
@@ -237,7 +237,7 @@ def hook_raises(task: str) -> Iterator[None]:
 
 @contextmanager
 def no_ti_can_be_made(task: str) -> Iterator[None]:
-    """What makes the TI of a task raises: a priority weight strategy, say."""
+    """Creating the TI of a task raises, for example in a priority weight strategy."""
 
     def insert_mapping(run_id: str, of: Any, *arguments: Any, **options: Any) -> Any:
         if of.task_id == task:
@@ -287,7 +287,7 @@ def savepoint_is_rolled_back(of: str) -> Iterator[None]:
 
 @contextmanager
 def calls_of_plugin() -> Iterator[list[str]]:
-    """Collect the calls that the plugin makes to what can fail."""
+    """Collect the plugin's calls of functions that can fail."""
     calls: list[str] = []
 
     def on_call(frame: FrameType, event: str, _: object) -> None:

@@ -38,14 +38,14 @@ def retried(stock: Callable[..., Any]) -> Any:
 
 
 def cyclic(stock: Callable[..., Any]) -> Any:
-    """Wrap a function in what is broken: it says that it wraps itself."""
+    """Wrap a function in a broken wrapper, which claims to wrap itself."""
     function: Any = replaced(stock)
     function.__wrapped__ = function
     return function
 
 
 class Proxy:
-    """What wrapt makes of a function: it says of itself what the function says."""
+    """A proxy as wrapt makes it: it has the attributes of the function."""
 
     def __init__(self, wrapped: Any) -> None:
         self.__wrapped__ = wrapped

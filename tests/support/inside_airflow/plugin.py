@@ -69,7 +69,7 @@ def without_retries(self: Any, guard: Any, dag_runs: Any, session: Any) -> None:
 
 
 class Panic(BaseException):
-    """What no `except Exception` stops: a library in another language that gives up, say."""
+    """An error that `except Exception` does not catch, for example of a library in another language."""
 
 
 def enabled(value: str) -> AbstractContextManager[Any]:
@@ -126,7 +126,7 @@ class PluginCommands(Commands):
         return all(vars(owner)[name] is stock for (owner, name), stock in STOCK.items())
 
     def start_scheduler_with(self, misfit: str) -> list[str]:
-        """Turn the plugin on in an Airflow that does not fit; answer what is logged."""
+        """Turn the plugin on in an Airflow that it does not fit, and answer its log lines."""
         with MISFITS[misfit]:
             return self.start_scheduler()
 
@@ -391,7 +391,7 @@ def mutation_hook() -> AbstractContextManager[Any]:
 
 @contextmanager
 def unreadable_dags() -> Iterator[None]:
-    """As where Airflow compresses its serialized DAGs."""
+    """The serialized DAGs cannot be read, as if Airflow compressed them."""
 
     def verify_scope(_: Any, dag_run_ids: Any) -> Any:
         return tuple(RunScope(run, None, None, None, None) for run in dag_run_ids)
@@ -413,7 +413,7 @@ def holders_are_gone() -> Iterator[None]:
 
 @contextmanager
 def only_one_savepoint() -> Iterator[None]:
-    """The first, for the bump, can be opened; whoever opens another one gets an error."""
+    """The first savepoint, for the bump, can be opened. Opening another one raises."""
     opened = 0
 
     def begin_nested(connection: Any) -> Any:

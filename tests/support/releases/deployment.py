@@ -1,7 +1,7 @@
 """A deployment of one Airflow release: scheduler, DAG processor and API server as processes of their own, on loopback.
 
-Its environment is a copy of the release's with dagbump's wheel installed, its database one of the tests' server; what
-the components do is read from the database and from their logs. Runs are made by inside_airflow/components.py.
+Its environment is a copy of that of the release, with dagbump's wheel. Its database is on the tests' server. The tests
+read what the components do from the database and from their logs. Runs are made by inside_airflow/components.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _POLL_SECONDS = 0.1
 _STOP_SECONDS = 5.0
 _COMPONENT = "TEST_AIRFLOW_COMPONENT"  # in the environment of a component, and of all that it starts
 
-# Everything at once: what a deployment does in minutes has to happen within seconds.
+# Short intervals, so that what takes minutes in a deployment takes seconds here.
 _SETTINGS: dict[str, dict[str, str]] = {
     "core": {
         "executor": "LocalExecutor",
@@ -98,7 +98,7 @@ class Component:
         return "\n".join([f"--- {self.log.name}", *lines[-40:]])
 
     def stop(self) -> None:
-        """Let it end as on an operator's SIGTERM; then kill what is left, of the tasks that it has started too."""
+        """Send SIGTERM, wait, and then kill the processes that are left, those of its tasks among them."""
         for _ in range(3):  # a SIGTERM that comes during a finalizer is lost: its SystemExit is ignored there
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -159,7 +159,7 @@ class Deployed:
             component.stop()
 
     def until(self, condition: Callable[[], object], awaited: str) -> None:
-        """Return as soon as the condition holds; fail, showing what the components log, where it never does."""
+        """Wait until the condition holds. If it never does, fail and show the logs of the components."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             dead = [component.name for component in self.running if component.process.poll() is not None]
@@ -190,7 +190,7 @@ class Deployment(Deployed):
     # dagbump in the database.
 
     def install(self) -> None:
-        """Install dagbump anew."""
+        """Install dagbump again."""
         self.remove()
         installer.upgrade(dagbump_database.create_engine(server.libpq(self.url)))
 
@@ -219,7 +219,7 @@ class Deployment(Deployed):
     def _write(self, file: str, source: str) -> None:
         dags = self.home / "dags"
         dags.mkdir(exist_ok=True)
-        # Never of the length that it had: Python tells old bytecode by the second and the length alone.
+        # The length must change, because Python recognises old bytecode only by the second and the length.
         padding = "#" * next(self._numbers)
         draft = dags / f"{file}.draft"
         draft.write_text(f"{source}\n{padding}\n", encoding="utf-8")

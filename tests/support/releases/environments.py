@@ -1,6 +1,6 @@
 """Real Airflow releases, each in an environment of its own that uv makes on first use.
 
-What is in it, pins/airflow-RELEASE.in says; in which versions, the .txt beside it, or, with DAGBUMP_NEWEST=1, nobody.
+pins/airflow-RELEASE.in names its packages, and the .txt beside it their versions (ignored with DAGBUMP_NEWEST=1).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RELEASES = ("3.0.6", "3.1.8", "3.2.2", "3.3.2")
 BETAS = ("3.4.0b2",)
 # All that dagbump supports. A test compares the Makefile, the workflow and the documents with this list.
 SUPPORTED = (*RELEASES, *BETAS)
-# One that dagbump refuses: of the last line before DAG versions.
+# A release that dagbump refuses, of the last line before DAG versions.
 AIRFLOW_2 = "2.11.2"
 NEWEST = os.environ.get("DAGBUMP_NEWEST") == "1"
 CACHE = CHECKOUT / ".cache"
@@ -43,7 +43,7 @@ def release() -> str:
 
 
 def number() -> tuple[int, ...]:
-    """Return the number of that release, without what makes it a pre-release: (3, 4, 0) for 3.4.0b2."""
+    """Return the number of that release, without a pre-release suffix: (3, 4, 0) for 3.4.0b2."""
     return Version(release()).release
 
 
@@ -98,7 +98,7 @@ def clone_of(version: str, directory: Path) -> Iterator[Path]:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    # What pip and uv replace they write anew: the original is safe.
+    # pip and uv write replaced files anew, so the original is safe.
     try:
         os.link(source, target)
     except OSError:  # another file system

@@ -71,7 +71,7 @@ class LiveDag:
         self.run = 0
 
     def write(self, tasks: str, *, description: str = "", arguments: str = "", commit: bool = True) -> None:
-        """Let the DAG processor write what is now in the DAG file; arguments are those of the DAG."""
+        """Let the DAG processor write a new DAG file; arguments are those of the DAG."""
         self.worker("write_dag", **self.file(tasks, description=description, arguments=arguments), commit=commit)
 
     def file(self, tasks: str, *, description: str = "", arguments: str = "") -> dict[str, str]:
@@ -101,7 +101,7 @@ class LiveDag:
         return [tuple(row[name] for name in COLUMNS) for row in self.worker("dagbump_verify", verify=verify)]
 
     def safe_bump(self) -> list[Row]:
-        """Do what a person, or `dagbump run`, does beside a stock scheduler."""
+        """Bump in the safe form, as a person or `dagbump run` does beside a stock scheduler."""
         return [tuple(getattr(row, name) for name in COLUMNS) for row in dagbump.bump(self.connection).runs]
 
     def commit(self, session: str) -> None:
@@ -135,6 +135,6 @@ class LiveDag:
         return free
 
     def finish(self) -> None:
-        """Take the DAG's runs out of every scheduler's sight."""
+        """End the DAG's runs, so that no scheduler examines them."""
         self.worker("abandon")
         self.connection.execute("UPDATE dag_run SET state = 'success' WHERE dag_id = %s", (self.dag_id,))

@@ -91,7 +91,7 @@ class Load:
         )
 
     def _ended_before_their_version(self) -> int:
-        # A task tells when it ended; the API server may write that down a little later.
+        # A task reports its end, and the API server may write it down a little later.
         return self._count(
             """
             SELECT count(*) FROM task_instance AS ti JOIN dag_version AS version ON version.id = ti.dag_version_id
@@ -149,7 +149,7 @@ class Load:
         self.deployment.land(f"{self.prefix}.py", f"landing {landing}", dags)
 
     def _settle(self) -> None:
-        """Wait until no unfinished task instance is stale, and take note of what there is."""
+        """Wait until no unfinished task instance is stale, and record the counts."""
         landed = time.monotonic()
         while (counts := self._unfinished_and_stale())[1] and time.monotonic() < landed + self.settling_seconds:
             time.sleep(0.1)

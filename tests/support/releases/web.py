@@ -18,9 +18,9 @@ from support.releases.deployment import Deployed, configure, free_port, listens
 from support.reverse_proxy import reverse_proxy
 from support.server import Server
 
-# Of the simple auth manager, by their roles; the password of each is their name.
+# Users of the simple auth manager, by role. The password of each is the user's name.
 SIMPLE_USERS = ("admin", "user", "viewer")
-# What a user of FAB's needs besides the DAGs: to see the page that Airflow shows after a login.
+# A user of the FAB auth manager also needs the right to see the page that Airflow shows after a login.
 _FAB_BASICS = (("can_read", "Website"), ("menu_access", "DAGs"), ("can_read", "DAG Runs"), ("can_read", "Plugins"))
 FAB_USERS: Mapping[str, object] = {
     "admin": "Admin",
