@@ -4,8 +4,8 @@
 -- shows. Reads only: it locks nothing and runs on a hot standby.
 --
 -- Preview compares each task of a version with each TI. This function first compares fingerprints, which are sums of
--- hashes. If a run has the fingerprint of its version, no task is missing and none has vanished. So only the other runs
--- are compared task by task, and of these only the ones whose answer depends on it.
+-- hashes. If a run has the fingerprint of its version, no task is missing and none has vanished. So the function
+-- compares only the other runs task by task, and only if their verdict depends on the tasks.
 
 CREATE OR REPLACE FUNCTION dagbump.running(
     dag_ids text[] DEFAULT NULL,
@@ -118,7 +118,7 @@ BEGIN
         @include:scope_of_runs@
     ),
 
-    -- A FULL JOIN, as in preview.
+    -- A FULL JOIN, because PostgreSQL has no nested loop for it. A nested loop would compare every run with every run.
     joined AS MATERIALIZED (
         SELECT run.*, coalesce(scope.missing_tasks, '{}') AS missing_tasks, coalesce(scope.vanished_tasks, '{}') AS vanished_tasks
         FROM counted AS run

@@ -193,7 +193,7 @@ class SignalsHeldBack:
 
     @contextmanager
     def delivered(self) -> Iterator[None]:
-        """Let signals interrupt the body, by an exception; one that was held back does so at once."""
+        """Let signals raise exceptions in the body. A signal that was held back raises at once."""
         self._delivering = True
         try:
             self._deliver()

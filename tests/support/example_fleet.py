@@ -6,7 +6,7 @@ from uuid import UUID
 
 from support.fleet import Fleet
 
-# What the documents name; the rest have numbers.
+# DAGs that the documents name. The rest have numbers.
 NAMED = ("etl", "reports", "finance.daily_reconciliation", "ml.train", "ingest.crm")
 DAGS = 50
 RUNS = 20  # dag_run.id 1 to 20, those of the scheduler's first loop, and more
@@ -14,7 +14,7 @@ TASKS = 12
 
 
 def make(fleet: Fleet) -> dict[str, list[UUID]]:
-    """Make it; return the versions of each DAG, by dag_id."""
+    """Make the fleet, and return the versions of each DAG, by dag_id."""
     versions = {}
     for number in range(DAGS):
         dag_id = NAMED[number] if number < len(NAMED) else f"pipeline_{number:02}"

@@ -26,7 +26,7 @@ def airflow_url(postgres: Server, dagbump_template: str) -> Iterator[URL]:
 
 @pytest.fixture(scope="module")
 def statsd() -> Iterator[socket.socket]:
-    """What Airflow sends its metrics to."""
+    """A UDP socket to which Airflow sends its metrics."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.settimeout(5)
@@ -60,7 +60,7 @@ def emptied(served: Served) -> Iterator[Fleet]:
 
 @pytest.fixture
 def enter(browser: Browser, web: Web) -> Iterator[Enter]:
-    """Lets somebody log in; fails where the browser had to complain of the page."""
+    """Lets a user log in. Fails if the browser's console has complaints about the page."""
     with ExitStack() as stack:
         visitors: list[Visitor] = []
 

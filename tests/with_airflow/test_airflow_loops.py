@@ -47,13 +47,13 @@ ENVIRONMENT = {
     "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",  # a new version at once
     "AIRFLOW__CORE__PARALLELISM": "1000",  # so many TIs can be queued that their order does not matter
     "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "0",
-    "PGOPTIONS": "-c lock_timeout=3s",  # what waits for a lock fails: nobody else would end its transaction
+    "PGOPTIONS": "-c lock_timeout=3s",  # a wait fails, because nobody would end the other transaction
 }
 
 
 @dataclass(frozen=True)
 class Base:
-    """A template with DAGs, and what Airflow makes of a run of each of their versions."""
+    """A template with DAGs, and the rows that Airflow creates for a run of each of their versions."""
 
     database: str
     prototypes: Prototypes
@@ -117,7 +117,7 @@ class Pair:
             scheduler.worker("connect")
 
     def do_loops(self, fleet: RandomFleet, count: int, max_runs: int, command: str = "do_scheduling") -> Loops:
-        """Do as many loops with each scheduler; command is what the one with dagbump does."""
+        """Do the same number of loops with each scheduler; `command` is the loop of the one with dagbump."""
         with self.stock.connection() as stock, self.plugin.connection() as plugin:
             before = snapshot(plugin)
             done = [
@@ -173,7 +173,7 @@ def test_the_databases_end_the_same(pair: Pair, cases: Counter[str], seed: int) 
     if loops.comparison.differences:
         pytest.fail("\n".join(loops.comparison.differences), pytrace=False)
     assert_queued_the_same(loops)
-    # What Airflow has verified lacks nothing: no false alarm.
+    # A run that Airflow has verified lacks nothing, so this would be a false alarm.
     assert not loops.lacking & {run for stock in loops.stock for run in stock["verified"]}
     cases.update({base, f"{count} loops", *happened(loops)})
 
@@ -211,9 +211,9 @@ def kind(error: str) -> str:
 
 
 def assert_queued_the_same(loops: Loops) -> None:
-    """Both executors were given the same; TIs that were stale, dagbump's with the latest version.
+    """Both executors got the same TIs. Stale ones came to dagbump's executor with the latest version.
 
-    From 3.2 on the stock scheduler gives some of them with the old one, and keeps back what has none.
+    From 3.2 on the stock scheduler sends some of them with the old version, and holds back those without a version.
     """
     comparison = loops.comparison
     stock, plugin = queued(loops.stock), queued(loops.plugin)
@@ -230,7 +230,7 @@ def queued(answers: Iterable[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
 
 
 def happened(loops: Loops) -> Iterator[str]:
-    """Name what a fleet has been good for."""
+    """Name the cases that a fleet has covered."""
     comparison = loops.comparison
     yield from names_of_runs(comparison)
     yield from names_of_tis(comparison)
@@ -380,7 +380,7 @@ def test_a_steady_loop_sends_three_statements_less_for_each_run(pair: Pair, runs
 def test_a_version_change_without_new_tasks_writes_all_runs_at_once(pair: Pair) -> None:
     one, many = (sent_for_a_version_change(pair, runs) for runs in (1, 20))
 
-    # To open a savepoint flushes the session, so a savepoint for each run would write each run with its own UPDATE.
+    # Opening a savepoint flushes the session. So a savepoint for each run would write each run with its own UPDATE.
     assert updates_of_runs(many) == updates_of_runs(one) == 1
 
 

@@ -27,7 +27,7 @@ from support.server import Server, dump_schema, libpq
 pytestmark = [pytest.mark.once, pytest.mark.migrations]
 
 WAY = environments.SUPPORTED
-# Whose tables are of another shape than those before: functions that were made for the one do not work on the other.
+# Releases whose tables have another shape than the release before. The functions of one shape fail on the other.
 SHAPE_CHANGES = "3.4.0b2"
 
 INDEX = "dagbump_ti_unfinished"
@@ -93,14 +93,14 @@ def _copy(one: Database, postgres: Server, name: str, home: Path) -> Database:
 
 @dataclass(frozen=True)
 class Stage:
-    """What there is after a command of Airflow's.
+    """The state after a command of Airflow's.
 
     Attributes:
-        as_before: what a bump answers with the functions that are there.
+        as_before: the answer of a bump before `dagbump upgrade`.
         check: the exit code of `dagbump check` then, and what it says.
         upgrade: the exit code of `dagbump upgrade`, and what it says.
-        upgraded: what a bump answers after it.
-        fitting_index: by what column of Airflow's the index that is valid then leaves past tries aside.
+        upgraded: the answer of a bump after it.
+        fitting_index: the column of Airflow's by which the valid index leaves out past tries.
     """
 
     ours: dict[str, set[str]]
@@ -139,7 +139,7 @@ def look(pair: Pair, *words: str) -> Stage:
 
 
 def bump_one(ours: Database) -> str:
-    """Put a TI onto an older version, bump, and say what came of it."""
+    """Put a TI onto an older version, bump, and return the result."""
     with psycopg.connect(libpq(ours.url), autocommit=True) as connection:
         connection.execute(
             "UPDATE task_instance SET dag_version_id = version.id FROM dag_version AS version "
@@ -160,7 +160,7 @@ def bump_one(ours: Database) -> str:
 
 
 def fill(url: URL) -> None:
-    """Make what migrations move and cleaning removes: versions, runs, past tries."""
+    """Make rows that migrations move and `db clean` removes: versions, runs, past tries."""
     with psycopg.connect(libpq(url), autocommit=True) as connection:
         fleet = Fleet(connection)
         old, new = fleet.dag("d", versions=2)
@@ -178,7 +178,7 @@ def fill(url: URL) -> None:
 
 @dataclass(frozen=True)
 class Chain:
-    """All that happened: stages by what led to them, and copies of both databases on some releases."""
+    """The stages by the commands that led to them, and copies of both databases on some releases."""
 
     stages: dict[str, Stage]
     copies: dict[str, Pair]
@@ -225,7 +225,7 @@ def test_airflows_schema_is_what_it_is_without_dagbump(chain: Chain, name: str) 
 
 @pytest.mark.parametrize("name", [*UP, *DOWN])
 def test_a_bump_moves_what_it_should_or_fails_closed(chain: Chain, name: str) -> None:
-    """Where the shape of the tables has changed it fails, until dagbump has been upgraded too."""
+    """If the shape of the tables has changed, it fails until dagbump is upgraded too."""
     stage = chain.stages[name]
     changed = name in SHAPE_HAS_CHANGED
     assert stage.as_before == ("NotInstalled" if name == UP[0] else "UnsupportedAirflow" if changed else "1 moved")

@@ -1,7 +1,7 @@
-"""Runs that lack a task although Airflow takes them for verified: the ways to it, what preview shows, what is mended.
+"""Runs that lack a task although Airflow takes them for verified: how this happens, what preview shows, and the repair.
 
-Airflow decides by a sign, the latest version on a TI or a past try of the run, and that can be there without the work
-done. A way that a release cannot go by its own code is gone by the same rows in the database. The loops are those of
+Airflow takes a run for verified if a TI or a past try is on the latest version, even if the work was not done. Where
+the code of a release cannot lead to such a run, the test writes the same rows itself. The loops are those of
 SchedulerJobRunner, in a worker (inside_airflow/plugin.py) of the release that `environments.release` names.
 """
 
@@ -54,7 +54,7 @@ def dag(worker: Worker, airflow_url: URL) -> Iterator[LiveDag]:
     worker("stop_scheduler")
 
 
-# ---- Ways to lose a task: each leaves a run that lacks D, and bears the sign of version 2 ----
+# ---- Ways to lose a task: each leaves a run that lacks D, and looks verified for version 2 ----
 
 
 def clear_on_latest(dag: LiveDag) -> None:
@@ -119,7 +119,7 @@ def rewrite_the_version(dag: LiveDag) -> None:
 
 
 def bump_without_a_verify(dag: LiveDag) -> None:
-    """Somebody promises to verify, and does not."""
+    """A caller promises to verify, and does not."""
     dag.write(V2)
     dag.worker("dagbump_verify", verify=False)
     dag.commit("scheduler")
@@ -187,7 +187,7 @@ def test_clearing_on_the_latest_version_loses_no_task(dag: LiveDag) -> None:
 def test_it_is_looked_for_once_in_an_interval(dag: LiveDag) -> None:
     dag.worker("start_scheduler")
     dag.write(V2)
-    for _ in range(2):  # what a loop has verified is looked at once more by the next one
+    for _ in range(2):  # the next loop looks once more at runs that a loop has verified
         dag.worker("loop")
     execute(dag, "DELETE FROM task_instance WHERE dag_id = %s AND task_id = 'D'", dag.dag_id)
 
@@ -317,14 +317,14 @@ class TestVerifyOnlyWhatNeedsIt:
 
         loop = dag.worker("loop", meanwhile=dag.file(V2), when="after the bump")
 
-        assert dag.run in loop["verified"]  # the scope is of the version that came later
+        assert dag.run in loop["verified"]  # the scope is for the later version
         assert "D" not in dag.tis()
         dag.worker("loop")
         assert dag.tis()["D"] == (None, 3)
 
 
 def shown(dag: LiveDag) -> tuple[str, tuple[str, ...] | None] | None:
-    """Return what preview shows of the run; None where it shows nothing."""
+    """Return the run's row of preview; None if there is none."""
     rows = [(row.verdict, row.missing_tasks) for row in dagbump.preview(dag.connection, [dag.run])]
     return rows[0] if rows else None
 

@@ -1,7 +1,7 @@
 """Never worse than stock: one fleet, the same faults, the same other actors; a stock scheduler, and one with dagbump.
 
-A run that ends on stock ends here in the same state; no TI that lives on stock is removed or missing here; no exception
-leaves a loop that leaves none of stock's. Where stock itself goes wrong, a test says what dagbump does better.
+With dagbump, a run that ends on stock ends in the same state, no TI that lives on stock is removed or missing, and no
+loop raises that does not raise on stock. Where stock itself goes wrong, a test says what dagbump does better.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def scheduler(
         "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
         "AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": "20",
         "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "0",
-        "PGOPTIONS": "-c lock_timeout=300ms",  # what waits for a lock fails: nobody lets it go
+        "PGOPTIONS": "-c lock_timeout=300ms",  # a wait fails, because nobody would release the lock
     }
     home = tmp_path_factory.mktemp("airflow")
     with scheduler_process(SCRIPT, postgres, dagbump_template, home, environment) as scheduler:
@@ -62,7 +62,7 @@ def harness(scheduler: Scheduler, dagbump_template: str, statsd: socket.socket) 
 
 
 def bear_the_sign(harness: Harness, dag: LiveDag) -> None:
-    """Let Airflow take a run for verified: its latest version is on A, as when A was cleared on it."""
+    """Let Airflow take a run for verified: put A on the latest version, as if A had been cleared."""
     version = dag.versions()[max(dag.versions())]
     harness.execute(
         "UPDATE task_instance SET dag_version_id = %s WHERE dag_id = %s AND task_id = 'A'", version, dag.dag_id
@@ -70,12 +70,12 @@ def bear_the_sign(harness: Harness, dag: LiveDag) -> None:
 
 
 def lacks(harness: Harness, dag: LiveDag, task: str) -> None:
-    """Let a run lack a task although Airflow takes it for verified."""
+    """Remove a task's TI from a run that Airflow takes for verified."""
     harness.execute("DELETE FROM task_instance WHERE dag_id = %s AND task_id = %s", dag.dag_id, task)
 
 
 class TestMappedTaskInstances:
-    """That live: a second verify_integrity removes those of which it cannot see, or no longer, that they are wanted."""
+    """A second verify_integrity removes mapped TIs that are wanted, if it cannot see that they are."""
 
     CHAIN = 'numbers = task("numbers"); first = mapped("first", numbers.output); mapped("second", first.output)'
 
@@ -206,7 +206,7 @@ class TestVerifyRaises:
         _, dagbump = harness.both(life)
 
         tried = [len(loop["verified"]) for loop in dagbump.loops]
-        # What Airflow would do as well is tried a second time at once.
+        # Work that stock Airflow would do too is tried again at once.
         assert tried == [1, int(not sign), 0, 1, 0, 0, 1]
         assert len(dagbump.warnings_of(dag)) == 1
         assert "D" in dagbump.by_run[dag.run]
@@ -293,7 +293,7 @@ class TestVerifyRaises:
 
 
 def refuse(harness: Harness, what: str, when: str, sqlstate: str, *, times: int | None = None) -> None:
-    """Let the database refuse what is written there, so many times; None: always."""
+    """Let the database refuse so many writes to a table; None: every write."""
     harness.execute("CREATE SEQUENCE tries")  # which no rollback sets back
     harness.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -304,7 +304,7 @@ def refuse(harness: Harness, what: str, when: str, sqlstate: str, *, times: int 
 
 
 class TestFlush:
-    """What Airflow has changed in one run is written when the next one is verified."""
+    """The verification of a run writes the changes that Airflow has made in the run before it."""
 
     @pytest.mark.parametrize("sqlstate", ["40P01", "55P03", "57014"])
     def test_fails_once(self, harness: Harness, sqlstate: str) -> None:
@@ -320,7 +320,7 @@ class TestFlush:
 
 
 class TestSavepoint:
-    """That somebody rolls back in the loop undoes no bump."""
+    """A rollback to a savepoint in the loop does not undo the bump."""
 
     @pytest.mark.parametrize("of", ["session", "connection"])
     def test_later_runs_of_the_loop_are_verified(self, harness: Harness, of: str) -> None:
@@ -395,7 +395,7 @@ class TestLookForMissingTasks:
 
 class TestLockedVersion:
     def test_a_run_that_lacks_nothing_of_it_goes_on(self, harness: Harness) -> None:
-        """As on stock from 3.2 on, which moves no task instance without a state."""
+        """Stock from 3.2 on does the same: it moves no TI without a state."""
         dag = harness.dag(V1, {}, write=V1_OTHERWISE)
 
         def life() -> None:
@@ -458,7 +458,7 @@ class TestRewrittenInPlace:
 
 
 class TestRemovedTask:
-    """That the latest version has."""
+    """A removed TI whose task the latest version has."""
 
     def test_comes_back(self, harness: Harness) -> None:
         dag = harness.dag(V1, STATES)
@@ -500,12 +500,12 @@ class TestRemovedTask:
         version = max(dag.versions())
         assert dagbump.by_run[dag.run]["C"] == ("queued", version)
         (queued,) = dagbump.loops[0]["queued"]
-        if RELEASE >= (3, 1):  # in 3.0 an executor is not told
+        if RELEASE >= (3, 1):  # in 3.0 an executor does not get the version
             assert queued["dag_version_id"] == str(dagbump.tis[dag.dag_id, queued["run_id"], "C", -1]["dag_version_id"])
 
 
 class TestVanishedTask:
-    """Whose TI is unfinished; Airflow sets that to REMOVED."""
+    """A vanished task with an unfinished TI, which Airflow sets to REMOVED."""
 
     AB = 'task("A") >> task("B")'
 
@@ -540,9 +540,9 @@ class TestVanishedTask:
 
 
 class TestExceptions:
-    """At each call that the plugin makes to what can fail."""
+    """An exception at each call of the plugin that can fail."""
 
-    # What Airflow calls in a loop as well: there it raises on stock, too.
+    # Functions that Airflow calls in a loop too, so that they raise on stock too.
     AIRFLOWS_OWN = (
         "._check_for_removed_or_restored_tasks",
         "._get_dag",
@@ -606,7 +606,7 @@ class TestExceptions:
 def loops(
     harness: Harness, lacking: LiveDag, fault: str | None = None, how_often: str = "always", **options: Any
 ) -> Callable[[], None]:
-    """Return a life of five loops, in the first two of which somebody holds a stale TI."""
+    """Return a life of five loops. In the first two, another transaction has locked a stale TI."""
 
     def loop() -> None:
         if how_often == "once" and any(loop["extra"] for loop in harness.life.loops):

@@ -1,7 +1,7 @@
 """The page "Dag versions" in Airflow's UI: a real API server of the release, and a real browser.
 
-The release is the one that the tests' schema is of. What users may, Airflow's auth managers say: the simple one and,
-where there are pins for it, FAB's.
+The release is `environments.release`. Airflow's auth managers decide what users may do: the simple one and, if there
+are pins for it, FAB's.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def test_a_viewer_has_no_button_and_cannot_do_without(fleet: Fleet, web: Web, en
     ]
     assert len(runs) == 5
 
-    # Neither with nothing, nor with somebody else's token, nor with their own by somebody who may not edit.
+    # A write is refused without a token, with another user's token, and from a user who may not edit.
     assert post(viewer, web, runs, None) == 403
     assert post(viewer, web, runs, token) == 403
     assert post(user, web, runs, None) == 403
@@ -278,7 +278,7 @@ def test_a_viewer_has_no_button_and_cannot_do_without(fleet: Fleet, web: Web, en
 
 
 def post(somebody: Visitor, web: Web, runs: list[int], token: str | None, **more: object) -> int:
-    """Send what the button sends, with the browser's own login."""
+    """Send the button's request, with the browser's own login."""
     script = """async ([url, body, token]) => {
         const login = localStorage.getItem("token");
         const headers = {"Content-Type": "application/json"};
@@ -388,7 +388,7 @@ def test_what_cannot_be_asked_is_said(web: Web, enter: Enter) -> None:
         "/?page=x",
         "/history?size=251",
         f"/?search={'x' * 251}",
-        # No text in PostgreSQL has a NUL.
+        # PostgreSQL allows no NUL in a text.
         *("/?search=%00", "/?verdict=%00", "/move?search=a%00", "/history?search=%00"),
     ):
         page = open_page(somebody, web, path).page
@@ -417,7 +417,7 @@ def test_it_says_what_is_missing_and_the_command(
 
 @pytest.mark.usefixtures("emptied")
 def test_it_is_where_airflow_is(postgres: Server, dagbump_template: str, tmp_path: Path, browser: Browser) -> None:
-    """Airflow may be in a folder of its host, and the scheduler's part of the plugin be off."""
+    """Airflow may have a path in base_url, and the scheduler's part of the plugin may be off."""
     options = {"path": "/team/airflow", "enabled": False}
     with (
         serving(postgres, dagbump_template, tmp_path, **options) as (web, url),

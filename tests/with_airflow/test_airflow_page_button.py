@@ -1,4 +1,4 @@
-"""The button of the page in Airflow's UI, when something comes between: others, an error, the user's own Escape."""
+"""The button of the page in Airflow's UI, when something interrupts it: other users, an error, or Escape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.waits import until
 
 pytestmark = pytest.mark.ui
 
-# More than half of what the page moves in one request, so two such runs are two batches.
+# This is more than half of a batch, so two such runs are two batches.
 OF_A_RUN = 2_501
 
 

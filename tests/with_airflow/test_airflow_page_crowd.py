@@ -39,13 +39,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class User:
-    """Somebody who has logged in, without a browser."""
+    """A user who has logged in, without a browser."""
 
     web: Web
     headers: dict[str, str]
 
     def ask(self, path: str, body: object = None, **headers: str) -> Answer:
-        """GET; or POST, where there is a body."""
+        """Send a GET, or a POST if there is a body."""
         with closing(self.begin_to_ask(path, body, **headers)) as connection:
             answer = connection.getresponse()
             return Answer(answer.status, answer.headers["Retry-After"], answer.read().decode())
@@ -70,7 +70,7 @@ def log_in(web: Web) -> User:
 
 
 class Visited(NamedTuple):
-    """An API server: somebody who has logged in, and what there is to see."""
+    """An API server, with a user who has logged in, and a fleet to see."""
 
     admin: User
     fleet: Fleet
@@ -87,7 +87,7 @@ def visited(postgres: Server, template: str, directory: Path, **options: Any) ->
 
 
 def count(fleet: Fleet, condition: str) -> int:
-    """Return how many connections to the fleet's database are so, but for the test's own."""
+    """Return how many connections to the fleet's database meet a condition, without the test's own."""
     query = f"""
         SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition}

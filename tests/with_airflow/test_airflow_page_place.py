@@ -239,7 +239,7 @@ def expect_found(somebody: Visitor) -> None:
 
 
 def place_of(somebody: Visitor, web: Web) -> str:
-    """Return what Airflow's address says of the page's place."""
+    """Return the part of Airflow's address that names the place in the page."""
     root = re.escape(urlsplit(web.url).path)
     address = re.compile(rf"{re.escape(web.url)}/plugin/dag-versions{root}/dagbump/(.*)")
     expect(somebody.page).to_have_url(address)

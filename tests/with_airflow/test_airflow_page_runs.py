@@ -1,4 +1,4 @@
-"""The tab of the runs: what it says is so, names tasks, agrees with itself, and can be followed by its reader."""
+"""The tab of the runs: its sentences are true, name tasks, agree with each other, and give advice that works."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def many(fleet: Fleet, runs: int) -> None:
 
 
 def search(somebody: Visitor, text: str) -> str:
-    """Search, and return what is said of it."""
+    """Search, and return the sentences about the result."""
     page = somebody.page
     page.get_by_label("Search", exact=True).fill(text)
     page.keyboard.press("Enter")
@@ -253,7 +253,7 @@ def test_it_says_if_no_scheduler_runs(fleet: Fleet, web: Web, enter: Enter) -> N
     fleet.execute("DELETE FROM job")
     page.reload()
     expect(page.locator("#live")).to_contain_text(said)
-    fleet.execute("UPDATE {schema}.dag_run SET state = 'success' WHERE dag_id <> 'fine'")  # nothing waits for one
+    fleet.execute("UPDATE {schema}.dag_run SET state = 'success' WHERE dag_id <> 'fine'")  # nothing waits for a bump
     page.reload()
     expect(page.locator("#live")).not_to_contain_text(said)
 
@@ -380,7 +380,7 @@ def advice(somebody: Visitor, label: str) -> str:
 
 
 def assert_told(advice: str, who: str, what: str | None) -> None:
-    """Assert that somebody is told, or asked for, what to do; and nobody if there is nothing."""
+    """Assert that the page says what to do, or whom to ask, and says nothing if there is nothing to do."""
     assert f"{who} {what}" in advice if what else who not in advice
 
 
@@ -410,7 +410,7 @@ def test_the_answer_says_why_a_run_was_left(fleet: Fleet, web: Web, enter: Enter
 
 
 def said_of(somebody: Visitor, web: Web, runs: list[int], token: str) -> str:
-    """Press the button for these runs, as the page's script does, and return what the answer says."""
+    """Send the button's request for these runs, as the page's script does, and return the text of the answer."""
     script = """async ([url, runs, token]) => {
         const login = localStorage.getItem("token");
         const headers = {"Content-Type": "application/json", "X-Dagbump-Token": token};

@@ -1,7 +1,7 @@
 """The plugin inside Airflow's scheduler, step by step: when it stays off, and what it does when things go wrong.
 
-The loops are those of SchedulerJobRunner, called one by one in a worker (inside_airflow/plugin.py) of the release that
-`environments.release` names; what came of them is read from the database by the test itself.
+The loops are those of SchedulerJobRunner, called one by one in a worker (inside_airflow/plugin.py) of
+`environments.release`. The test reads the effects from the database.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class TestTurnedOn:
             ("method gone", UNKNOWN.format("{0}", "SchedulerJobRunner._verify_integrity_if_dag_changed is not there")),
             ("other parameters", UNKNOWN.format("{0}", "DagRun.get_running_dag_runs_to_examine takes session, limit")),
             ("parameter gone", UNKNOWN.format("{0}", "DagRun.verify_integrity takes self, session")),
-            # As a generator that commits after each run would be (Airflow's open pull request 72873).
+            # As in a generator that commits after each run (Airflow's open pull request 72873).
             (
                 "no retries",
                 UNKNOWN.format(
@@ -196,7 +196,7 @@ class TestTurnedOn:
 
 
 class TestSomebodyElsesPatch:
-    """Of a function that dagbump replaces (inside_airflow/other_patches.py)."""
+    """Another plugin patches a function that dagbump replaces (inside_airflow/other_patches.py)."""
 
     @pytest.mark.parametrize(
         ("name", "how"),
@@ -246,7 +246,7 @@ class TestSomebodyElsesPatch:
         loop = landed.worker("loop")
 
         assert (loop["error"], loop["bumps"]) == (None, [[landed.run]])
-        # In a loop of known runs nobody asks for the latest version.
+        # In a loop of known runs, neither Airflow nor dagbump calls it.
         assert set(landed.worker("calls_of_patches")) == {name} - {"get_latest_version"}
         assert landed.tis() == DONE
         assert landed.worker("start_scheduler") == []  # it is on
@@ -330,7 +330,7 @@ class TestLoop:
 
 
 class TestMissingInTheAnswer:
-    """A run that the bump has not answered, since it has not examined it, is for Airflow's own code."""
+    """If the bump has not examined a run, its answer lacks the run, and Airflow's own code does the work."""
 
     def test_is_a_run_that_is_queued(self, landed: LiveDag) -> None:
         landed.connection.execute("UPDATE dag_run SET state = 'queued' WHERE id = %s", (landed.run,))
@@ -726,7 +726,7 @@ def everything_of(dag: LiveDag) -> list[tuple[Any, ...]]:
 
 
 def drain(statsd: socket.socket) -> None:
-    """Throw away what has been received so far; on the loopback, what was sent is there."""
+    """Throw away what has been received so far. On loopback, everything that was sent has arrived."""
     statsd.setblocking(False)
     try:
         while statsd.recv(65536):

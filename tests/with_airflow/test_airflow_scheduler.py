@@ -1,6 +1,6 @@
 """dagbump inside real schedulers: `airflow scheduler` with the plugin, and DAG files that change under running runs.
 
-The release is the one that the tests' schema is of, `environments.release`. All tests share one deployment
+The release is `environments.release`. All tests share one deployment
 (support/releases/deployment.py), whose DAG processor and API server run throughout; each starts its own schedulers.
 """
 
@@ -77,12 +77,12 @@ CHANGES = {
 
 @dataclass
 class Play:
-    """What became of the run of each DAG of `CHANGES`, under one scheduler.
+    """The run of each DAG of `CHANGES`, under one scheduler.
 
     Attributes:
-        before: its task instances while B ran, and the first version was the only one.
-        landed: while B still ran, a while after the second version had landed.
-        after: when the run had ended.
+        before: its task instances while B ran on the only version.
+        landed: the same while B still ran, some time after the second version had landed.
+        after: the same when the run had ended.
         states: how it ended.
     """
 

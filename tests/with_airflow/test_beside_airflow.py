@@ -1,4 +1,4 @@
-"""The wheel, and that wheel installed beside Airflow and used there as in a deployment.
+"""The wheel, installed beside Airflow and used as in a deployment.
 
 The release is `environments.release`: `make test-airflow` runs all of it on each.
 """
@@ -44,11 +44,11 @@ class Installed:
         return self._run(str(self.python.with_name("dagbump")), *arguments, url_from=url_from)
 
     def script(self, source: str) -> Any:
-        """Run Python there; return what it prints last, which is JSON. Airflow may have printed something before."""
+        """Run Python in that environment; return the JSON on its last line. Airflow may print other lines first."""
         return json.loads(self._run(str(self.python), "-c", source).splitlines()[-1])
 
     def refused(self, *arguments: str) -> str:
-        """Run the command line, which finds that it does not know this Airflow; return what it says."""
+        """Run the command line beside an Airflow that it does not know, and return what it prints."""
         done = self._end(str(self.python.with_name("dagbump")), *arguments)
         assert done.returncode == 4, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stderr
@@ -59,7 +59,7 @@ class Installed:
         return done.stdout
 
     def _end(self, *command: str, url_from: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        # PSYCOPG_IMPL: psycopg cannot be loaded, also where the machine has a libpq.
+        # PSYCOPG_IMPL: psycopg cannot be loaded, even if the machine has a libpq.
         environment = environments.environment_for(self.url, self.home) | {"PSYCOPG_IMPL": "binary"}
         if url_from is not None:
             del environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
@@ -173,7 +173,7 @@ except ImportError:
     assert used == "psycopg2.extensions"
 
 
-# What installs, and what people call, may need these; whatever runs inside Airflow may not.
+# The installer and the command line may import these. What runs inside Airflow may not.
 FOR_OTHERS = ("alembic", "fastapi", "prometheus_client", "rich", "typer")
 # Each try runs in a forked process, in which Airflow has been imported and dagbump has not.
 IN_FORKS = f"""

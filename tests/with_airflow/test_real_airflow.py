@@ -1,7 +1,7 @@
 """dagbump beside and inside Airflow's own code: real DAG files, written, run and verified by a real release.
 
-The release is the one that the tests' schema is of, `environments.release`. Airflow runs in its own environment
-(support/inside_airflow/components.py); what came of it is read from the database by the test itself.
+The release is `environments.release`. Airflow runs in its own environment (support/inside_airflow/components.py). The
+test reads the effects from the database.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class TestStateNull:
 
 
 class TestTrap:
-    """Why the safe form is the default: after a bump without verify_integrity, Airflow takes the run for verified."""
+    """The reason for the safe form: after a bump without verify_integrity, Airflow takes the run for verified."""
 
     def test_after_a_plain_update_airflow_never_creates_d(self, worked_example: LiveDag) -> None:
         dag = worked_example
@@ -224,7 +224,7 @@ class TestKindsOfChange:
         dag.write('mapped("m", ["true"] * 3)')
 
         assert dag.dagbump_loop() == [(dag.run, 2, 1, 0, True)]
-        dag.stock_loop()  # expands, and in 3.0 gives what it creates no version
+        dag.stock_loop()  # expands, and in 3.0 creates TIs without a version
         assert dag.tis()["m[2]"] == ("scheduled", None if EXPANDS_WITHOUT_VERSION else 2)
         assert dag.safe_bump() == ([(dag.run, 2, 1, 0, False)] if EXPANDS_WITHOUT_VERSION else [])
         assert dag.tis() == {"m[0]": ("success", 1), "m[1]": ("scheduled", 2), "m[2]": ("scheduled", 2)}
@@ -251,9 +251,9 @@ def v2_in_use(worked_example: LiveDag) -> LiveDag:
 class TestDagProcessorAtTheSameTime:
     """Neither waits for the other, and neither fails. A wait would end with an error of the worker's lock_timeout.
 
-    The DAG processor adds a version where a committed task instance is on the latest one, else it changes that one in
-    place. In the second case tasks that it adds while a verify_integrity is not yet committed are never created in that
-    run: that is so with the stock loop too.
+    If a committed task instance is on the latest version, the DAG processor adds a version; else it rewrites the latest
+    one. If it rewrites it while a verify_integrity is not yet committed, added tasks are never created in that run. The
+    stock loop has the same fault.
     """
 
     @pytest.mark.parametrize("loop", ["stock_verify", "dagbump_verify"])

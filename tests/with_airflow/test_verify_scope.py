@@ -1,7 +1,7 @@
 """dagbump.verify_scope beside Airflow's own verify_integrity, on DAGs that Airflow has serialized, and on broken ones.
 
-The release is the one that the tests' schema is of, `environments.release`: up to 3.1 it serializes into a column of
-type json, from 3.2 on into one of type jsonb.
+The release is `environments.release`. Airflow serializes into a column of type json up to 3.1, and of type jsonb from
+3.2 on.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def worker(airflow_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 class SerializedDag:
-    """A DAG that Airflow has serialized, and a run of it, which it has made with all task instances."""
+    """A DAG that Airflow has serialized, and a run of it with all task instances, which Airflow has created."""
 
     def __init__(self, worker: Worker, connection: Connection, dag_id: str) -> None:
         self.worker = worker

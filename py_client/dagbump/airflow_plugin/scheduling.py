@@ -302,13 +302,13 @@ class Scheduling:
         return self._knows_verify and not task_instances_are_mutated()
 
     def _warn_of_holders(self, late: list[RunBump], loop: Loop) -> None:
-        """Log who has locked runs for long; an error in this look-up is no error of the loop."""
+        """Log who has locked runs for long. If this look-up fails, the loop goes on."""
         if not late:
             return
 
         def oldest_holders() -> dict[int, str]:
             holders = client.holders(loop.session.connection(), [row.dag_run_id for row in late])
-            now = client.server_time(loop.session.connection())  # no flush, as above
+            now = client.server_time(loop.session.connection())  # a connection: a session would be flushed
             return {holder.dag_run_id: describe_holder(holder, now) for holder in reversed(holders)}
 
         oldest = _attempt(loop, oldest_holders, reporting.cannot_name_holders) or {}

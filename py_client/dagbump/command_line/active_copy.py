@@ -1,8 +1,8 @@
 """Decides which of several copies of ``dagbump run`` is the active one.
 
-The active copy holds an advisory lock in a transaction that stays open. A lock of the session would not do: behind
-PgBouncer in transaction mode it belongs to a server connection, which other clients use too. If the active copy ends or
-loses its connection, the server releases the lock, and the next copy that tries gets it.
+The active copy holds an advisory lock in a transaction that stays open. It is not a lock of the session, because behind
+PgBouncer in transaction mode such a lock belongs to a server connection, which other clients use too. If the active
+copy ends or loses its connection, the server releases the lock, and the next copy that tries gets it.
 
 The transaction holds no snapshot and no transaction id between its statements, so it does not hold back VACUUM.
 

@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 # The DAGs that get a series of their own: those with the most stale task instances, or missing tasks.
 _MOST_DAGS = 50
 _OTHERS = "(others)"  # no dag_id may contain parentheses
-# An interval may be shorter than a bump, so a copy counts as ready for at least so long.
+# A copy counts as ready for at least this time, because an interval may be shorter than a bump.
 _LEAST_READY_SECONDS = 3.0
 _ANSWER_SECONDS = 10.0  # the time for which a client may keep a thread waiting
-_MOST_CLIENTS = 64  # each is a thread and an open file, and the bumps need files too
+_MOST_CLIENTS = 64  # each needs a thread and an open file, and the bumps need files too
 
 
 class Metrics:
-    """A reporter that counts what it is told, and passes it on."""
+    """A reporter that counts all reports, and passes them on."""
 
     def __init__(self, reporter: Reporter, interval: float) -> None:
         """Set all metrics to zero.
 
         Args:
-            reporter: is told everything too.
+            reporter: the reporter to which all reports are passed.
             interval: seconds between two bumps.
         """
         self._reporter = reporter
@@ -196,7 +196,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread; if there are too many clients, the one that has been there for longest has to go."""
+        """Answer in a thread; if there are too many clients, close the oldest connection."""
         if len(self._clients) == _MOST_CLIENTS:
             with suppress(OSError):
                 self._clients.popleft().shutdown(socket.SHUT_RDWR)
@@ -205,7 +205,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def shutdown_request(self, request: Any) -> None:
         """Close the connection."""
-        with suppress(ValueError):  # it had to go
+        with suppress(ValueError):  # process_request has closed it
             self._clients.remove(request)
         super().shutdown_request(request)
 

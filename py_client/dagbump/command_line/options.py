@@ -71,7 +71,7 @@ def interval(value: float) -> float:
 
 
 def timeout(value: float) -> float:
-    """Refuse a timeout that PostgreSQL would refuse, or would take for no timeout although it is none."""
+    """Refuse a timeout that PostgreSQL would refuse, or would round to 0, which means no timeout."""
     if value and not SHORTEST_TIMEOUT <= value <= LONGEST:  # also refuses "nan"
         raise typer.BadParameter(f"{value} is neither 0 nor a number from {SHORTEST_TIMEOUT} to {LONGEST}")
     return value

@@ -76,7 +76,7 @@ class Reporter(Protocol):
         """Receive the result of a bump that succeeded, and how long it took."""
 
     def stands_by(self, other: str) -> None:
-        """Learn that this copy does not bump, because another copy does, whose session is described."""
+        """Learn that this copy does not bump, because another copy is active; `other` describes its session."""
 
     def trouble(self, error: BaseException) -> None:
         """Receive the error of a bump that failed and will be tried again."""
@@ -111,7 +111,7 @@ class Pace:
 
     @property
     def silence(self) -> float:
-        """For how many seconds the active copy may do something else than show that it is there; 0: for ever."""
+        """Seconds for which the session of the active copy may be idle before the server ends it; 0: no limit."""
         return self.interval + self.statement_timeout + _LONGEST_PAUSE_SECONDS if self.statement_timeout else 0
 
 
@@ -317,7 +317,7 @@ class PeriodicBump:
 
 
 def _concerns_all_copies(error: BaseException) -> bool:
-    """Return whether another copy would meet the error of a bump too, so that this one need not make way for it.
+    """Return whether a bump of another copy would fail in the same way. Then this copy stays the active one.
 
     If a table is locked, copies that took turns would wait for it one after the other, without the growing pauses.
     """

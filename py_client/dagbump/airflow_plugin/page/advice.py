@@ -1,4 +1,4 @@
-"""What is the matter with runs, and what to do, by what the reader may do and whether the plugin is on."""
+"""The reasons why runs are stale, and what to do, by the reader's rights and the state of the plugin."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _advice_on_page(name: str, plugin: PluginState) -> Advice:
 
 
 def _told(advice: Advice, *, may_edit: bool) -> str:
-    """Say what to do, to somebody who may do it or who can ask for it. Airflow does not know who has a shell."""
+    """Say what to do, or whom to ask. Airflow does not know who has a shell."""
     told = [advice.next]
     if advice.operate:
         who = "In a shell where Airflow is installed," if may_edit else "Ask somebody who operates Airflow to"

@@ -1,4 +1,4 @@
-"""The first sentences of the tab of the runs: what is so of the runs that are shown, and what a search has found."""
+"""The first sentences of the tab of the runs: a summary of the runs that are shown, and what a search has found."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def answer_of(found: Overview, wanted: Filter, *, some_hidden: bool) -> Answer:
 
 
 def searched_in(found: Overview, wanted: Filter) -> list[str]:
-    """Say what was searched, and whether it is there, and as it should be."""
+    """Say what was searched, whether it was found, and whether it is up to date."""
     if not wanted.search:
         return []
     searched = found.searched

@@ -58,7 +58,7 @@ def listing_of(
     page: PageNumber = 1,
     size: Annotated[int, Query(ge=1, le=max(PAGE_SIZES))] = PER_PAGE,
 ) -> Listing:
-    """Return what the address of a tab says."""
+    """Read the query in the address of a tab."""
     return Listing(search.strip(), sort, page, size)
 
 
@@ -71,7 +71,7 @@ def filter_of(
     open: RunId | None = None,  # noqa: A002  (the name in the address)
     tasks: PageNumber = 1,
 ) -> Filter:
-    """Return what the address of the first tab says."""
+    """Read the query in the address of the first tab."""
     return Filter(**asdict(listing), verdict=verdict, open=open, tasks=tasks)
 
 
@@ -83,7 +83,7 @@ class BumpRequest(BaseModel):
 
     Attributes:
         dag_run_ids: the runs of this batch.
-        so_far: what the answers to the batches before it said; it is only added up.
+        so_far: the totals in the answer to the batch before it. They are only added up.
     """
 
     dag_run_ids: list[RunId] = Field(max_length=BATCH_RUNS)
@@ -200,10 +200,10 @@ async def _show_other_error(request: Request, error: Exception) -> Response:
 
 
 def _show_error(request: Request, status_code: int, said: str) -> Response:
-    """Show what is in the way, which the first line says, and what to do."""
+    """Show an error. The first line of the text is the error, the rest says what to do."""
     title, _, advice = said.partition("\n")
     writes = request.method == "POST"
-    # What the page does not expect may have come after the COMMIT, or instead of the answer to it.
+    # An unexpected error may have come after the COMMIT, or instead of the answer to it.
     is_unchanged = writes and status_code != status.HTTP_500_INTERNAL_SERVER_ERROR
     return render(
         request, "error.html", status_code, title=title, advice=advice, writes=writes, is_unchanged=is_unchanged

@@ -32,8 +32,8 @@ class Totals:
         locked: how many task instances another transaction has locked.
         unverified: how many runs are left to the scheduler.
         unchanged: how many runs were on the latest version already.
-        not_examined: how many runs a bump leaves alone by now, because they have ended or are paused, say.
-        refused: how many runs the viewer may not move, or are no more.
+        not_examined: how many runs a bump no longer examines, for example because they have ended.
+        refused: how many runs the viewer may not move, or have been deleted.
     """
 
     task_instances: Number = 0
@@ -84,7 +84,7 @@ def bump(viewer: Viewer, dag_run_ids: Sequence[int], so_far: Totals) -> BumpRepo
     editable = viewer.editable(viewer.readable(sorted(set(dag_of.values()))))
     allowed = [run for run, dag_id in dag_of.items() if dag_id in editable]
     with transaction() as connection:
-        # report_all, to tell runs that were bumped by somebody else from runs that are not examined any more.
+        # With report_all, the answer tells runs that somebody else has bumped from runs that are no longer examined.
         result = client.bump(
             connection,
             dag_run_ids=allowed,

@@ -23,8 +23,8 @@ _ORDERS = {
     "to": "version_number {}, bumped_at DESC",
     "by": "bumped_by {}, caller {}, application_name {}, bumped_at DESC",
 }
-# The entries up to the first one of the next page, and of these the page. It names nothing with its schema, because
-# `transaction` has pinned the search path to pg_catalog.
+# It reads the entries up to the first one of the next page, and answers those of the page. Names have no schema,
+# because `transaction` has pinned the search path to pg_catalog.
 _STATEMENT = """
     WITH reached AS MATERIALIZED (
         SELECT id, dag_id, row_number() OVER (ORDER BY {order}, id) AS place

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 PAGE_SIZES = (25, 50, 100, 250)
 PER_PAGE = 50
-# Of a list whose rows have not been counted, this is the address of the last page. No list has so many pages.
+# The page number for "the last page" of a list whose rows have not been counted. No list has so many pages.
 LAST_PAGE = 1_000_000
 
 
@@ -28,7 +28,7 @@ class Listing:
     page: int = 1
     size: int = PER_PAGE
 
-    # The parameters that a link keeps; others are about the page that is left.
+    # The parameters that a link keeps. The others belong to the current page.
     kept: ClassVar[tuple[str, ...]] = ("search", "sort", "size")
 
     def link(self, **changes: Any) -> str:

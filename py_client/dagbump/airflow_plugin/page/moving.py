@@ -1,4 +1,4 @@
-"""What is to be moved: the runs of one page, or of all pages of a filter, in batches for the button."""
+"""The runs that the button moves, of one page or of all pages of a filter, in batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dagbump.airflow_plugin.page.filter import Filter
 from dagbump.results import RunningRun
 from dagbump.verdicts import FINE, verdict_of
 
-# One request of the button moves at most so many, in one transaction; a run is not divided.
+# One request of the button moves at most so many runs or TIs, in one transaction. A run is not divided.
 BATCH_RUNS = 250
 _BATCH_TASK_INSTANCES = 5_000
 _NAMED = 50

@@ -22,8 +22,8 @@ _ORDERS = {
     "stale": "stale {}",
     "tasks": "missing_or_vanished {}",
 }
-# One statement, so one snapshot of the database. JSON, because one row has to carry three tables. It names nothing with
-# its schema, because `transaction` has pinned the search path to pg_catalog.
+# One statement has one snapshot of the database. It answers JSON, because one row has to carry three tables. Names have
+# no schema, because `transaction` has pinned the search path to pg_catalog.
 _STATEMENT = """
     WITH running AS MATERIALIZED (
         SELECT run.*, coalesce(run.verdict, :fine) AS kind FROM ({running}) AS run
@@ -74,10 +74,10 @@ class Searched:
 
     Attributes:
         runs: the number of running runs that the viewer may see.
-        dags: how many of their DAGs have it in their id.
-        by_run_id: how many of these runs have it in their id.
-        by_task_id: how many have it in the id of a task.
-        task_behind: in how many such a task is stale, is missing or has vanished.
+        dags: how many of their DAGs have the searched text in their id.
+        by_run_id: how many of these runs have the text in their id.
+        by_task_id: how many of these runs have the text in the id of a task.
+        task_behind: in how many of these runs such a task is stale, is missing or has vanished.
     """
 
     runs: int

@@ -37,7 +37,7 @@ class Run:
         states: the states of its stale task instances, for example ``12 scheduled, 1 no status``.
         tasks: how many of its tasks are missing or have vanished, in words.
         holders: the transactions that have locked its rows, in words.
-        opened: one page of the tasks that are not as they should be, if the run is open; otherwise None.
+        opened: one page of the stale, missing and vanished tasks if the run is open; otherwise None.
     """
 
     row: RunningRun
@@ -86,7 +86,7 @@ class RunsTab:
 
     @property
     def judged_dag_ids(self) -> set[str]:
-        """The DAGs of the runs with a verdict on this page; what is said of them depends on who may edit them."""
+        """The DAGs of the runs with a verdict on this page. The page says other things to users who may edit them."""
         return {run.row.dag_id for run in self.runs.rows if run.row.verdict}
 
     @property
@@ -112,7 +112,7 @@ class RunsTab:
 
     @property
     def reasons(self) -> list[Reason]:
-        """What is the matter with the runs on this page, and what to do."""
+        """The reasons why runs on this page are stale, and what to do."""
         rows = [run.row for run in self.runs.rows if run.row.verdict]
         return reasons(rows, self.plugin, self.editable)
 
@@ -187,7 +187,7 @@ def _shortened(versions: Sequence[str]) -> str:
     return ", ".join(versions if len(versions) <= _VERSIONS_IN_FULL else (*versions[:2], "…", versions[-1]))
 
 
-# A run may have become as it should be since the rows were read. Then it has no preview.
+# A run may have been bumped since the rows were read. Then it has no preview.
 
 
 def _states(preview: RunPreview | None) -> str:

@@ -100,7 +100,7 @@ def _dag(days: VersionsByDay, row: DagVersions) -> Dag:
 
 
 def _bars(by_day: Sequence[int]) -> list[Bar]:
-    # All DAGs have the same scale, so that few versions look few. Only an inflated DAG has a scale of its own.
+    # All DAGs have the same scale, so that plots can be compared. Only an inflated DAG has its own scale.
     scale = PLOT_HEIGHT / max(INFLATED, *by_day)
     heights = [max(2, round(number * scale)) if number else 0 for number in by_day]
     return [Bar(place * (BAR_WIDTH + 2), PLOT_HEIGHT - height, height) for place, height in enumerate(heights)]
