@@ -106,8 +106,7 @@ BEGIN
         locked := 0;
         needs_verify := NOT run.verified;
 
-        -- 4. The safe form leaves a run to Airflow if it is unverified, or if Airflow takes another version for the
-        -- latest.
+        -- 4. The safe form leaves a run to Airflow if it is unverified, or if Airflow's latest version is another one.
         IF NOT bump.caller_verifies THEN
             IF run.any_stale AND NOT needs_verify THEN
                 needs_verify := @include:other_is_latest@;

@@ -22,6 +22,13 @@ def counts(result: dagbump.BumpResult) -> list[tuple[int, int, int, bool]]:
     return [(row.dag_run_id, row.bumped, row.locked, row.needs_verify) for row in result.runs]
 
 
+def tasks_of(connection: Connection) -> list[tuple[Any, ...]]:
+    return [
+        (row.dag_run_id, row.verdict, row.stale, row.missing_tasks, row.vanished_tasks)
+        for row in dagbump.preview(connection)
+    ]
+
+
 def verdicts(rows: tuple[dagbump.RunPreview, ...]) -> dict[int, str]:
     return {row.dag_run_id: row.verdict for row in rows}
 
@@ -424,11 +431,10 @@ class TestPreview:
                 fleet.ti(one, new, "success", task_id=task)
         fleet.ti(stale, old, "queued", task_id="x")
 
-        rows = [
-            (row.dag_run_id, row.verdict, row.stale, row.missing_tasks, row.vanished_tasks)
-            for row in dagbump.preview(connection)
+        assert tasks_of(connection) == [
+            (run, "missing_tasks", 0, ("b", "c"), ()),
+            (stale, "missing_tasks", 1, ("b",), ("x",)),
         ]
-        assert rows == [(run, "missing_tasks", 0, ("b", "c"), ()), (stale, "missing_tasks", 1, ("b",), ("x",))]
         assert counts(dagbump.bump(connection)) == [(stale, 1, 0, False)]
 
     def test_a_removed_task_that_the_latest_version_has_is_missing(self, fleet: Fleet, connection: Connection) -> None:
@@ -477,11 +483,7 @@ class TestPreview:
                 fleet.ti(run, own, "scheduled", task_id=task)
         fleet.ti(astray, between, "scheduled", task_id="x")
 
-        rows = [
-            (row.dag_run_id, row.verdict, row.stale, row.missing_tasks, row.vanished_tasks)
-            for row in dagbump.preview(connection)
-        ]
-        assert rows == [(lacking, "pinned", 0, ("b",), ()), (astray, "pinned", 1, (), ("x",))]
+        assert tasks_of(connection) == [(lacking, "pinned", 0, ("b",), ()), (astray, "pinned", 1, (), ("x",))]
 
     def test_a_pinned_run_whose_own_version_is_gone_is_held_against_the_latest(
         self, fleet: Fleet, connection: Connection

@@ -341,7 +341,7 @@ class World:
         return session.busy and self._waits(session)
 
     def _waits(self, session: Session) -> bool:
-        # Control blocks a session only at a gate, whose NOTICE is under way.
+        # The control connection blocks a session only at a gate. Then the NOTICE of that gate is on its way.
         query = "SELECT cardinality(array_remove(pg_blocking_pids(%s), pg_backend_pid())) > 0"
         return self.control.execute(query, (session.pg.backend_pid,)).fetchone() == (True,)
 

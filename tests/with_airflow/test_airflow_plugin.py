@@ -298,12 +298,7 @@ class TestLoop:
         assert landed.tis() == BEFORE
 
     def test_a_run_that_airflow_times_out_keeps_its_version(self, dag: LiveDag) -> None:
-        timeout = "dagrun_timeout=timedelta(hours=1)"
-        dag.write(V1, arguments=timeout)
-        dag.run = dag.start_another_run()
-        dag.worker("set_states", run=dag.run, states=dict.fromkeys("ABC", "scheduled"))
-        dag.write(V2, arguments=timeout)
-        dag.connection.execute("UPDATE dag_run SET start_date = now() - interval '2 hours' WHERE id = %s", (dag.run,))
+        pass_the_timeout(dag)
 
         loop = dag.worker("loop")
 
@@ -646,12 +641,7 @@ class TestTrouble:
         assert landed.tis() == DONE
 
     def test_a_run_that_waits_is_timed_out_all_the_same(self, dag: LiveDag, airflow_url: URL) -> None:
-        timeout = "dagrun_timeout=timedelta(hours=1)"
-        dag.write(V1, arguments=timeout)
-        dag.run = dag.start_another_run()
-        dag.worker("set_states", run=dag.run, states=dict.fromkeys("ABC", "scheduled"))
-        dag.write(V2, arguments=timeout)
-        dag.connection.execute("UPDATE dag_run SET start_date = now() - interval '2 hours' WHERE id = %s", (dag.run,))
+        pass_the_timeout(dag)
 
         with psycopg.connect(server.libpq(airflow_url)) as other:
             other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (dag.versions()[2],))
@@ -709,6 +699,16 @@ class TestMetrics:
             reinstall(airflow_url, connection)
 
         assert received(statsd, 2)["airflow.dagbump.fallback"] == "1|c"
+
+
+def pass_the_timeout(dag: LiveDag) -> None:
+    """Start a run, let a version land, and let the dagrun_timeout of the run pass."""
+    timeout = "dagrun_timeout=timedelta(hours=1)"
+    dag.write(V1, arguments=timeout)
+    dag.run = dag.start_another_run()
+    dag.worker("set_states", run=dag.run, states=dict.fromkeys("ABC", "scheduled"))
+    dag.write(V2, arguments=timeout)
+    dag.connection.execute("UPDATE dag_run SET start_date = now() - interval '2 hours' WHERE id = %s", (dag.run,))
 
 
 def reinstall(url: URL, connection: psycopg.Connection[Any]) -> None:

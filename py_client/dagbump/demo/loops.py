@@ -84,7 +84,7 @@ class Loops:
         return Pass(0, moved, [run.id for run, _ in changed], runs)
 
     def calling_dagbump(self, session: Session) -> Pass:
-        """Do it with dagbump: load the runs without their TIs, then one call."""
+        """Do a loop with dagbump: load the runs without their TIs, then call bump once."""
         runs = session.scalars(self._runs_to_examine()).all()
         result = bump(session, [run.id for run in runs], caller_verifies=True)
         return Pass(0, result.bumped, [run.dag_run_id for run in result.needs_verify], (runs, result))

@@ -42,8 +42,8 @@ class Figures:
     """What a loop does and costs.
 
     Attributes:
-        steady: where nothing has changed.
-        landed: where a version has landed; what follows is about this loop.
+        steady: the loop in which nothing has changed.
+        landed: the loop after a version has landed. The other attributes are about this loop.
         loaded: TIs that it loaded.
         moved: TIs that it moved.
         left_behind: unfinished TIs that are still on an older version, after that loop and after the next one.

@@ -337,7 +337,7 @@ def another_creates_the_same() -> Iterator[None]:
 
 @contextmanager
 def database_fails(times: int) -> Iterator[None]:
-    """The first tries to schedule a run end in an error that Airflow tries again after."""
+    """The first tries to schedule a run fail with an error after which Airflow tries again."""
 
     def schedule(self: Any, dag_run: Any, session: Any) -> Any:
         callback = original(self, dag_run, session)

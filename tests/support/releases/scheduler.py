@@ -18,7 +18,7 @@ from support.server import Server
 
 @dataclass
 class Scheduler:
-    """A scheduler's process, and the database that is put before it, anew for each fleet."""
+    """A scheduler's process, and its database, which is replaced for each fleet."""
 
     worker: Worker
     postgres: Server
