@@ -22,6 +22,9 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 AS $tasks_of_run$
 #variable_conflict use_column
 DECLARE
+    examined_only CONSTANT boolean := FALSE;
+    dag_ids CONSTANT text[] := NULL;
+    chosen CONSTANT bigint[] := ARRAY[dag_run_id];
     needle CONSTANT text := coalesce(pg_catalog.lower(search), '');
 BEGIN
     @include:require_tables@
@@ -31,20 +34,35 @@ BEGIN
     END IF;
 
     RETURN QUERY
-    WITH run AS MATERIALIZED (
+    WITH judged AS MATERIALIZED (
+        @include:judged_runs@
+    ),
+
+    scoped AS MATERIALIZED (
         SELECT
-            preview.dag_id,
-            preview.run_id,
-            preview.dag_version_id,
-            own.pinned_version_id,
-            coalesce(preview.missing_tasks, '{}') AS missing_tasks,
-            coalesce(preview.vanished_tasks, '{}') AS vanished_tasks
-        FROM dagbump.preview(ARRAY[tasks_of_run.dag_run_id]) AS preview
-        CROSS JOIN LATERAL (
-            SELECT CASE WHEN @include:pinned@ THEN run.created_dag_version_id END AS pinned_version_id
-            FROM @airflow_schema@.dag_run AS run
-            WHERE run.id::bigint = preview.dag_run_id
-        ) AS own
+            run.dag_run_id,
+            run.dag_id,
+            run.run_id,
+            run.run_type,
+            run.logical_date,
+            coalesce(run.pinned_version_id, run.dag_version_id) AS dag_version_id
+        FROM judged AS run
+    ),
+
+    scope AS (
+        @include:scope_of_runs@
+    ),
+
+    run AS MATERIALIZED (
+        SELECT
+            run.dag_id,
+            run.run_id,
+            run.dag_version_id,
+            run.pinned_version_id,
+            coalesce(scope.missing_tasks, '{}') AS missing_tasks,
+            coalesce(scope.vanished_tasks, '{}') AS vanished_tasks
+        FROM judged AS run
+        CROSS JOIN scope
     ),
 
     task AS (
@@ -116,7 +134,7 @@ Each row has:
   state           no_status: the TI has no state; NULL: the task is missing
   version_number  of the TI; NULL: it has no version, or the task is missing
   total           how many rows there are on all pages
-No row if dagbump.preview does not show the run. Reads only; runs on a hot standby. Locks: none.
+No row if the run is not running, or is as it should be. Reads only; runs on a hot standby. Locks: none.
 Errors: 22023 if page or page_size is less than 1 or NULL.';
 
 REVOKE ALL ON FUNCTION dagbump.tasks_of_run(bigint, text, integer, integer) FROM PUBLIC;

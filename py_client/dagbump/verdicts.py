@@ -83,7 +83,7 @@ VERDICTS: Mapping[str, Verdict] = {
     "missing_tasks": Verdict(
         "Lacks tasks",
         "wrong",
-        "The latest version has tasks that this run will never get, because Airflow takes the run for verified.",
+        "The latest version has tasks that this run lacks, and Airflow does not notice that they are missing.",
         Advice("The scheduler's plugin finds such runs, and makes Airflow create their tasks within a minute or so."),
         Advice(
             "Nothing in Airflow creates them before the DAG changes again.",
@@ -118,9 +118,9 @@ VERDICTS: Mapping[str, Verdict] = {
         may_be_locked=True,
     ),
     "needs_verify": Verdict(
-        "To be verified",
+        "Waits for scheduler",
         "waiting",
-        "The scheduler has not looked at the latest version for this run yet.",
+        "The DAG has a new version, to which the scheduler has not brought this run yet.",
         Advice(_VERIFIED),
         Advice(
             _VERIFIED,
@@ -178,12 +178,20 @@ VERDICTS: Mapping[str, Verdict] = {
         ),
     ),
 }
-# What the page calls a run that dagbump.preview does not show.
+# What the page calls runs that dagbump.preview does not show.
 FINE = "fine"
+GONE = "gone"
 _FINE = Verdict("Fine", "idle", "No task instance is stale, and no task is missing.", Advice("Nothing has to be done."))
+
+_GONE = Verdict(
+    "Task is gone",
+    "idle",
+    "An unfinished task of the run is not in the latest version any more. Nothing else is the matter.",
+    Advice("The scheduler marks the task as removed when it next looks at the run."),
+)
 
 
 def verdict_of(name: str) -> Verdict:
     """Return the texts for a verdict; a verdict of a newer dagbump gets its name as label."""
     unknown = Verdict(name, "idle", "", Advice(operate="upgrade the package, because a newer dagbump says this"))
-    return _FINE if name == FINE else VERDICTS.get(name, unknown)
+    return {**VERDICTS, GONE: _GONE, FINE: _FINE}.get(name, unknown)

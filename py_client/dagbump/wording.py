@@ -42,6 +42,23 @@ def describe_holder(holder: Holder, now: datetime) -> str:
     return f"{'' if holder.certain else 'probably '}{told}"
 
 
+def how_to_end(holder: Holder) -> tuple[str, str]:
+    """Return what to do about a transaction that does not end, and a statement for it; empty if it cannot be found."""
+    if holder.gid is not None:
+        gid = holder.gid.replace("'", "''")
+        return "Whoever prepared it can end it, by COMMIT PREPARED, or with", f"ROLLBACK PREPARED '{gid}'"
+    if holder.pid is None:
+        return "", ""
+    of_session = f"FROM pg_stat_activity WHERE pid = {holder.pid}"
+    if holder.xact_start is None or not holder.certain:
+        return "A DBA can see what it does:", f"SELECT * {of_session}"
+    # The time is there, because the session may have ended meanwhile, and another may have its pid.
+    return (
+        "If it does not end by itself, a DBA can end its session:",
+        f"SELECT pg_terminate_backend(pid) {of_session} AND xact_start = '{holder.xact_start.isoformat()}'",
+    )
+
+
 def describe_session(pid: int, usename: str | None, application_name: str | None, client_addr: str | None) -> str:
     """Describe a session; the arguments are columns of pg_stat_activity."""
     return _session(f"pid {pid}", usename, application_name, client_addr)

@@ -83,6 +83,18 @@ def test_tasks_of_run_come_in_pages(fleet: Fleet, connection: Connection) -> Non
     assert client.tasks_of_run(connection, 0) == ()
 
 
+def test_tasks_of_run_names_a_vanished_task_of_a_run_that_preview_does_not_show(
+    fleet: Fleet, connection: Connection
+) -> None:
+    fleet.dag("d")
+    latest = fleet.version("d", 1, tasks=("a",))
+    run = fleet.run("d")
+    fleet.ti(run, latest, "running", task_id="a")
+    fleet.ti(run, latest, "scheduled", task_id="z")
+    assert client.preview(connection) == ()
+    assert client.tasks_of_run(connection, run) == (TaskOfRun("z", -1, "scheduled", 1, False, False, True, 1),)
+
+
 def test_versions_of_runs_counts_by_version(fleet: Fleet, connection: Connection) -> None:
     first, second, third = fleet.dag("d", versions=3)
     run = fleet.run("d")

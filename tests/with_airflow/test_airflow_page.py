@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 from support.browser import PATIENCE_MS, Visitor, visitor
 from support.fleet import Fleet
 from support.page import (
@@ -67,7 +68,7 @@ def test_the_answer_the_reasons_and_what_to_do(web: Web, enter: Enter) -> None:
         "Lacks tasks",
         "No version",
         "Behind",
-        "To be verified",
+        "Waits for scheduler",
         "Dag is paused",
     ]
     versionless = page.locator(".reasons li", has=page.locator(".badge", has_text="No version"))
@@ -86,7 +87,7 @@ def test_an_empty_database_and_one_in_which_all_is_well(emptied: Fleet, web: Web
     open_page(somebody, web, "/versions")
     expect(page.locator(".empty")).to_contain_text("No Dag that you may see has a version yet")
     open_page(somebody, web, "/history")
-    expect(page.locator(".empty")).to_contain_text("Nothing has been moved yet")
+    expect(page.locator(".empty")).to_contain_text("Nothing has been moved in a Dag that you may see.")
     (only,) = versions(emptied, "d", 1)
     for _ in range(20):
         emptied.tis(emptied.run("d"), only, ["running", "scheduled", None, *["success"] * 3])
@@ -163,7 +164,7 @@ def test_the_menu_leads_to_it_and_its_links_lead_out_of_the_frame(web: Web, ente
     expect(somebody.in_frame.locator("#answer")).to_have_text(SENTENCE)
     picture(somebody, "runs-light")
     somebody.in_frame.get_by_role("link", name="History").click()
-    expect(somebody.in_frame.locator(".empty")).to_contain_text("Nothing has been moved yet")
+    expect(somebody.in_frame.locator(".empty")).to_contain_text("Nothing has been moved in a Dag that you may see.")
     somebody.in_frame.get_by_role("link", name="Runs", exact=True).click()
     somebody.in_frame.get_by_role("link", name="reports.daily").click()
     somebody.page.wait_for_url(f"{web.url}/dags/reports.daily**")
@@ -194,16 +195,37 @@ def test_the_button_moves_what_it_says(fleet: Fleet, web: Web, enter: Enter) -> 
     expect(dialog.locator("h2")).to_have_text("Move 9 task instances of 5 runs?")
     expect(dialog.locator("tbody tr")).to_have_count(5)
     picture(somebody, "dialog-light")
+    requested = runs_of_dags(dialog)
     dialog.get_by_role("button", name="Move them").click()
     expect(dialog.locator("h2")).to_have_text("Moved 9 task instances of 5 runs.")
     expect(dialog.locator("tbody tr")).to_have_count(5)
-    audited = fleet.execute("SELECT owner FROM {schema}.log WHERE event = 'dagbump_bump'").fetchall()
-    assert ("admin",) in audited
+    for dag_id, runs in requested.items():
+        assert {"dag_run_ids": runs, "refused": False, "method": "POST"} in audited(somebody, web, dag_id)
     moved = fleet.execute("SELECT caller, sum(bumped) FROM dagbump.history GROUP BY caller").fetchall()
     assert moved == [("page 'Dag versions': admin", 9)]
     dialog.get_by_role("button", name="Close").click()
     expect(page.locator("#answer")).to_contain_text("3 of 16 unfinished")
     expect(button(somebody)).to_have_count(0)
+
+
+def runs_of_dags(dialog: Locator) -> dict[str, list[int]]:
+    """Return the runs that the dialog names, by DAG."""
+    found: dict[str, list[int]] = {}
+    for row in dialog.locator("[data-run]").all():
+        dag_id = row.locator("bdi").first.inner_text()
+        found.setdefault(dag_id, []).append(int(str(row.get_attribute("data-run"))))
+    return found
+
+
+def audited(somebody: Visitor, web: Web, dag_id: str) -> list[object]:
+    """Return what the DAG's own audit log in Airflow says of this user's presses of the button."""
+    script = """async (url) => {
+        const login = localStorage.getItem("token");
+        const answer = await fetch(url, {headers: login ? {Authorization: `Bearer ${login}`} : {}});
+        return (await answer.json()).event_logs.map((entry) => entry.extra);
+    }"""
+    query = urlencode({"dag_id": dag_id, "event": "dagbump_bump", "owner": "admin"})
+    return [json.loads(extra) for extra in somebody.page.evaluate(script, f"{web.url}/api/v2/eventLogs?{query}")]
 
 
 @pytest.mark.usefixtures("fleet")
@@ -365,6 +387,13 @@ def test_each_user_of_fab_sees_and_does_what_they_may(served_fab: Served, browse
         assert post(editor, web, every_run, token) == 200
         moved = fleet.execute("SELECT dag_id, sum(bumped) FROM dagbump.history GROUP BY dag_id").fetchall()
         assert moved == [("etl.orders", 6)]
+        pressed = fleet.execute(
+            "SELECT dag_id, (extra::jsonb ->> 'refused')::boolean FROM {schema}.log WHERE owner = 'editor_of_one' "
+            "AND event = 'dagbump_bump'"
+        ).fetchall()
+        assert ("etl.orders", False) in pressed
+        assert ("reports.daily", True) in pressed  # what is refused is audited too
+        assert len(pressed) == 7
 
         fleet.execute("SELECT dagbump.bump()")
         for name, seen in {"admin": 3, "editor_of_one": 2, "reader_of_one": 1, "reader_without_runs": 0}.items():

@@ -106,3 +106,47 @@ def test_after_an_error_of_any_kind_the_dialog_does_not_say_that_nothing_was_cha
         two_batches.execute("ALTER TABLE {schema}.log_away RENAME TO log")
     expect(dialog).not_to_contain_text("Nothing was changed")
     expect(dialog).to_contain_text("The history tells what it has done.")
+
+
+# A query that ends the sessions of the API server that wait for a lock.
+END_WAITING = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+def test_a_connection_that_the_server_has_ended_may_be_tried_again(
+    two_batches: Fleet, served: Served, web: Web, enter: Enter
+) -> None:
+    page = open_page(enter("viewer"), web).page
+    with psycopg.connect(libpq(served[1])) as other:
+        other.execute("LOCK TABLE dagbump.history")
+        page.evaluate(
+            """(url) => {
+            const login = localStorage.getItem("token");
+            window.asked = fetch(url, {headers: login ? {Authorization: `Bearer ${login}`} : {}});
+        }""",
+            f"{web.url}/dagbump/?size=25",
+        )
+        until(lambda: waiting(two_batches) == 1, lambda: "a request of the page waits for the lock")
+        two_batches.execute(END_WAITING)
+    status, seconds, text = page.evaluate("""async () => {
+        const answer = await window.asked;
+        return [answer.status, answer.headers.get("Retry-After"), await answer.text()];
+    }""")
+    assert (status, seconds) == (503, "5")
+    assert "The connection to the database was lost." in text
+
+
+def test_the_button_asks_again_if_its_connection_is_lost(
+    two_batches: Fleet, served: Served, web: Web, enter: Enter
+) -> None:
+    page = open_dialog(open_page(enter("admin"), web))
+    with psycopg.connect(libpq(served[1])) as other:
+        other.execute("LOCK TABLE dagbump.history")
+        page.get_by_role("button", name="Move them").click()
+        until(lambda: waiting(two_batches) == 1, lambda: "the first batch waits for the lock")
+        two_batches.execute(END_WAITING)
+        expect(page.locator(".progress")).to_contain_text("has lost its database")
+    expect(page.get_by_role("dialog")).to_contain_text(f"Moved {2 * OF_A_RUN:,} task instances of 2 runs.")
+    assert runs_moved(two_batches) == 2

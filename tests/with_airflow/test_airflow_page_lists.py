@@ -144,8 +144,25 @@ def test_the_history_that_one_may_not_see_is_not_counted(emptied: Fleet, web: We
     emptied.execute("UPDATE dagbump.history SET dag_id = 'of a DAG that is gone' WHERE dag_run_id < 100")
     page = open_page(enter("admin"), web, "/history?size=25&page=1000000").page
     expect(page.locator(".pages > span").first).to_have_text("Entries 26 to 30 of 30")
+    expect(page.locator(".note")).to_contain_text("Entries of Dags that have been deleted")
+    emptied.execute("UPDATE dagbump.history SET dag_id = 'of a DAG that is gone'")
+    page.goto(f"{web.url}/dagbump/history")
+    expect(page.locator(".empty")).to_contain_text("Nothing has been moved in a Dag that you may see.")
+    expect(page.locator(".note")).to_contain_text("Entries of Dags that have been deleted")
     page.goto(f"{web.url}/dagbump/history?search=nothing&page=3")
-    expect(page.locator(".empty")).to_contain_text("Nothing has been moved in a Dag or a run that matches.")
+    expect(page.locator(".empty")).to_contain_text("Nothing that matches has been moved in a Dag that you may see.")
+
+
+def test_the_other_tabs_keep_the_search(emptied: Fleet, web: Web, enter: Enter) -> None:
+    of_versions(emptied)
+    page = open_page(enter("admin"), web, "/?search=dag_12%26&sort=dag").page
+    for tab in ("Versions", "History", "Runs"):
+        page.get_by_role("link", name=tab, exact=True).click()
+        page.wait_for_url("**?search=dag_12%26")
+        expect(page.get_by_label("Search", exact=True)).to_have_value("dag_12&")
+    page.get_by_role("link", name="Show all").first.click()
+    page.get_by_role("link", name="Versions", exact=True).click()
+    page.wait_for_url("**/versions")
 
 
 @in_menu

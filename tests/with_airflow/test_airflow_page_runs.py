@@ -12,7 +12,7 @@ from dagbump.verdicts import VERDICTS, sentence
 from playwright.sync_api import Browser, Locator, expect
 from support.browser import Visitor, visitor
 from support.fleet import Fleet
-from support.page import Enter, Served, button, emptied_fleet, fill, open_page, row_of, versions
+from support.page import TASKS, Enter, Served, button, emptied_fleet, fill, open_page, row_of, versions
 from support.releases.web import Web, serving
 from support.server import Server, libpq
 
@@ -243,6 +243,42 @@ def test_what_airflow_will_not_start_is_said_in_its_row(emptied: Fleet, web: Web
     expect(row_of(page, "Behind")).to_contain_text("2 are queued without a version: clear their tasks")
 
 
+def test_a_run_with_a_task_that_is_gone_is_not_fine(emptied: Fleet, web: Web, enter: Enter) -> None:
+    (latest,) = versions(emptied, "d", 1)
+    run = emptied.run("d")
+    for task_id in TASKS:
+        emptied.ti(run, latest, "success", task_id=task_id)
+    emptied.ti(run, latest, "scheduled", task_id="clean_up")
+    somebody = open_page(enter("admin"), web)
+    page = somebody.page
+    expect(page.locator("#live")).to_contain_text("1 run has an unfinished task that the latest version no longer has.")
+    expect(page.locator(".reasons li")).to_contain_text("marks the task as removed")
+    row = row_of(page, "Task is gone")
+    expect(row).to_contain_text("1 gone")
+    row.get_by_role("link", name="Show").click()
+    expect(page.locator(".opened tbody td")).to_have_text(["gone from the version", "scheduled", "1"])
+    assert "Of these 1 run, none is as it should be." in search(somebody, "clean")
+
+
+def test_the_row_says_how_to_end_the_transaction_in_the_way(
+    fleet: Fleet, web: Web, served: Served, enter: Enter
+) -> None:
+    page = open_page(enter("admin"), web).page
+    with psycopg.connect(libpq(served[1])) as other:
+        other.execute("SELECT 1 FROM task_instance WHERE dag_id = 'etl.orders' AND state = 'scheduled' FOR UPDATE")
+        page.reload()
+        holder = row_of(page, "2026-11-25T04").locator(".holder")
+        expect(holder).to_contain_text("If it does not end by itself, a DBA can end its session:")
+        holder.get_by_role("button", name="Copy").click()
+        command = page.evaluate("getSelection().toString()")
+        assert fleet.connection.execute(command.encode()).fetchall() == [(True,)]
+        with pytest.raises(psycopg.OperationalError):
+            other.execute("SELECT 1")
+    page.reload()
+    expect(holder).to_have_count(0)
+    assert fleet.connection.execute(command.encode()).fetchall() == []  # it ends no other session
+
+
 def test_it_says_if_no_scheduler_runs(fleet: Fleet, web: Web, enter: Enter) -> None:
     said = re.compile("No scheduler has sent a heartbeat lately")
     page = open_page(enter("admin"), web).page
@@ -280,7 +316,7 @@ def every_verdict(fleet: Fleet) -> None:
 
 # How the advice of a verdict begins; and what somebody can do. An editor is told to do it, and a viewer, whom to ask.
 NEXT = {
-    "To be verified": "The scheduler does that in its next loop",
+    "Waits for scheduler": "The scheduler does that in its next loop",
     "Pinned": "Nothing has to be done.",
 }
 NEXT_WITH_PLUGIN = NEXT | {
@@ -308,7 +344,7 @@ OPERATE = {
 }
 OPERATE_WITHOUT = OPERATE | {
     "Lacks tasks": "turn the scheduler's plugin on",
-    "To be verified": "check that the scheduler runs",
+    "Waits for scheduler": "check that the scheduler runs",
 }
 COMMANDS = {
     "No version": "dagbump repair --dag-id=legacy",
@@ -317,7 +353,7 @@ COMMANDS = {
 }
 COMMANDS_WITHOUT = COMMANDS | {
     "Lacks tasks": "export AIRFLOW__DAGBUMP__ENABLED=True",
-    "To be verified": "dagbump check",
+    "Waits for scheduler": "dagbump check",
 }
 IN_A_SHELL = "In a shell where Airflow is installed,"
 ASK_OPERATOR = "Ask somebody who operates Airflow to"
@@ -407,6 +443,13 @@ def test_the_answer_says_why_a_run_was_left(fleet: Fleet, web: Web, enter: Enter
     assert "1 run had nothing to move any more: the scheduler, or another user, was quicker." in said
     assert "1 run left alone, because a bump looks only at running runs whose Dag is not paused." in said
     assert "1 run left, because you may not edit their Dag, or because they are gone." in said
+    pressed = fleet.execute(
+        "SELECT dag_id, extra::jsonb -> 'dag_run_ids', extra::jsonb -> 'refused' FROM {schema}.log "
+        "WHERE event = 'dagbump_bump' ORDER BY id DESC LIMIT 3"
+    ).fetchall()
+    assert sorted(pressed, key=str) == sorted(
+        [("reports.daily", [paused], False), ("etl.orders", [bumped], False), (None, [2**62], True)], key=str
+    )
 
 
 def said_of(somebody: Visitor, web: Web, runs: list[int], token: str) -> str:

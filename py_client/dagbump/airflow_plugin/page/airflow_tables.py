@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -48,10 +48,14 @@ def _column(query: sa.sql.Select[Any]) -> list[str]:
         return list(session.scalars(query))
 
 
-def write_audit_log(event: str, user: str, **extra: object) -> None:
-    """Write an entry into Airflow's audit log; like Airflow's own routes, the page writes it before the action.
+def write_audit_log(event: str, user: str, extras: Mapping[str | None, Mapping[str, object]]) -> None:
+    """Write an entry for each DAG into Airflow's audit log; like Airflow's own routes, before the action.
+
+    The key None is for what belongs to no DAG any more.
 
     Airflow's action_logging is not used, because up to 3.0 it holds a connection until the response has been sent.
     """
     with create_session() as session:
-        session.add(Log(event, owner=user, owner_display_name=user, extra=json.dumps(extra | {"method": "POST"})))
+        for dag_id, extra in extras.items():
+            details = json.dumps({**extra, "method": "POST"})
+            session.add(Log(event, owner=user, owner_display_name=user, extra=details, dag_id=dag_id))

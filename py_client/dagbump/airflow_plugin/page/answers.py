@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dagbump.airflow_plugin.page.filter import Filter
 from dagbump.airflow_plugin.page.overview import Kind, Overview
 from dagbump.airflow_plugin.page.words import verdict_of
-from dagbump.verdicts import FINE
+from dagbump.verdicts import FINE, GONE
 from dagbump.wording import counted
 
 
@@ -120,7 +120,11 @@ def _details(kinds: Sequence[Kind]) -> Iterable[str]:
     if number := runs("missing_tasks"):
         yield f"{counted(number, 'run')} {'lacks' if number == 1 else 'lack'} tasks."
     if number := runs("needs_verify"):
-        yield f"{counted(number, 'run')} {'has' if number == 1 else 'have'} yet to be verified by the scheduler."
+        waits, it = ("waits", "it") if number == 1 else ("wait", "them")
+        yield f"{counted(number, 'run')} {waits} for the scheduler, which has not brought {it} to a new version yet."
+    if number := runs(GONE):
+        has = "has an unfinished task" if number == 1 else "have unfinished tasks"
+        yield f"{counted(number, 'run')} {has} that the latest version no longer has."
     if number := runs("versionless"):
         yield f"{counted(number, 'pinned run')} {'has' if number == 1 else 'have'} task instances on no version at all."
     if number := runs("paused", "not_due", "stale_dag"):

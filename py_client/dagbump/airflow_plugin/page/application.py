@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
+import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Query, Request, Response, status
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
@@ -23,16 +24,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dagbump.airflow_plugin.page import airflow_tables, bumping
 from dagbump.airflow_plugin.page.access import AnyViewer, AnyWriter, log_in_page
-from dagbump.airflow_plugin.page.database import transaction
+from dagbump.airflow_plugin.page.database import is_connection_lost, transaction
 from dagbump.airflow_plugin.page.filter import Filter
 from dagbump.airflow_plugin.page.history import history_entries
 from dagbump.airflow_plugin.page.listing import LAST_PAGE, PAGE_SIZES, PER_PAGE, Listing
 from dagbump.airflow_plugin.page.moving import BATCH_RUNS, Plan, movable
 from dagbump.airflow_plugin.page.rendering import render
 from dagbump.airflow_plugin.page.runs import runs_tab
-from dagbump.airflow_plugin.page.turns import TakingTurns
+from dagbump.airflow_plugin.page.turns import RETRY_AFTER_SECONDS, TakingTurns
 from dagbump.airflow_plugin.page.versions import versions_tab
-from dagbump.errors import DagbumpError
+from dagbump.errors import DagbumpError, summary
 
 log = logging.getLogger("dagbump.airflow_plugin")
 
@@ -108,6 +109,7 @@ def create_routes() -> FastAPI:
     app.exception_handler(DagbumpError)(_show_dagbump_error)
     app.exception_handler(HTTPException)(_show_http_error)
     app.exception_handler(RequestValidationError)(_show_not_understood)
+    app.exception_handler(sa.exc.DBAPIError)(_show_database_error)
     app.exception_handler(Exception)(_show_other_error)
     return app
 
@@ -193,18 +195,31 @@ async def _show_not_understood(request: Request, _error: Any) -> Response:
     return _show_error(request, status.HTTP_400_BAD_REQUEST, said)
 
 
+async def _show_database_error(request: Request, error: Any) -> Response:
+    if not is_connection_lost(error):
+        return await _show_other_error(request, error)
+    log.warning("The page has lost its database connection: %s", summary(error))
+    said = "The connection to the database was lost.\nTry again. If that does not help, PostgreSQL is not running."
+    answer = _show_error(request, status.HTTP_503_SERVICE_UNAVAILABLE, said, may_have_written=True)
+    answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return answer
+
+
 async def _show_other_error(request: Request, error: Exception) -> Response:
     log.error("The page has failed", exc_info=error)
     said = "This went wrong.\nThe API server's log says more."
-    return _show_error(request, status.HTTP_500_INTERNAL_SERVER_ERROR, said)
+    return _show_error(request, status.HTTP_500_INTERNAL_SERVER_ERROR, said, may_have_written=True)
 
 
-def _show_error(request: Request, status_code: int, said: str) -> Response:
-    """Show an error. The first line of the text is the error, the rest says what to do."""
-    title, _, advice = said.partition("\n")
+def _show_error(request: Request, status_code: int, said: str, *, may_have_written: bool = False) -> Response:
+    """Show an error. The first line of the text is the error, the rest says what to do.
+
+    An unexpected error may have come after the COMMIT, or instead of the answer to it.
+    """
+    title, _, advice = said.partition("
+")
     writes = request.method == "POST"
-    # An unexpected error may have come after the COMMIT, or instead of the answer to it.
-    is_unchanged = writes and status_code != status.HTTP_500_INTERNAL_SERVER_ERROR
+    is_unchanged = writes and not may_have_written
     return render(
         request, "error.html", status_code, title=title, advice=advice, writes=writes, is_unchanged=is_unchanged
     )

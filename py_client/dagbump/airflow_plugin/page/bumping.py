@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, TypeAlias
 
@@ -79,9 +80,9 @@ def bump(viewer: Viewer, dag_run_ids: Sequence[int], so_far: Totals) -> BumpRepo
         dag_run_ids: the runs of this batch. Runs of DAGs that the user may not edit are skipped.
         so_far: the totals of the batches before it.
     """
-    airflow_tables.write_audit_log(AUDIT_EVENT, viewer.name, dag_run_ids=dag_run_ids)
     dag_of = airflow_tables.dag_ids_of(dag_run_ids)
     editable = viewer.editable(viewer.readable(sorted(set(dag_of.values()))))
+    _audit(viewer, dag_run_ids, dag_of, editable)
     allowed = [run for run, dag_id in dag_of.items() if dag_id in editable]
     with transaction() as connection:
         # With report_all, the answer tells runs that somebody else has bumped from runs that are no longer examined.
@@ -105,6 +106,18 @@ def bump(viewer: Viewer, dag_run_ids: Sequence[int], so_far: Totals) -> BumpRepo
     return BumpReport(totals, so_far == Totals(), " ".join(_sentences(totals)), runs)
 
 
+def _audit(viewer: Viewer, dag_run_ids: Sequence[int], dag_of: Mapping[int, str], editable: Collection[str]) -> None:
+    """Write an entry for each DAG into Airflow's audit log, also for what is refused."""
+    runs_of: dict[str | None, list[int]] = defaultdict(list)
+    for run in dag_run_ids:
+        runs_of[dag_of.get(run)].append(run)
+    airflow_tables.write_audit_log(
+        AUDIT_EVENT,
+        viewer.name,
+        {dag_id: {"dag_run_ids": runs, "refused": dag_id not in editable} for dag_id, runs in runs_of.items()},
+    )
+
+
 def _sentences(totals: Totals) -> Iterator[str]:
     if totals.task_instances:
         yield f"Moved {counted(totals.task_instances, 'task instance')} of {counted(totals.moved, 'run')}."
@@ -113,7 +126,8 @@ def _sentences(totals: Totals) -> Iterator[str]:
     if totals.locked:
         yield f"{counted(totals.locked, 'task instance')} left, because another transaction has locked them."
     if totals.unverified:
-        yield f"{counted(totals.unverified, 'run')} left to the scheduler, which has to verify them first."
+        runs = counted(totals.unverified, "run")
+        yield f"{runs} left to the scheduler, which has to create the tasks of a new version first."
     if totals.unchanged:
         runs = counted(totals.unchanged, "run")
         yield f"{runs} had nothing to move any more: the scheduler, or another user, was quicker."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,10 +17,20 @@ APPLICATION_NAME = "dagbump page"
 _STATEMENT_TIMEOUT = "30s"
 _SET = sa.text("SELECT pg_catalog.set_config(:name, :value, TRUE)")
 _QUERY_CANCELED = "57014"
+# Class 08, and what the server says when it ends sessions or does not let anybody in.
+_CONNECTION_LOST = re.compile("08...|57P0[1-5]|53300")
 
 
 class TookTooLongError(DagbumpError):
     """PostgreSQL did not finish a query within the time limit."""
+
+
+def is_connection_lost(error: sa.exc.DBAPIError) -> bool:
+    """Return whether the server has ended the connection, or none could be made; then it may help to ask again."""
+    state = sqlstate(error)
+    if state is None:  # the driver has said it, not the server
+        return error.connection_invalidated or isinstance(error, sa.exc.OperationalError)
+    return error.connection_invalidated or _CONNECTION_LOST.fullmatch(state) is not None
 
 
 @contextmanager

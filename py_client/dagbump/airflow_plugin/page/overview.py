@@ -12,7 +12,7 @@ from dagbump.airflow_plugin.page.filter import Filter
 from dagbump.airflow_plugin.page.paging import Slice, slice_of
 from dagbump.results import RunningRun, from_rows
 from dagbump.sql_call import Call
-from dagbump.verdicts import FINE, VERDICTS
+from dagbump.verdicts import FINE, GONE, VERDICTS
 
 # The columns that a viewer can sort by.
 _ORDERS = {
@@ -26,7 +26,10 @@ _ORDERS = {
 # no schema, because `transaction` has pinned the search path to pg_catalog.
 _STATEMENT = """
     WITH running AS MATERIALIZED (
-        SELECT run.*, coalesce(run.verdict, :fine) AS kind FROM ({running}) AS run
+        SELECT
+            run.*,
+            coalesce(run.verdict, CASE WHEN run.missing_or_vanished > 0 THEN :gone ELSE :fine END) AS kind
+        FROM ({running}) AS run
     ),
     found AS MATERIALIZED (
         SELECT * FROM running WHERE NOT :searching OR dag_found OR run_found OR task_found
@@ -64,7 +67,12 @@ _STATEMENT = """
             ) AS kind
         ) AS kinds,
         (SELECT count(*) FROM listed) AS listed,
-        (SELECT coalesce(jsonb_agg(to_jsonb(shown) ORDER BY shown.place), '[]') FROM shown) AS shown
+        (
+            SELECT coalesce(
+                jsonb_agg(to_jsonb(shown) || jsonb_build_object('verdict', nullif(kind, :fine)) ORDER BY shown.place),
+                '[]'
+            ) FROM shown
+        ) AS shown
 """
 
 
@@ -92,7 +100,7 @@ class Kind:
     """All found runs of one verdict.
 
     Attributes:
-        name: the verdict, or ``fine``.
+        name: the verdict; ``gone`` or ``fine`` if they have none.
         pinned: whether they are pinned.
         runs: how many they are.
         behind: how many have stale task instances.
@@ -110,7 +118,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Overview:
-    """The running runs of the viewer's DAGs, counted; and one page of those that the filter lists."""
+    """The running runs of the viewer's DAGs, counted; and one page of those that the filter lists.
+
+    In these rows the verdict may also be ``gone``.
+    """
 
     searched: Searched
     kinds: Sequence[Kind]
@@ -124,10 +135,11 @@ def overview(connection: sa.engine.Connection, dag_ids: Collection[str], wanted:
         sa.bindparam("searching", bool(wanted.search), sa.Boolean),
         sa.bindparam("verdict", wanted.verdict, sa.Text),
         sa.bindparam("fine", FINE, sa.Text),
+        sa.bindparam("gone", GONE, sa.Text),
         sa.bindparam("page", wanted.page, sa.Integer),
         sa.bindparam("size", wanted.size, sa.Integer),
     )
-    verdicts = {"verdicts": [*VERDICTS]} if ":verdicts" in statement.text else {}
+    verdicts = {"verdicts": [*VERDICTS, GONE]} if ":verdicts" in statement.text else {}
     answered = connection.execute(
         statement.columns(searched=JSONB(), kinds=JSONB(), listed=sa.Integer(), shown=JSONB()),
         {**running.parameters(), **verdicts},

@@ -20,10 +20,25 @@ from dagbump.airflow_plugin.page.plugin_state import PluginState, plugin_state
 from dagbump.airflow_plugin.page.tasks import Task, tasks_of
 from dagbump.airflow_plugin.page.words import verdict_of
 from dagbump.results import Holder, RunningRun, RunPreview, VersionOfRun
-from dagbump.verdicts import FINE, VERDICTS, Verdict
-from dagbump.wording import by_transaction, counted, describe_holder
+from dagbump.verdicts import FINE, GONE, VERDICTS, Verdict
+from dagbump.wording import by_transaction, counted, describe_holder, how_to_end
 
 _VERSIONS_IN_FULL = 4
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What one transaction has locked in a run.
+
+    Attributes:
+        what: what is locked, and by whom, in words.
+        advice: what to do if the transaction does not end; empty if it cannot be found.
+        command: a statement for that.
+    """
+
+    what: str
+    advice: str
+    command: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +51,7 @@ class Run:
         versions: the versions of its unfinished task instances, for example ``none, 3``.
         states: the states of its stale task instances, for example ``12 scheduled, 1 no status``.
         tasks: how many of its tasks are missing or have vanished, in words.
-        holders: the transactions that have locked its rows, in words.
+        locks: what other transactions have locked in it.
         opened: one page of the stale, missing and vanished tasks if the run is open; otherwise None.
     """
 
@@ -45,7 +60,7 @@ class Run:
     versions: str
     states: str
     tasks: Sequence[str]
-    holders: Sequence[str]
+    locks: Sequence[Lock]
     opened: Slice[Task] | None
 
 
@@ -168,8 +183,8 @@ def _runs(connection: sa.engine.Connection, now: datetime, rows: Sequence[Runnin
             verdict_of(row.verdict or FINE),
             versions.get(row.dag_run_id, ""),
             _states(previews.get(row.dag_run_id)),
-            _tasks(previews.get(row.dag_run_id)),
-            [_holder(group, now) for group in by_transaction(locks.get(row.dag_run_id, ()))],
+            _tasks(row, previews.get(row.dag_run_id)),
+            [_lock(group, now) for group in by_transaction(locks.get(row.dag_run_id, ()))],
             tasks_of(connection, row, locks.get(row.dag_run_id, ()), wanted) if row.dag_run_id == wanted.open else None,
         )
         for row in rows
@@ -196,7 +211,9 @@ def _states(preview: RunPreview | None) -> str:
     return ", ".join(f"{number:,} {state.replace('no_status', 'no status')}" for state, number in most_first)
 
 
-def _tasks(preview: RunPreview | None) -> list[str]:
+def _tasks(row: RunningRun, preview: RunPreview | None) -> list[str]:
+    if row.verdict == GONE:
+        return [f"{row.missing_or_vanished:,} gone"]
     if preview is None:
         return []
     if preview.missing_tasks is None or preview.vanished_tasks is None:
@@ -212,6 +229,6 @@ def _by_run(holders: Iterable[Holder]) -> dict[int, list[Holder]]:
     return found
 
 
-def _holder(rows: Sequence[Holder], now: datetime) -> str:
+def _lock(rows: Sequence[Holder], now: datetime) -> Lock:
     what = "the latest version itself" if rows[0].held == "dag_version" else counted(len(rows), "task instance")
-    return f"{what} locked by {describe_holder(rows[0], now)}"
+    return Lock(f"{what} locked by {describe_holder(rows[0], now)}", *how_to_end(rows[0]))

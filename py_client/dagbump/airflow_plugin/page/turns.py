@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 # Per process of the API server, which has 15 database connections and 40 threads by default.
 AT_A_TIME = 2
 _WAIT_SECONDS = 1.0
-_RETRY_AFTER_SECONDS = 5
+RETRY_AFTER_SECONDS = 5
 
 _turns = anyio.CapacityLimiter(AT_A_TIME)
 
@@ -58,7 +58,7 @@ async def _turn() -> AsyncIterator[None]:
         raise HTTPException(
             status.HTTP_503_SERVICE_UNAVAILABLE,
             "Too many people are looking at this page. Load it again in some seconds.",
-            {"Retry-After": str(_RETRY_AFTER_SECONDS)},
+            {"Retry-After": str(RETRY_AFTER_SECONDS)},
         ) from error
     try:
         yield

@@ -274,7 +274,8 @@
     refreshNow();
   }, true);
 
-  // Ask again if the server is busy: it has not begun, and says after how many seconds to come back.
+  // Ask again if the server says after how many seconds. If it was busy, it has not begun. If it has lost its database, its
+  // transaction was rolled back; or has just committed, and there is nothing left to move.
   async function askInTurn(dialog, options) {
     const progress = dialog.querySelector(".progress");
     const saidBefore = progress.textContent;
@@ -283,7 +284,7 @@
         const answer = await ask(dialog.dataset.url, options);
         const seconds = answer.status === 503 && Number(answer.headers.get("Retry-After"));
         if (!seconds || !dialog.open || Date.now() > end) return answer;
-        progress.textContent = `${saidBefore} The API server is busy. It is asked again in ${seconds} seconds.`;
+        progress.textContent = `${saidBefore} The API server is busy, or has lost its database. It is asked again in ${seconds} seconds.`;
         await new Promise((done) => { setTimeout(done, 1_000 * seconds); });
       }
     } finally {
