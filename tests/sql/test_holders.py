@@ -20,7 +20,7 @@ import pytest
 from dagbump import database as dagbump_database
 from dagbump.embedded_postgres import embedded_postgres
 from dagbump.installation import installer
-from dagbump.wording import age
+from dagbump.wording import age, how_to_end
 from psycopg import sql
 from psycopg.rows import dict_row
 from sqlalchemy.engine import URL
@@ -216,6 +216,18 @@ class TestTaskInstance:
         assert (row["pid"], row["gid"], row["state"], row["certain"]) == (None, "left behind", "prepared", True)
         assert (row["usename"], row["application_name"]) == (other.info.user, None)
         assert row["xact_start"] is not None
+
+    def test_prepared_is_ended_by_what_the_page_shows(
+        self, fleet: Fleet, connection: Connection, connect: Connect, ti: UUID
+    ) -> None:
+        other = connect()
+        other.execute("SELECT FROM task_instance WHERE id = %s FOR UPDATE", (ti,))
+        other.execute("PREPARE TRANSACTION 'somebody''s'")
+        (holder,) = dagbump.holders(connection)
+        advice, command = how_to_end(holder)
+        fleet.execute(command)
+        assert "COMMIT PREPARED" in advice
+        assert look(connection) == []
 
     def test_a_bump_of_ours(self, connection: Connection, connect: Connect) -> None:
         other = connect()
