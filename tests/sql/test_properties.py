@@ -541,7 +541,9 @@ def test_the_functions_of_the_page_agree_with_preview(
             assert run.missing_or_vanished == len(missing) + len(vanished) or row is None
             tasks = client.tasks_of_run(live.connection, run.dag_run_id, page_size=1_000)
             assert sorted(task.task_id for task in tasks if task.missing) == sorted(missing)
-            assert {task.task_id for task in tasks if task.vanished} == set(vanished)
+            named = {task.task_id for task in tasks if task.vanished}
+            # A run whose only fault is a vanished task is not shown by preview.
+            assert named == set(vanished) if row else len(named) == run.missing_or_vanished
             assert sum(task.stale for task in tasks) == run.stale
             assert {task.total for task in tasks} <= {len(tasks)}
 

@@ -143,7 +143,7 @@ def test_the_button_asks_again_if_its_connection_is_lost(
 ) -> None:
     page = open_dialog(open_page(enter("admin"), web))
     with psycopg.connect(libpq(served[1])) as other:
-        other.execute("LOCK TABLE dagbump.history")
+        other.execute("LOCK TABLE log")
         page.get_by_role("button", name="Move them").click()
         until(lambda: waiting(two_batches) == 1, lambda: "the first batch waits for the lock")
         two_batches.execute(END_WAITING)
