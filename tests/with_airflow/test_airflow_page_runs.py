@@ -269,6 +269,7 @@ def test_the_row_says_how_to_end_the_transaction_in_the_way(
         page.reload()
         holder = row_of(page, "2026-11-25T04").locator(".holder")
         expect(holder).to_contain_text("If it does not end by itself, a DBA can end its session:")
+        holder.get_by_text("What to do").click()
         holder.get_by_role("button", name="Copy").click()
         command = page.evaluate("getSelection().toString()")
         assert fleet.connection.execute(command.encode()).fetchall() == [(True,)]
