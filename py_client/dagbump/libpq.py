@@ -27,6 +27,8 @@ _NO_SCHEME = "It does not begin with postgresql:// and is no list of keyword=val
 _URL = re.compile(
     r"(?P<scheme>[\w.+-]+)://(?P<credentials>[^:/]*(?::[^@]*)?@)?(?P<place>[^?]*)(?:\?(?P<query>.*))?", re.DOTALL
 )
+# In "sslmode= password=x", libpq reads the password as the value of sslmode, and its message would quote it.
+_SECRET_INSIDE = re.compile(r"password\s*=", re.IGNORECASE)
 _POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+\w+)?")
 
 
@@ -58,7 +60,7 @@ def parameters(url: str, source: str, module: ModuleType, drivername: str) -> di
         found = _read_url(match, module, drivername) if match else _parse_conninfo(module, url)
     except Exception:  # noqa: BLE001  (the message may quote a part of the password)
         raise unclear from None
-    if found is None or not re.fullmatch(r"[\d,]*", str(found.get("port") or "")):
+    if found is None or not re.fullmatch(r"[\d,]*", str(found.get("port") or "")) or _swallows_a_secret(found):
         raise unclear
     return found
 
@@ -75,7 +77,8 @@ def _read_url(match: re.Match[str], module: ModuleType, drivername: str) -> dict
         elif not equals or "@" in name + value:
             return None
     credentials = match["credentials"] or ""
-    if "/" in credentials and _libpq_reads_it_otherwise(match, module):
+    # If the query's password has an @, all that stands before it is taken for credentials.
+    if _SECRET_INSIDE.search(credentials) or ("/" in credentials and _libpq_reads_it_otherwise(match, module)):
         return None
     url = f"postgresql://{credentials}{match['place']}?{'&'.join(query)}"
     try:
@@ -97,6 +100,10 @@ def _libpq_reads_it_otherwise(match: re.Match[str], module: ModuleType) -> bool:
     except Exception:  # noqa: BLE001  (libpq cannot read the URL at all)
         return False
     return "@" not in read.get("dbname", "") and re.fullmatch(r"\d*", read.get("port", "")) is not None
+
+
+def _swallows_a_secret(found: dict[str, Any]) -> bool:
+    return any(name != "password" and _SECRET_INSIDE.search(str(value)) for name, value in found.items())
 
 
 _SSLMODES = {"true": "require", "1": "require", "false": "disable", "0": "disable"}

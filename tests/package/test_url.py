@@ -227,6 +227,10 @@ class TestUrl:
             "postgresql://user:horse",
             "postgresql://user:1/battery@horse:2@127.0.0.1/d",
             "password=horse://battery host=127.0.0.1 port=1",
+            "sslmode= password=horse host=127.0.0.1 port=1",  # as of a variable that is not set
+            "host=127.0.0.1 port=1 dbname = password = battery",
+            "postgresql://127.0.0.1:1/?&password=horse@battery",
+            "postgresql://127.0.0.1?password=horse@battery",
             f"host=127.0.0.1 port=1 password={SECRET}",  # an unquoted blank: libpq's message would quote the rest
             "postgresql://user:horse battery@127.0.0.1:1/d?staple=secret",
             "postgresql://user:horse@staple:battery@127.0.0.1:1:2/d",
