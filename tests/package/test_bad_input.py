@@ -72,7 +72,20 @@ KNOWN = st.sampled_from(
         "index@head",
         "0001",
         "0000",
-        "0001:base","2h", "2026-01-31 14:00", "0001-01-01", "9999-12-31T23:59:59+00:00", "999999999d", "json", "logfmt", "text","127.0.0.1", "tries_apart", "tries_inside", *example_fleet.NAMED]
+        "0001:base",
+        "2h",
+        "2026-01-31 14:00",
+        "0001-01-01",
+        "9999-12-31T23:59:59+00:00",
+        "999999999d",
+        "json",
+        "logfmt",
+        "text",
+        "127.0.0.1",
+        "tries_apart",
+        "tries_inside",
+        *example_fleet.NAMED,
+    ],
 )
 VALUES = NUMBERS.map(str) | KNOWN | bad_input.texts().map(lambda text: text[:2_000])
 COMMANDS: Mapping[str, Any] = {
@@ -129,7 +142,21 @@ SPECIAL = st.lists(
 )
 PASSWORDS = SPECIAL.map(lambda between: MARK + "".join(f"{one}{MARK}" for one in between))
 SCHEMES = st.sampled_from(
-    ["postgresql", "postgres", "postgresql+psycopg2", "postgresql+psycopg", "postgresql+asyncpg", "postgresql+pg8000","postgresql+nonsense", "mysql", "sqlite", "POSTGRESQL", "", "http", "jdbc:postgresql"]
+    [
+        "postgresql",
+        "postgres",
+        "postgresql+psycopg2",
+        "postgresql+psycopg",
+        "postgresql+asyncpg",
+        "postgresql+pg8000",
+        "postgresql+nonsense",
+        "mysql",
+        "sqlite",
+        "POSTGRESQL",
+        "",
+        "http",
+        "jdbc:postgresql",
+    ]
 )
 HOSTS = st.sampled_from(
     ["127.0.0.1", "[::1]", "", "127.0.0.1:1,127.0.0.1:2", "%2Fnowhere", "/nowhere", "[::1", "127.0.0.1,", "[]"]
@@ -161,7 +188,6 @@ def urls(draw: st.DrawFn) -> str:
             "application_name",
             "port",
             "host",
-        ,
             "dbname",
             "unix_sock",
             "database",
