@@ -260,7 +260,8 @@ def test_airflows_address_leads_back(web: Web, enter: Enter) -> None:
     expect_found(somebody)
     copied = somebody.page.url
     somebody.in_frame.get_by_role("link", name="History").click()
-    expect(somebody.in_frame.locator(".empty")).to_contain_text("Nothing that matches has been moved in a Dag that you may see.")
+    nothing = "Nothing that matches has been moved in a Dag that you may see."
+    expect(somebody.in_frame.locator(".empty")).to_contain_text(nothing)
     assert place_of(somebody, web) == "history?search=etl"
     somebody.page.go_back()
     expect_found(somebody)

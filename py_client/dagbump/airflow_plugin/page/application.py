@@ -216,8 +216,7 @@ def _show_error(request: Request, status_code: int, said: str, *, may_have_writt
 
     An unexpected error may have come after the COMMIT, or instead of the answer to it.
     """
-    title, _, advice = said.partition("
-")
+    title, _, advice = said.partition("\n")
     writes = request.method == "POST"
     is_unchanged = writes and not may_have_written
     return render(
