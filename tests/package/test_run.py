@@ -337,6 +337,52 @@ class TestPassingTrouble:
             assert loop.finish(timeout=5) == 0
 
 
+class TestServerThatHangs:
+    """Its kernel still answers, so TCP notices nothing, and its own timeouts do not run."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("driver", DRIVERS)
+    def test_in_a_bump(self, own_server: EmbeddedPostgres, airflow_database: URL, driver: str) -> None:
+        copy_airflow(airflow_database, own_server.url)
+        url = libpq(own_server.url)
+        words = (*DAGBUMP, "run", "--interval", "0.1", "--lock-timeout", "0", "--statement-timeout", "2")
+        with (
+            psycopg.connect(url, autocommit=True) as observer,
+            psycopg.connect(url) as gate,
+            running(*words, DAGBUMP_URL=url, **DRIVERS[driver]) as loop,
+        ):
+            gate.execute("LOCK TABLE task_instance IN ACCESS EXCLUSIVE MODE")
+            (backend,) = until_waiting(Fleet(observer))
+            os.kill(backend, signal.SIGSTOP)
+            try:
+                gate.rollback()
+                stale_run(Fleet(observer))
+                loop.until_printed("trying again")
+                loop.until_printed("bumped 1")
+            finally:
+                os.kill(backend, signal.SIGCONT)
+
+    @pytest.mark.slow
+    def test_in_the_session_of_the_lock(self, own_server: EmbeddedPostgres, airflow_database: URL) -> None:
+        copy_airflow(airflow_database, own_server.url)
+        url = libpq(own_server.url)
+        holder = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted"
+        with (
+            psycopg.connect(url, autocommit=True) as observer,
+            running(*DAGBUMP, "run", "--interval", "0.1", "--statement-timeout", "1", DAGBUMP_URL=url) as loop,
+        ):
+            stale_run(Fleet(observer), "before")
+            loop.until_printed("bumped 1")
+            ((backend,),) = observer.execute(holder).fetchall()
+            os.kill(backend, signal.SIGSTOP)
+            try:
+                loop.until_printed(f"standing by, because another copy is active: pid {backend}")
+            finally:
+                os.kill(backend, signal.SIGCONT)
+            stale_run(Fleet(observer), "after")
+            loop.until_printed("bumped 1", times=2)
+
+
 class TestEnd:
     """The command always ends within a second."""
 

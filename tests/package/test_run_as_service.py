@@ -23,8 +23,10 @@ import psycopg
 import pytest
 from dagbump import database as databases
 from dagbump.command_line.active_copy import ActiveCopy
+from dagbump.command_line.deadline import Deadline
 from dagbump.command_line.metrics import Metrics, serve
 from dagbump.installation import state
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -161,6 +163,14 @@ class TestMetrics:
         assert by_dag["dag_999"] == 999
         assert sum(by_dag.values()) == sum(range(1_000))
 
+    @pytest.mark.parametrize("dag_id", ['"quoted"', "back\\slash", "two\nlines", "käse 🧀", "}{,=", "\u2028"])
+    def test_any_dag_id_is_a_label_that_can_be_read(self, dag_id: str) -> None:
+        metrics = Metrics(Silent(), interval=1.0)
+        metrics.previewed("0001", [preview(dag_id, stale=3)])
+        families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
+        (family,) = (each for each in families if each.name == "dagbump_stale_task_instances")
+        assert [(sample.labels, sample.value) for sample in family.samples] == [({"dag_id": dag_id}, 3)]
+
     def test_a_copy_that_has_become_passive_forgets_what_it_knew(self) -> None:
         metrics = Metrics(Silent(), interval=1.0)
         metrics.result(dagbump.BumpResult((dagbump.RunBump(1, "d", "run", UUID(int=1), 2, 0, 3, False),)), 0.1)
@@ -276,7 +286,7 @@ class TestCopies:
     def test_a_copy_that_has_gone_silent_loses_its_part(self, database: URL) -> None:
         """A machine that has lost its power closes no connection, nor does a process that is stopped."""
         engine = databases.create_engine(libpq(database))
-        silent, other = (ActiveCopy(lambda: databases.connect(engine), silence) for silence in (0.2, 0))
+        silent, other = (ActiveCopy(lambda: databases.connect(engine), silence, Deadline(0)) for silence in (0.2, 0))
         try:
             assert silent.other() is None
             until(lambda: other.other() is None, lambda: "the server has ended the session of the silent one")

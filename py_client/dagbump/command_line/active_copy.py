@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dagbump.command_line import timeouts
+from dagbump.command_line.deadline import Deadline
 from dagbump.command_line.postponed import Postponed
 from dagbump.wording import describe_session
 
@@ -43,15 +44,17 @@ _HOLDER = f"""
 class ActiveCopy:
     """One copy's part in the choice of the active copy."""
 
-    def __init__(self, connect: Callable[[], sa.engine.Connection], silence: float) -> None:
+    def __init__(self, connect: Callable[[], sa.engine.Connection], silence: float, deadline: Deadline) -> None:
         """Connect to nothing yet.
 
         Args:
             connect: makes a new connection, with the current credentials.
             silence: after so many seconds without a call of `other`, the server releases the lock; 0: never.
+            deadline: limits how long a call of `other` waits for the server.
         """
         self._connect = connect
         self._silence = silence
+        self._deadline = deadline
         self._connection: sa.engine.Connection | None = None
         self._is_this_one = False
 
@@ -71,15 +74,19 @@ class ActiveCopy:
         if self._connection is None:
             # With a higher isolation level, the open transaction would keep its first snapshot.
             self._connection = self._connect().execution_options(isolation_level="READ COMMITTED")
+        with self._deadline.on(self._connection):
+            return self._ask(self._connection)
+
+    def _ask(self, connection: sa.engine.Connection) -> str | None:
         if self._is_this_one:
-            self._connection.exec_driver_sql("SELECT 1")  # raises if the connection, and so the lock, is lost
+            connection.exec_driver_sql("SELECT 1")  # raises if the connection, and so the lock, is lost
             return None
-        transaction = self._connection.begin()
-        timeouts.replace(self._connection, silence=self._silence)
-        self._is_this_one = bool(self._connection.exec_driver_sql(_TRY).scalar_one())
+        transaction = connection.begin()
+        timeouts.replace(connection, silence=self._silence)
+        self._is_this_one = bool(connection.exec_driver_sql(_TRY).scalar_one())
         if self._is_this_one:
             return None
-        holder = self._connection.exec_driver_sql(_HOLDER).one_or_none()
+        holder = connection.exec_driver_sql(_HOLDER).one_or_none()
         transaction.rollback()  # gives the server connection back to a pooler
         return describe_session(*holder) if holder else "another session, which has just ended"
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dagbump.command_line import timeouts
 from dagbump.command_line.active_copy import ActiveCopy
+from dagbump.command_line.deadline import Deadline
 from dagbump.command_line.postponed import Postponed
 from dagbump.errors import (
     DagbumpError,
@@ -144,7 +145,8 @@ class PeriodicBump:
         self._reporter = reporter
         self._preview = preview
         self._previewed_at = float("-inf")
-        self._active_copy = None if all_active else ActiveCopy(connect, pace.silence)
+        self._deadline = Deadline(pace.statement_timeout)
+        self._active_copy = None if all_active else ActiveCopy(connect, pace.silence, self._deadline)
         self._refused_since: float | None = None
         self._asked_to_stop = False  # not an Event, because a signal handler sets it and must take no lock
         self._stopping = threading.Event()
@@ -159,7 +161,7 @@ class PeriodicBump:
     def run(self) -> None:
         """Bump until `stop` is called; then the server cancels the current bump and rolls it back.
 
-        If the server hangs, the thread stays behind and ends with the process.
+        If the server hangs at the end, the thread stays behind and ends with the process.
 
         After a temporary error (a lost connection, a lock, a timeout) the loop tries again, with growing pauses. Once a
         bump has succeeded, it also tries again if functions or tables are missing, because a restore or a migration may
@@ -174,6 +176,7 @@ class PeriodicBump:
         worker.start()
         while worker.is_alive() and not self._asked_to_stop:
             worker.join(_LOOK_SECONDS)
+            self._deadline.enforce()
         self._stopping.set()
         worker.join(_CANCEL_AFTER_SECONDS)
         if worker.is_alive():
@@ -245,7 +248,7 @@ class PeriodicBump:
     @contextmanager
     def _transaction(self, connection: sa.engine.Connection) -> Iterator[None]:
         """Open a transaction with this command's own timeouts, whatever those of the role or the database are."""
-        with connection.begin():
+        with self._deadline.on(connection), connection.begin():
             timeouts.replace(connection, lock=self._pace.lock_timeout, statement=self._pace.statement_timeout)
             yield
 
