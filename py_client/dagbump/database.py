@@ -165,7 +165,10 @@ def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.en
     trusted = trust_owner or os.environ.get(trust.VARIABLE) == "1"
 
     def open_pinned() -> Any:
-        driver_connection = _in_iso_style(module.connect(**parameters))
+        try:
+            driver_connection = _in_iso_style(module.connect(**parameters))
+        except UnicodeError as error:  # psycopg looks hosts up through Python, which encodes their names first
+            raise module.OperationalError(f"could not translate the host name to an address: {error}") from error
         driver_connection.cursor().execute(search_path.PIN)
         return driver_connection
 

@@ -340,6 +340,13 @@ class TestExitCodes:
             assert "127.0.0.1:1" in done.stderr
             assert "secret" not in done.stderr
 
+    @pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example"])
+    @pytest.mark.parametrize("driver", [{}, {"PSYCOPG_IMPL": "none"}], ids=["psycopg", "psycopg2"])
+    def test_a_name_that_no_host_can_have_is_not_reached(self, host: str, driver: dict[str, str]) -> None:
+        done = command(*DAGBUMP, "check", "--url", f"postgresql://{host}/d", **driver)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.startswith(f"dagbump: cannot connect to d on {host} (named by --url): could not translate")
+
     def test_4_where_dagbump_is_not_installed(self, airflow_database: URL) -> None:
         for name in ("preview", "bump", "run"):
             done = command(*DAGBUMP, name, "--url", libpq(airflow_database))
