@@ -106,7 +106,7 @@ def test_one_connection_is_enough(postgres: Server, dagbump_template: str, tmp_p
         assert "Moved 1 task instance of 1 run." in moved.text
         assert fleet.execute("SELECT caller FROM dagbump.history").fetchall() == [("page 'Dag versions': admin",)]
         audited = fleet.execute("SELECT owner, extra FROM {schema}.log WHERE event = 'dagbump_bump'").fetchall()
-        assert audited == [("admin", json.dumps({"dag_run_ids": [run], "method": "POST"}))]
+        assert audited == [("admin", json.dumps({"dag_run_ids": [run], "refused": False, "method": "POST"}))]
 
 
 @pytest.fixture(scope="module")
