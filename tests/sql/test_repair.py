@@ -426,7 +426,7 @@ class TestCommand:
         done = command(*words, DAGBUMP_URL=libpq(database))
         assert re.search(r"^bump: .*except those that another transaction has locked", done.stdout, re.MULTILINE)
         assert "The oldest holder is" in done.stdout
-        assert re.search(r"^needs_verify: The scheduler", done.stdout, re.MULTILINE)
+        assert re.search(r"^needs_verify: The DAG has a new version", done.stdout, re.MULTILINE)
 
         answer = json.loads(command(*words, "--json", DAGBUMP_URL=libpq(database)).stdout)
         assert (answer["moved"], answer["runs"]) == (0, 0)
