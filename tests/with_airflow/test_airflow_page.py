@@ -382,6 +382,14 @@ def test_each_user_of_fab_sees_and_does_what_they_may(served_fab: Served, browse
         editor = people["editor_of_one"]
         expect(editor.page.locator("#answer")).to_contain_text("7 of 8 unfinished")
         expect(button(editor)).to_have_text("Move 6 task instances…")
+        # Nothing on this page can be moved by anybody, but other pages may have runs that this user may move.
+        fleet.execute("UPDATE {schema}.dag SET is_paused = true WHERE dag_id = 'reports.daily'")
+        open_page(editor, web, "/?size=1&sort=-verdict")
+        expect(editor.page.locator("tbody")).to_contain_text("reports.daily")
+        expect(editor.page.get_by_role("link", name="Move what is on all pages…")).to_be_visible()
+        fleet.execute("UPDATE {schema}.dag SET is_paused = false WHERE dag_id = 'reports.daily'")
+        open_page(editor, web)
+
         token = str(editor.page.locator("dialog").get_attribute("data-token"))
         every_run = [run for (run,) in fleet.execute("SELECT id FROM {schema}.dag_run").fetchall()]
         assert post(editor, web, every_run, token) == 200

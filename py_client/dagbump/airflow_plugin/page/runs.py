@@ -114,7 +114,8 @@ class RunsTab:
         """Whether other pages may have something for this viewer to move."""
         listed = (choice.name for choice in self.choices if self.filter.verdict in {"", choice.name})
         others = self.runs.pages > 1 and any(verdict_of(name).is_moved for name in listed)
-        return others and (bool(self.editable) or not self.judged_dag_ids)
+        movable_here = {run.row.dag_id for run in self.runs.rows if _is_movable(run.row)}
+        return others and (not movable_here or not movable_here.isdisjoint(self.editable))
 
     @property
     def listed_without_verdict(self) -> int:
