@@ -39,14 +39,7 @@ BEGIN
     ),
 
     scoped AS MATERIALIZED (
-        SELECT
-            run.dag_run_id,
-            run.dag_id,
-            run.run_id,
-            run.run_type,
-            run.logical_date,
-            coalesce(run.pinned_version_id, run.dag_version_id) AS dag_version_id
-        FROM judged AS run
+        @include:scoped_runs@
     ),
 
     scope AS (

@@ -13,6 +13,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def test_every_query_of_the_dashboard_answers(
             gate.rollback()
             loop.until_printed("connected again")
             for expression in expressions():
-                until(lambda asked=expression: server.answers(asked), lambda asked=expression: f"{asked} answers")  # type: ignore[misc]
+                until(partial(server.answers, expression), partial("{} answers".format, expression))
             (group,) = server.get("rules")["groups"]
             until(
                 lambda: {rule["health"] for rule in server.get("rules")["groups"][0]["rules"]} == {"ok"},
