@@ -283,6 +283,27 @@ class TestCopies:
                 end("standby")
                 second.until_printed("connected again, and standing by")
 
+    def test_one_that_is_stopped_stands_by_when_it_goes_on(self, fleet: Fleet, database: URL) -> None:
+        words = ("--statement-timeout", "1")  # so the server waits 31.1 seconds for a copy that is silent
+        with copy(libpq(database), *words) as active:
+            stale_run(fleet, "first")
+            active.until_printed("bumped 1")
+            with copy(libpq(database), *words) as passive:
+                passive.until_printed("standing by")
+                active.process.send_signal(signal.SIGSTOP)
+                stale_run(fleet, "second")
+                until(
+                    lambda: passive.count("this copy is the active one now"),
+                    lambda: "the server has ended the session of the stopped one",
+                    patience=60,
+                )
+                passive.until_printed("bumped 1")
+                active.process.send_signal(signal.SIGCONT)
+                active.until_printed("standing by, because another copy is active: pid ")
+                stale_run(fleet, "third")
+                passive.until_printed("bumped 1", times=2)
+                assert active.count("bumped 1") == 1
+
     def test_a_copy_that_has_gone_silent_loses_its_part(self, database: URL) -> None:
         """A machine that has lost its power closes no connection, nor does a process that is stopped."""
         engine = databases.create_engine(libpq(database))
