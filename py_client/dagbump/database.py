@@ -8,7 +8,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -134,7 +134,9 @@ class _Database:
     trust_owner: bool
 
 
-def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.engine.Engine:
+def create_engine(
+    url: str | DatabaseUrl, *, trust_owner: bool = False, opened: Callable[[Any], None] | None = None
+) -> sa.engine.Engine:
     """Make an engine without a pool; it uses psycopg if this SQLAlchemy has a dialect for it, else psycopg2.
 
     Every statement runs with a pinned search path, also those that SQLAlchemy and the driver send on connect. The
@@ -145,6 +147,7 @@ def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.en
         url: the database's URL.
         trust_owner: let a superuser work although Airflow's tables belong to an ordinary role. DAGBUMP_TRUST_OWNER=1
             does the same.
+        opened: is called with each new connection of the driver before its first query.
 
     Raises:
         InvalidUrl: the URL cannot be understood; the message does not repeat it.
@@ -166,9 +169,12 @@ def create_engine(url: str | DatabaseUrl, *, trust_owner: bool = False) -> sa.en
 
     def open_pinned() -> Any:
         try:
-            driver_connection = _in_iso_style(module.connect(**parameters))
+            driver_connection = module.connect(**parameters)
         except UnicodeError as error:  # psycopg looks hosts up through Python, which encodes their names first
             raise module.OperationalError(f"could not translate the host name to an address: {error}") from error
+        if opened is not None:
+            opened(driver_connection)
+        _in_iso_style(driver_connection)
         driver_connection.cursor().execute(search_path.PIN)
         return driver_connection
 
@@ -202,7 +208,7 @@ def _driver() -> tuple[ModuleType, str]:
     return psycopg2, "postgresql+psycopg2"
 
 
-def _in_iso_style(connection: Any) -> Any:
+def _in_iso_style(connection: Any) -> None:
     """Have the server send timestamps as ISO, because psycopg reads no other DateStyle.
 
     psycopg2 sets DateStyle itself. PgBouncer tracks this setting for each client, so other clients do not get it.
@@ -210,7 +216,6 @@ def _in_iso_style(connection: Any) -> Any:
     if not (connection.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
         connection.execute("SET DateStyle = ISO")
         connection.commit()
-    return connection
 
 
 def _description(parameters: Mapping[str, Any]) -> str:

@@ -10,8 +10,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dagbump
 import psycopg
@@ -275,7 +276,7 @@ class TestPassingTrouble:
         shut_out(fleet, name)
         engine = create_engine(libpq(database.set(username=name, password=PASSWORD)))
         heard = Heard()
-        bumping = PeriodicBump(lambda: None, lambda: connect_to(engine), QUICK, heard)
+        bumping = PeriodicBump(lambda: None, lambda _: connect_to(engine), QUICK, heard)
         with pytest.raises(dagbump.Unreachable, match="not permitted to log in") as ended:
             bumping.run()
         assert ended.value.exit_code == 3
@@ -286,7 +287,7 @@ class TestPassingTrouble:
         engine = create_engine(libpq(database))
         connections = iter([connect_to(engine)])
 
-        def connect() -> sa.engine.Connection:
+        def connect(_: object) -> sa.engine.Connection:
             for connection in connections:
                 return connection
             raise InvalidUrl("Airflow could not read sql_alchemy_conn_cmd")
@@ -361,6 +362,35 @@ class TestServerThatHangs:
                 loop.until_printed("bumped 1")
             finally:
                 os.kill(backend, signal.SIGCONT)
+
+    @pytest.mark.slow
+    def test_in_the_first_queries_of_a_connection(self, own_server: EmbeddedPostgres, airflow_database: URL) -> None:
+        copy_airflow(airflow_database, own_server.url)
+        stopped: list[int] = []
+
+        def connect(opened: Callable[[Any], None]) -> sa.engine.Connection:
+            def hang_once(driver_connection: Any) -> None:
+                opened(driver_connection)
+                if not stopped:
+                    stopped.append(driver_connection.info.backend_pid)
+                    os.kill(stopped[0], signal.SIGSTOP)
+
+            return connect_to(create_engine(libpq(own_server.url), opened=hang_once))
+
+        class WhoStops(Heard):
+            def result(self, result: dagbump.BumpResult, seconds: float) -> None:  # noqa: ARG002  (a Reporter's)
+                assert result.runs == ()
+
+            def recovered(self) -> None:
+                bumping.stop()
+
+        heard = WhoStops()
+        bumping = PeriodicBump(lambda: None, connect, Pace(interval=0.1, statement_timeout=1), heard)
+        try:
+            bumping.run()
+        finally:
+            os.kill(stopped[0], signal.SIGCONT)
+        assert len(heard.troubles) == 1
 
     @pytest.mark.slow
     def test_in_the_session_of_the_lock(self, own_server: EmbeddedPostgres, airflow_database: URL) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagbump.command_line.postponed import Postponed
 from dagbump.errors import translated
@@ -19,9 +19,11 @@ else:
     state = Postponed("dagbump.installation.state")
 
 
-def engine_for(url: str | None, *, trust_owner: bool = False) -> sa.engine.Engine:
+def engine_for(
+    url: str | None, *, trust_owner: bool = False, opened: Callable[[Any], None] | None = None
+) -> sa.engine.Engine:
     """Return an engine for the given URL, else for the URL in the environment."""
-    return database.create_engine(database.find_url(url), trust_owner=trust_owner)
+    return database.create_engine(database.find_url(url), trust_owner=trust_owner, opened=opened)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,26 @@ class Deadline:
     @contextmanager
     def on(self, connection: sa.engine.Connection) -> Iterator[None]:
         """Limit the time of what is done with the connection in this block."""
+        self._watch(connection.connection.driver_connection)
+        with self._until_the_end():
+            yield
+
+    def connecting(self, connect: Callable[[Callable[[Any], None]], sa.engine.Connection]) -> sa.engine.Connection:
+        """Make a connection, and limit the time of its first queries.
+
+        Args:
+            connect: makes the connection, and calls its argument with the driver's connection as soon as that is open.
+                Until then, libpq's connect_timeout limits the time.
+        """
+        with self._until_the_end():
+            return connect(self._watch)
+
+    def _watch(self, driver_connection: Any) -> None:
         with self._lock:
-            self._driver_connection = connection.connection.driver_connection
-            self._ends_at = time.monotonic() + self._seconds
+            self._driver_connection, self._ends_at = driver_connection, time.monotonic() + self._seconds
+
+    @contextmanager
+    def _until_the_end(self) -> Iterator[None]:
         try:
             yield
         finally:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dagbump.command_line import timeouts
@@ -122,7 +123,7 @@ class PeriodicBump:
     def __init__(
         self,
         prepare: Callable[[], None],
-        connect: Callable[[], sa.engine.Connection],
+        connect: Callable[[Callable[[Any], None]], sa.engine.Connection],
         pace: Pace,
         reporter: Reporter,
         *,
@@ -133,20 +134,21 @@ class PeriodicBump:
 
         Args:
             prepare: is called once, at the start, to look at the database. An error in it ends the loop.
-            connect: makes each new connection, with the current credentials.
+            connect: makes each new connection, with the current credentials, and calls its argument with the driver's
+                connection as soon as that is open.
             pace: how often and how long.
             reporter: receives results and errors.
             preview: is called after a bump, once a minute, in a transaction of its own.
             all_active: bump although another copy of the command bumps in this database.
         """
         self._prepare = prepare
-        self._connect = connect
         self._pace = pace
         self._reporter = reporter
         self._preview = preview
         self._previewed_at = float("-inf")
         self._deadline = Deadline(pace.statement_timeout)
-        self._active_copy = None if all_active else ActiveCopy(connect, pace.silence, self._deadline)
+        self._connect = partial(self._deadline.connecting, connect)
+        self._active_copy = None if all_active else ActiveCopy(self._connect, pace.silence, self._deadline)
         self._refused_since: float | None = None
         self._asked_to_stop = False  # not an Event, because a signal handler sets it and must take no lock
         self._stopping = threading.Event()

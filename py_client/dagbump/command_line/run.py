@@ -6,11 +6,12 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -122,8 +123,8 @@ def run(
             where = database.describe(connection.engine)
         note(f"dagbump run: one safe bump every {interval:g} s in {where}. Ctrl-C ends it.")
 
-    def connect() -> sa.engine.Connection:
-        return database.connect(engine_for(url, trust_owner=trust_owner), airflow_schema)
+    def connect(opened: Callable[[Any], None]) -> sa.engine.Connection:
+        return database.connect(engine_for(url, trust_owner=trust_owner, opened=opened), airflow_schema)
 
     with exit_codes(), printing(committed=True):
         report = _Report(as_json=as_json)
