@@ -179,6 +179,7 @@ class TestRun:
             with psycopg.connect(libpq(own_server.url), autocommit=True) as connection:
                 stale_run(Fleet(connection), "after")
                 loop.until_printed("bumped 1", times=2)
+            loop.until_printed("connected again")  # follows the line of the bump
             assert re.search(f"^{TIME} dagbump run: .*; trying again", "".join(loop.lines), re.MULTILINE)
             assert re.search(f"^{TIME} dagbump run: connected again", "".join(loop.lines), re.MULTILINE)
             loop.process.send_signal(signal.SIGTERM)
