@@ -8,8 +8,8 @@
 # make test-migrations: Airflow's own migrations, from release to release and back, with dagbump inside.
 # make test-matrix: what is about SQL, on the tables of every Airflow and on every PostgreSQL; takes hours.
 #   RELEASES=3.3.2 POSTGRES="postgres:15 embedded:13" for some of it. CI runs it every night, a pair per job.
-# make prove: the proofs in docs/reliability.md in their long form, which takes hours. ARGS="-k kills" for some of them. make
-#   test-slow runs their short form.
+# make prove: the proofs in docs/reliability.md in their long form, which takes hours; those that run a real Airflow, on each
+#   release. ARGS="-k kills" for some of them. make test-slow and test-airflow run their short form.
 # make bench: what it costs, beside stock Airflow; wants an idle machine. bench-scheduler: what is left of a scheduler's loop
 #   with the plugin. bench-page: how long the page in Airflow's UI takes. bench-repair: what a repair costs. Each writes its
 #   figures into docs/*.json, and from there the tables in README.md and docs/*.md. ARGS=--quick: in small, into
@@ -68,8 +68,15 @@ test-newest:
 # The benchmark shares with the tests where PostgreSQL and Airflow come from.
 BENCH = PYTHONPATH=tests $(BIN)/python -m benchmarks
 
+PROVE = DAGBUMP_LONG=1 DAGBUMP_RECORD=1 $(BIN)/pytest
+# pytest's exit code where ARGS leaves no test.
+NO_TESTS = 5
+
 prove: $(VENV)/.dev
-	DAGBUMP_LONG=1 DAGBUMP_RECORD=1 $(BIN)/pytest -m proof $(ARGS)
+	$(PROVE) -m "proof and not airflow" $(ARGS) || test $$? = $(NO_TESTS)
+	for release in $(RELEASES); do \
+	    DAGBUMP_AIRFLOW=$$release $(PROVE) -m "proof and airflow" $(ARGS) || test $$? = $(NO_TESTS) || exit; \
+	done
 	$(BENCH) --report-only
 
 bench: $(VENV)/.bench

@@ -10,13 +10,14 @@ from typing import Any
 from support.processes import CHECKOUT
 
 from benchmarks import plots
-from benchmarks.figures import LOOK, Cost, Costs, LifeCycles, Proof, Results, Rows, name_of, names
+from benchmarks.figures import LOOK, Cost, Costs, Figure, LifeCycles, Proof, Results, Rows, name_of, names
 from benchmarks.plan import LOOKS, LOOP_RUNS, NOTHING, VERSION_WORK, FleetSize
 from benchmarks.thresholds import thresholds
 
 _BLOCK = re.compile(r"(<!-- generated: (\w+)/(.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _BASELINES = {"dagbump": "update", "dagbump-index": "update-index"}  # an UPDATE of the same rows in the same database
 _DASH = "-"
+_NOT_RUN = "not run"
 # The sizes that most fleets have: the README shows these alone.
 _FLEETS_IN_SHORT = (f"{LOOP_RUNS} x 20", f"{LOOP_RUNS} x 100")
 # From here on, a fraction says nothing.
@@ -212,8 +213,19 @@ def _rows(results: Rows) -> str:
 
 
 def _proof(proof: Proof) -> str:
-    rows = [(what, count if isinstance(count, str) else _exact(count)) for what, count in proof.figures.items()]
-    return _table(("", ""), rows)
+    if grid := {what: row for what, row in proof.figures.items() if isinstance(row, dict)}:
+        return _grid(grid)
+    return _table(("", ""), [(what, _shown(count)) for what, count in proof.figures.items()])
+
+
+def _grid(rows: Mapping[str, Mapping[str, Figure]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    cells = [(what, *(_shown(row.get(column, _NOT_RUN)) for column in columns)) for what, row in rows.items()]
+    return _table(("", *columns), cells)
+
+
+def _shown(count: Any) -> str:
+    return count if isinstance(count, str) else _exact(count)
 
 
 def _exact(value: float) -> str:

@@ -129,6 +129,10 @@ class Results(Rows):
                 yield release, stock, by[loop, fleet, f"plugin-{release}"]
 
 
+Figure = int | float | str
+Figures = dict[str, Figure | dict[str, Figure]]  # by what they count; those of a table with columns, by column too
+
+
 @dataclass(frozen=True)
 class Proof:
     """What a test has counted, with what makes it (`support.proof`)."""
@@ -136,7 +140,7 @@ class Proof:
     command: str
     commit: str
     date: str
-    figures: dict[str, int | float | str]  # by what they count
+    figures: Figures
 
 
 _FILES: dict[str, tuple[str, Any]] = {

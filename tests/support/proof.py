@@ -12,24 +12,26 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks import figures
-from benchmarks.figures import Proof
+from benchmarks.figures import Figure, Figures, Proof
 from support.processes import CHECKOUT
 
 LONG = os.environ.get("DAGBUMP_LONG") == "1"
 
 
-def record(title: str, command: str, counted: Mapping[str, int | float | str]) -> None:
+def record(title: str, command: str, counted: Mapping[str, Figure | Mapping[str, Figure]]) -> None:
     """Print what was counted. Where DAGBUMP_RECORD is set, keep it in docs/proof.json, for the block of that title.
 
     Args:
         title: the name of the proof. The block `proof/TITLE` of a document shows it.
         command: the command that counts them.
-        counted: figures by what they count, in the order in which they are shown.
+        counted: figures by what they count, in the order in which they are shown. For a table of more columns, each is
+            a mapping by column.
     """
-    lines = [title, *(f"    {what}: {figure}" for what, figure in counted.items())]
+    figures_: Figures = {what: dict(row) if isinstance(row, Mapping) else row for what, row in counted.items()}
+    lines = [title, *(f"    {what}: {figure}" for what, figure in figures_.items())]
     print("\n".join(lines), file=sys.__stderr__)  # pytest shows nothing else of a test that passes
     if os.environ.get("DAGBUMP_RECORD"):
-        proof = Proof(command, _commit(), f"{datetime.now(timezone.utc):%Y-%m-%d}", dict(counted))
+        proof = Proof(command, _commit(), f"{datetime.now(timezone.utc):%Y-%m-%d}", figures_)
         keep(title, proof, CHECKOUT / "docs")
 
 
@@ -40,8 +42,18 @@ def keep(title: str, proof: Proof, directory: Path) -> None:
         proofs = figures.load(directory).get("proof", {})
         before = proofs.get(title)
         if before and before.commit == proof.commit:
-            proof = replace(proof, figures=before.figures | proof.figures)
+            proof = replace(proof, figures=_merged(before.figures, proof.figures))
         figures.save("proof", {**proofs, title: proof}, directory)
+
+
+def _merged(before: Figures, figures: Figures) -> Figures:
+    """Add figures to others; a row with columns keeps those that only it has."""
+    merged = before | figures
+    for what, row in figures.items():
+        old = before.get(what)
+        if isinstance(row, dict) and isinstance(old, dict):
+            merged[what] = old | row
+    return merged
 
 
 def _commit() -> str:

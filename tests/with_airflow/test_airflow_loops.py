@@ -3,7 +3,7 @@
 A loop is all of SchedulerJobRunner._do_scheduling of the release that `environments.release` names. Afterwards both
 databases must hold the same, apart from stale task instances that dagbump has moved and the stock scheduler has not.
 
-20 fleets by default; `DAGBUMP_LOOP_FLEETS=200` tries more, and `DAGBUMP_LOOP_SEED=…` one of them.
+20 fleets by default, and 2,000 in `make prove`. `DAGBUMP_LOOP_FLEETS` says how many; `DAGBUMP_LOOP_SEED=…` tries one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import dagbump
 import psycopg
 import pytest
+from support import proof
 from support.loop_comparison import KEYS, Comparison, Key, by_key, snapshot
 from support.random_fleets import Prototypes, RandomFleet, write_dags
 from support.releases import environments
@@ -36,9 +37,16 @@ STOCK_FORGETS_NULL = RELEASE >= (3, 2)
 # Up to 3.1 it loads all task instances of the runs that it examines.
 STOCK_LOADS_TIS = RELEASE < (3, 2)
 
-FLEETS = int(os.environ.get("DAGBUMP_LOOP_FLEETS") or 20)
+FLEETS = int(os.environ.get("DAGBUMP_LOOP_FLEETS") or (2_000 if proof.LONG else 20))
 SEED = os.environ.get("DAGBUMP_LOOP_SEED")
 SEEDS = [int(SEED)] if SEED else list(range(FLEETS))
+# What is counted for docs/reliability.md.
+COMPARED_FLEETS = "fleets compared"
+LOOPS = "loops of each scheduler"
+COMPARED_TIS = "TIs compared"
+MENDED = "TIs that only dagbump moved to the latest version"
+RAISED = "other fleets, in which a loop of stock Airflow raised an error"
+UNNAMED = "other differences"
 CALLBACKS = "callback_request" if RELEASE < (3, 2) else "callback"
 IS_ON = f"INFO: dagbump {dagbump.__version__} is on: one dagbump.bump per scheduler loop"
 
@@ -151,8 +159,19 @@ def cases() -> Counter[str]:
     return Counter()
 
 
+@pytest.fixture(scope="module")
+def counted() -> Iterator[Counter[str]]:
+    """What is compared, for docs/reliability.md."""
+    counted = Counter(dict.fromkeys((COMPARED_FLEETS, LOOPS, COMPARED_TIS, MENDED, RAISED, UNNAMED), 0))
+    yield counted
+    command = 'make prove ARGS="-k the_databases_end_the_same"'
+    release = environments.release()
+    proof.record("Against Airflow's own code", command, {what: {release: count} for what, count in counted.items()})
+
+
+@pytest.mark.proof
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_databases_end_the_same(pair: Pair, cases: Counter[str], seed: int) -> None:
+def test_the_databases_end_the_same(pair: Pair, cases: Counter[str], counted: Counter[str], seed: int) -> None:
     base = "compressed" if seed % 2 else "plain"
     random = Random(seed)  # noqa: S311  (not for secrets)
     count, max_runs = random.randint(1, 2), random.choice([3, 20])
@@ -167,9 +186,14 @@ def test_the_databases_end_the_same(pair: Pair, cases: Counter[str], seed: int) 
     assert not [line for plugin in loops.plugin for line in plugin["logged"] if vanished not in line]
     if any(stock for stock, _ in errors):
         cases["stock raised"] += 1
+        counted[RAISED] += 1
         assert all(plugin is None or kind(plugin) == kind(stock or "") for stock, plugin in errors)
         return
     assert [plugin for _, plugin in errors] == [None] * count
+    tis = len(by_key(loops.comparison.stock, "task_instance"))
+    mended = len(loops.comparison.mended)
+    unnamed = len(loops.comparison.differences)
+    counted.update({COMPARED_FLEETS: 1, LOOPS: count, COMPARED_TIS: tis, MENDED: mended, UNNAMED: unnamed})
     if loops.comparison.differences:
         pytest.fail("\n".join(loops.comparison.differences), pytrace=False)
     assert_queued_the_same(loops)
@@ -269,6 +293,7 @@ def names_of_tis(comparison: Comparison) -> Iterator[str]:
         yield "a TI was mended whose state was NULL" if states.get(key, "") is None else "another TI was mended"
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(len(SEEDS) < 20, reason="a few fleets need not hold every case")
 def test_the_fleets_were_worth_it(cases: Counter[str]) -> None:
     print(*sorted(cases.items()), sep="\n")
@@ -368,7 +393,7 @@ def test_only_a_stale_ti_of_a_scheduled_run_is_mended(pair: Pair, decided: str, 
 
 @pytest.mark.parametrize(("runs", "dags"), [(1, 1), (20, 1), (20, 10)])
 def test_a_steady_loop_sends_three_statements_less_for_each_run(pair: Pair, runs: int, dags: int) -> None:
-    stock, plugin = counted(pair, runs, dags)
+    stock, plugin = count_statements(pair, runs, dags)
 
     assert (stock["runs"], plugin["runs"]) == (runs, runs)
     before, after = len(stock["scheduling"]), len(plugin["scheduling"])
@@ -402,7 +427,7 @@ def updates_of_runs(statements: list[str]) -> int:
 
 
 def test_examining_asks_for_the_same_runs_and_for_no_ti(pair: Pair) -> None:
-    stock, plugin = counted(pair, 20, 1)
+    stock, plugin = count_statements(pair, 20, 1)
     (theirs,), (ours,) = stock["examining"], plugin["examining"]
 
     assert bool(stock["tis_loaded"]) == STOCK_LOADS_TIS
@@ -423,7 +448,7 @@ def normal(statement: str) -> str:
     return re.sub(r"%\(\w+\)s", "?", " ".join(statement.split()))
 
 
-def counted(pair: Pair, runs: int, dags: int) -> list[dict[str, Any]]:
+def count_statements(pair: Pair, runs: int, dags: int) -> list[dict[str, Any]]:
     with pair.fleet(0, "plain") as fleet:
         fleet.steady(runs, sorted(fleet.prototypes)[:dags])
     for _ in range(3):  # the caches of both are full
