@@ -136,6 +136,10 @@ class Comparison:
         """Say whether a TI, or another of its task, from which it may have been expanded, was stale or removed."""
         return key[:3] in self._stale_tasks
 
+    def had_no_version(self, key: Key) -> bool:
+        """Say whether a TI was there before, without a version."""
+        return key in self._tis_before and self._tis_before[key]["dag_version_id"] is None
+
     def _compare_by_key(self, table: str) -> Iterator[str]:
         stock, dagbump = by_key(self.stock, table), by_key(self.dagbump, table)
         for key in sorted(stock.keys() | dagbump.keys()):
