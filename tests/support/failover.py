@@ -32,6 +32,7 @@ _LOOPS = 2
 _DAGS = 6
 _RUNS_PER_DAG = 5
 _PAUSE_SECONDS = 0.02
+_PASSING = (sa.exc.OperationalError, sa.exc.InternalError, psycopg.OperationalError, DagbumpError)
 _BUMPS = "a scheduler"  # application_name of the loops
 
 _RECORD = f"""
@@ -70,6 +71,8 @@ class Loop:
     Attributes:
         name: who does the work.
         work: one transaction, on its own connection or session.
+        passing: the errors of a lost server.
+        pause: seconds between two transactions.
         successes: when its transactions were committed.
         failures: when its transactions failed.
         last_error: the message of the last failure.
@@ -78,6 +81,8 @@ class Loop:
 
     name: str
     work: Callable[[int], None]
+    passing: tuple[type[BaseException], ...] = _PASSING
+    pause: float = _PAUSE_SECONDS
     successes: list[float] = field(default_factory=list)
     failures: list[float] = field(default_factory=list)
     last_error: str = ""
@@ -85,11 +90,11 @@ class Loop:
 
     def go_on(self, stop: threading.Event) -> None:
         number = 0
-        while not stop.wait(_PAUSE_SECONDS):
+        while not stop.wait(self.pause):
             number += 1
             try:
                 self.work(number)
-            except (sa.exc.OperationalError, sa.exc.InternalError, psycopg.OperationalError, DagbumpError) as error:
+            except self.passing as error:
                 self.failures.append(time.monotonic())
                 self.last_error = str(error)
             except BaseException as error:
