@@ -91,7 +91,7 @@ class Change:
     Attributes:
         kind: "switchover" or "kill".
         ended: how many schedulers' processes ended because of it.
-        back_after: seconds from the moment when the new primary took writes, until both schedulers had committed a loop.
+        back_after: seconds from when the new primary took writes until both schedulers had committed a loop.
         lost: commits that a client has seen on the old primary, and that the new one does not have, by who made them.
     """
 
@@ -211,7 +211,7 @@ class Trial:
         return sum(len(scheduler.components) for scheduler in self.schedulers)
 
     def _until_all_work(self, since: float) -> float:
-        """Wait for a commit of each scheduler and each writer after that time; return the time of the schedulers' last."""
+        """Wait for a commit of everybody after that time; return when the last of the schedulers made its own."""
         began = time.monotonic()
         until(
             lambda: all(writer.first_success(began) for writer in self.writers),
