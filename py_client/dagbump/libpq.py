@@ -21,6 +21,9 @@ _ENCODE = (
     "It looks as if special characters (@ / : ? # %) in the user name or the password were not percent-encoded: "
     "@ is %40, / is %2F, : is %3A."
 )
+_SERVERS = (
+    "It gives no port, one port, or a port for each server: ?host=a:5432&host=b:5432, or ?host=a,b&port=5432,5433."
+)
 _NO_SCHEME = "It does not begin with postgresql:// and is no list of keyword=value, as in 'host=db dbname=airflow'."
 
 # The same parts as SQLAlchemy reads: credentials, which may contain a slash; host, port and database; the query.
@@ -48,10 +51,7 @@ def parameters(url: str, source: str, module: ModuleType, drivername: str) -> di
     match = _URL.match(url)
     # A text without a scheme may be a connection string.
     advice = _ENCODE if match else _NO_SCHEME
-    unclear = InvalidUrl(
-        f"the database URL cannot be understood ({source}); it is a SQLAlchemy URL or a libpq connection string, "
-        f"such as postgresql://user:password@host:5432/airflow. {advice}"
-    )
+    unclear = _unclear(source, advice)
     if match and not _POSTGRESQL.fullmatch(match["scheme"]):
         name = match["scheme"].partition("+")[0]
         raise UnsupportedAirflow(f"dagbump works in PostgreSQL only, and {source} names {name!r}.")
@@ -62,7 +62,16 @@ def parameters(url: str, source: str, module: ModuleType, drivername: str) -> di
         raise unclear from None
     if found is None or not re.fullmatch(r"[\d,]*", str(found.get("port") or "")) or _swallows_a_secret(found):
         raise unclear
+    if not _ports_fit(found):
+        raise _unclear(source, _SERVERS)
     return found
+
+
+def _unclear(source: str, advice: str) -> InvalidUrl:
+    return InvalidUrl(
+        f"the database URL cannot be understood ({source}); it is a SQLAlchemy URL or a libpq connection string, "
+        f"such as postgresql://user:password@host:5432/airflow. {advice}"
+    )
 
 
 def _read_url(match: re.Match[str], module: ModuleType, drivername: str) -> dict[str, Any] | None:
@@ -85,12 +94,26 @@ def _read_url(match: re.Match[str], module: ModuleType, drivername: str) -> dict
         parsed = sa.engine.make_url(url).set(drivername=drivername)
         parameters = dict(parsed.get_dialect()().create_connect_args(parsed)[1])
     except (ValueError, sa.exc.ArgumentError):  # several hosts, as only libpq writes them
-        return _parse_conninfo(module, url)
+        return _parse_conninfo(module, url) | _repeated(query)
     if "]" in str(parameters.get("host")):  # several IPv6 addresses, which SQLAlchemy takes for one host
         return _parse_conninfo(module, url)
     if str(parameters.get("host")).upper().startswith("%2F"):  # libpq's form of a socket directory
         parameters["host"] = unquote(parameters["host"])
     return parameters
+
+
+def _repeated(query: list[str]) -> dict[str, str]:
+    """Return the hosts and ports that the query has more than once, of which libpq would take only the last one."""
+    pairs = [pair.partition("=") for pair in query]
+    given = {wanted: [unquote(value) for name, _, value in pairs if name == wanted] for wanted in ("host", "port")}
+    return {name: ",".join(values) for name, values in given.items() if len(values) > 1}
+
+
+def _ports_fit(found: dict[str, Any]) -> bool:
+    """Return whether no port is left in a host's name, and libpq can tell which port is which server's."""
+    hosts = str(found.get("host") or found.get("hostaddr") or "").split(",")
+    with_port = [host for host in hosts if "]" in host or (host.count(":") == 1 and not host.startswith(("/", "@")))]
+    return not with_port and str(found.get("port") or "").count(",") in {0, len(hosts) - 1}
 
 
 def _libpq_reads_it_otherwise(match: re.Match[str], module: ModuleType) -> bool:

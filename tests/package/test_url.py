@@ -177,6 +177,8 @@ class TestUrl:
             ("/d?host=h1:1&host=h2:2", "h1:1,h2:2"),
             ("/d?host=h1,h2&port=1,2", "h1:1,h2:2"),
             ("/d?host=h1,h2&port=1", "h1:1,h2:1"),
+            ("/d?host=h1&host=h2&port=1", "h1:1,h2:1"),
+            ("/d?host=h1&host=h2&port=1&port=2", "h1:1,h2:2"),
             ("/d?hostaddr=127.0.0.1,127.0.0.2&port=1,2", "127.0.0.1:1,127.0.0.2:2"),
         ],
     )
@@ -185,6 +187,23 @@ class TestUrl:
         both = "&" if "?" in place else "?"
         engine = create_engine(f"{scheme}://{place}{both}target_session_attrs=read-write&dbname=d")
         assert describe(engine) == f"d on {described}"
+
+    @pytest.mark.parametrize(
+        "place",
+        [
+            "/d?host=h1:1&host=h2:2&port=2",
+            "/d?host=h1:1,h2:2",
+            "/d?host=h1:1&port=2",
+            "/d?host=h1,h2&port=1,2,3",
+            "h1,h2,h3/d?port=1,2",
+            "/d?host=[::1]:1&host=[::1]:2",
+        ],
+    )
+    @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg2", "postgresql+asyncpg"])
+    def test_ports_that_fit_no_server_are_refused(self, scheme: str, place: str) -> None:
+        """libpq would look up a host of the name h1:1, and a command would try again for ever."""
+        with pytest.raises(InvalidUrl, match="a port for each server"):
+            create_engine(f"{scheme}://{place}")
 
     def test_a_socket_that_only_one_driver_can_name(self) -> None:
         engine = create_engine("postgresql+pg8000://me@/d?unix_sock=/nowhere/.s.PGSQL.5433")
