@@ -277,7 +277,7 @@ class TestPassingTrouble:
         shut_out(fleet, name)
         engine = create_engine(libpq(database.set(username=name, password=PASSWORD)))
         heard = Heard()
-        bumping = PeriodicBump(lambda: None, lambda _: connect_to(engine), QUICK, heard)
+        bumping = PeriodicBump(lambda _: None, lambda _: connect_to(engine), QUICK, heard)
         with pytest.raises(dagbump.Unreachable, match="not permitted to log in") as ended:
             bumping.run()
         assert ended.value.exit_code == 3
@@ -301,7 +301,7 @@ class TestPassingTrouble:
 
         heard = WhoLosesTheConnection()
         with pytest.raises(InvalidUrl):
-            PeriodicBump(lambda: None, connect, QUICK, heard, all_active=True).run()
+            PeriodicBump(lambda _: None, connect, QUICK, heard, all_active=True).run()
         assert heard.troubles
 
     def test_a_failover_to_a_server_that_only_reads(self, fleet: Fleet, database: URL, connect: Connect) -> None:
@@ -365,6 +365,23 @@ class TestServerThatHangs:
                 os.kill(backend, signal.SIGCONT)
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("driver", DRIVERS)
+    def test_at_the_start(self, own_server: EmbeddedPostgres, airflow_database: URL, driver: str) -> None:
+        copy_airflow(airflow_database, own_server.url)
+        url = libpq(own_server.url)
+        words = (*DAGBUMP, "run", "--statement-timeout", "1")
+        with psycopg.connect(url, autocommit=True) as observer, psycopg.connect(url) as gate:
+            gate.execute("LOCK TABLE dagbump.installation IN ACCESS EXCLUSIVE MODE")
+            with running(*words, DAGBUMP_URL=url, **DRIVERS[driver]) as loop:
+                (backend,) = until_waiting(Fleet(observer))
+                os.kill(backend, signal.SIGSTOP)
+                try:
+                    gate.rollback()
+                    assert loop.finish(timeout=20) == 3
+                finally:
+                    os.kill(backend, signal.SIGCONT)
+
+    @pytest.mark.slow
     def test_in_the_first_queries_of_a_connection(self, own_server: EmbeddedPostgres, airflow_database: URL) -> None:
         copy_airflow(airflow_database, own_server.url)
         stopped: list[int] = []
@@ -386,7 +403,7 @@ class TestServerThatHangs:
                 bumping.stop()
 
         heard = WhoStops()
-        bumping = PeriodicBump(lambda: None, connect, Pace(interval=0.1, statement_timeout=1), heard)
+        bumping = PeriodicBump(lambda _: None, connect, Pace(interval=0.1, statement_timeout=1), heard)
         try:
             bumping.run()
         finally:

@@ -28,10 +28,14 @@ def engine_for(
 
 @contextmanager
 def usable_connection(
-    url: str | None, airflow_schema: str | None, *, trust_owner: bool = False
+    url: str | None,
+    airflow_schema: str | None,
+    *,
+    trust_owner: bool = False,
+    opened: Callable[[Any], None] | None = None,
 ) -> Iterator[tuple[sa.engine.Connection, state.Installed]]:
     """Connect for one command; check the installation first, because its errors say more than a missing function."""
-    with database.connect(engine_for(url, trust_owner=trust_owner), airflow_schema) as connection:
+    with database.connect(engine_for(url, trust_owner=trust_owner, opened=opened), airflow_schema) as connection:
         with translated():
             installed = state.require_usable(connection, airflow_schema)
         yield connection, installed

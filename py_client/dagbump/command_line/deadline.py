@@ -13,13 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
 # The server ends a statement itself at its statement_timeout. After so many seconds more, it hangs.
 _GRACE_SECONDS = 5.0
+
+
+_Result = TypeVar("_Result")
 
 
 class Deadline:
@@ -43,12 +46,12 @@ class Deadline:
         with self._until_the_end():
             yield
 
-    def connecting(self, connect: Callable[[Callable[[Any], None]], sa.engine.Connection]) -> sa.engine.Connection:
+    def connecting(self, connect: Callable[[Callable[[Any], None]], _Result]) -> _Result:
         """Make a connection, and limit the time of its first queries.
 
         Args:
             connect: makes the connection, and calls its argument with the driver's connection as soon as that is open.
-                Until then, libpq's connect_timeout limits the time.
+                Until then, libpq's connect_timeout limits the time. What it does after that is limited too.
         """
         with self._until_the_end():
             return connect(self._watch)

@@ -122,7 +122,7 @@ class PeriodicBump:
 
     def __init__(
         self,
-        prepare: Callable[[], None],
+        prepare: Callable[[Callable[[Any], None]], None],
         connect: Callable[[Callable[[Any], None]], sa.engine.Connection],
         pace: Pace,
         reporter: Reporter,
@@ -133,9 +133,9 @@ class PeriodicBump:
         """Set up the loop without connecting to the database.
 
         Args:
-            prepare: is called once, at the start, to look at the database. An error in it ends the loop.
-            connect: makes each new connection, with the current credentials, and calls its argument with the driver's
-                connection as soon as that is open.
+            prepare: is called once, at the start, to look at the database. An error in it ends the loop. It calls its
+                argument with the driver's connection as soon as that is open.
+            connect: makes each new connection, with the current credentials, and does the same.
             pace: how often and how long.
             reporter: receives results and errors.
             preview: is called after a bump, once a minute, in a transaction of its own.
@@ -189,7 +189,7 @@ class PeriodicBump:
 
     def _work(self) -> None:
         try:
-            self._prepare()
+            self._deadline.connecting(self._prepare)
             until_it_works = tenacity.Retrying(
                 retry=tenacity.retry_if_exception(self._may_pass),
                 wait=tenacity.wait_random_exponential(multiplier=0.5, max=_LONGEST_PAUSE_SECONDS),

@@ -117,9 +117,9 @@ def run(
     if log_format == "json":
         notes_as_json()
 
-    def prepare() -> None:
+    def prepare(opened: Callable[[Any], None]) -> None:
         # An error that does not pass ends the command here, before the loop.
-        with usable_connection(url, airflow_schema, trust_owner=trust_owner) as (connection, _):
+        with usable_connection(url, airflow_schema, trust_owner=trust_owner, opened=opened) as (connection, _):
             where = database.describe(connection.engine)
         note(f"dagbump run: one safe bump every {interval:g} s in {where}. Ctrl-C ends it.")
 
