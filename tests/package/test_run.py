@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,101 @@ class TestPassingTrouble:
             loop.until_printed("connected again")
             loop.process.send_signal(signal.SIGTERM)
             assert loop.finish(timeout=5) == 0
+
+
+class TestAttack:
+    """Somebody does to the server what a loop must survive, and undoes it."""
+
+    @pytest.fixture
+    def loop(self, fleet: Fleet, database: URL, operators: tuple[str, str]) -> Iterator[RunningProcess]:
+        """An operator's loop, which has bumped once."""
+        url = libpq(database.set(username=operators[0], password=PASSWORD))
+        with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=url) as loop:
+            loop.until_printed("one safe bump")
+            stale_run(fleet, "before")
+            loop.until_printed("bumped 1")
+            yield loop
+
+    def bumps_again(self, loop: RunningProcess, fleet: Fleet) -> None:
+        stale_run(fleet, "after")
+        loop.until_printed("bumped 1", times=2)
+        loop.process.send_signal(signal.SIGTERM)
+        assert loop.finish(timeout=5) == 0
+
+    @pytest.mark.parametrize(
+        ("attack", "undo", "said"),
+        [
+            ("ALTER ROLE {role} CONNECTION LIMIT 0", "ALTER ROLE {role} CONNECTION LIMIT -1", "too many connections"),
+            (
+                "ALTER DATABASE {db} CONNECTION LIMIT 0",
+                "ALTER DATABASE {db} CONNECTION LIMIT -1",
+                "too many connections",
+            ),
+            (
+                "ALTER DATABASE {db} SET default_transaction_read_only = on",
+                "ALTER DATABASE {db} RESET ALL",
+                "read-only",
+            ),
+            (
+                "SELECT dagbump.revoke_operator('{role}')",
+                "SELECT dagbump.grant_operator('{role}')",
+                "permission denied",
+            ),
+            (
+                "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA dagbump FROM {role}",
+                "SELECT dagbump.grant_operator('{role}')",
+                "permission denied",
+            ),
+        ],
+    )
+    def test_that_is_undone(
+        self,
+        fleet: Fleet,
+        database: URL,
+        loop: RunningProcess,
+        operators: tuple[str, str],
+        attack: str,
+        undo: str,
+        said: str,
+    ) -> None:
+        names = {"role": operators[0], "db": database.database}
+        fleet.execute(attack.format(**names))
+        end_sessions(fleet)
+        loop.until_printed(said)
+        loop.until_printed("trying again")
+        fleet.execute(undo.format(**names))
+        self.bumps_again(loop, fleet)
+
+    def test_no_connection_is_left(self, own_server: EmbeddedPostgres, airflow_database: URL) -> None:
+        url = libpq(own_server.url)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET max_connections = 10")
+        own_server.restart()
+        copy_airflow(airflow_database, own_server.url)
+        with (
+            psycopg.connect(url, autocommit=True) as observer,
+            running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=url) as loop,
+            ExitStack() as crowd,
+        ):
+            stale_run(Fleet(observer), "before")
+            loop.until_printed("bumped 1")
+
+            def loop_is_out() -> int:
+                with suppress(psycopg.OperationalError):
+                    while True:
+                        crowd.enter_context(psycopg.connect(url))
+                end_sessions(Fleet(observer))
+                return loop.count("too many clients")
+
+            until(loop_is_out, lambda: "others have taken all connections")
+            crowd.close()
+            self.bumps_again(loop, Fleet(observer))
+
+    def test_all_sessions_are_ended_again_and_again(self, fleet: Fleet, loop: RunningProcess) -> None:
+        for times in range(1, 6):
+            end_sessions(fleet)
+            loop.until_printed("connected again", times=times)
+        self.bumps_again(loop, fleet)
 
 
 class TestServerThatHangs:

@@ -21,6 +21,7 @@ from dagbump.command_line.deadline import Deadline
 from dagbump.command_line.postponed import Postponed
 from dagbump.errors import (
     DagbumpError,
+    InsufficientPrivilege,
     InvalidUrl,
     NotInstalled,
     UnsupportedAirflow,
@@ -166,9 +167,9 @@ class PeriodicBump:
         If the server hangs at the end, the thread stays behind and ends with the process.
 
         After a temporary error (a lost connection, a lock, a timeout) the loop tries again, with growing pauses. Once a
-        bump has succeeded, it also tries again if functions or tables are missing, because a restore or a migration may
-        be running. It does so for some time if the credentials are refused or cannot be read, because somebody may be
-        rotating them.
+        bump has succeeded, it also tries again if functions, tables or rights are missing, because a migration may be
+        running, or a restore, which grants rights at its end. It does so for some time if the credentials are refused or
+        cannot be read, because somebody may be rotating them.
 
         Raises:
             DagbumpError: the database cannot be reached at the start, or has refused the credentials for too long, or
@@ -290,7 +291,7 @@ class PeriodicBump:
             self._active_copy.give_up()
 
     def _may_pass(self, error: BaseException) -> bool:
-        if isinstance(error, NotInstalled | VersionMismatch | UnsupportedAirflow):
+        if isinstance(error, InsufficientPrivilege | NotInstalled | UnsupportedAirflow | VersionMismatch):
             return self._has_worked
         if database.refuses_credentials(error) or (isinstance(error, InvalidUrl) and self._has_worked):
             now = time.monotonic()

@@ -32,6 +32,7 @@ _DAGS = 4
 _RUNS_PER_DAG = 10
 _LANDING_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
+_ROUNDS = 3  # a look-up that has begun, one that finds what there is, and one that finds what the second has made due
 _PATIENCE_SECONDS = 90.0  # a scheduler that has ended starts again
 
 # The tasks wait in a pool without slots. So no executor is needed, and only the writer changes what has been scheduled.
@@ -167,10 +168,10 @@ class Trial:
     def under_way(self) -> Iterator[None]:
         """Let everything run; `settle` stops the writers."""
         self._stop, self._stop_writing = threading.Event(), threading.Event()
-        threads = [threading.Thread(target=each.keep_running, args=(self._stop,)) for each in self.schedulers]
-        threads += [threading.Thread(target=each.go_on, args=(self._stop_writing,)) for each in self.writers]
+        schedulers = [threading.Thread(target=each.keep_running, args=(self._stop,)) for each in self.schedulers]
+        self._writing = [threading.Thread(target=each.go_on, args=(self._stop_writing,)) for each in self.writers]
         with ExitStack() as stack:
-            for thread in threads:
+            for thread in [*schedulers, *self._writing]:
                 thread.start()
                 stack.callback(thread.join)
             stack.callback(self._stop.set)
@@ -188,9 +189,15 @@ class Trial:
         self._cluster.rejoin()
 
     def settle(self) -> None:
-        """Stop the writers, and wait until both schedulers have seen every run."""
+        """Stop the writers, and wait until each run has been scheduled some times."""
         self._stop_writing.set()
-        ((since,),) = self.rows("SELECT now()")
+        for thread in self._writing:
+            thread.join()
+        for _ in range(_ROUNDS):
+            self._until_scheduled()
+
+    def _until_scheduled(self) -> None:
+        ((since,),) = self.rows("SELECT clock_timestamp()")
         waits = "SELECT count(*) FROM dag_run WHERE state = 'running' AND last_scheduling_decision <= %s"
         until(lambda: self.rows(waits, since) == [(0,)], lambda: "each run has been scheduled", _PATIENCE_SECONDS)
 
