@@ -168,8 +168,8 @@ class PeriodicBump:
 
         After a temporary error (a lost connection, a lock, a timeout) the loop tries again, with growing pauses. Once a
         bump has succeeded, it also tries again if functions, tables or rights are missing, because a migration may be
-        running, or a restore, which grants rights at its end. It does so for some time if the credentials are refused or
-        cannot be read, because somebody may be rotating them.
+        running, or a restore, which grants rights at its end. It does so for some time if the credentials are refused
+        or cannot be read, because somebody may be rotating them.
 
         Raises:
             DagbumpError: the database cannot be reached at the start, or has refused the credentials for too long, or
