@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,14 @@ BESIDE = {
 }
 
 _FUNCTIONS = """
-    SELECT format('%s(%s)', proname, pg_get_function_arguments(p.oid)), pg_get_function_result(p.oid),
+    SELECT proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
         obj_description(p.oid, 'pg_proc')
-    FROM pg_proc AS p WHERE pronamespace = 'dagbump'::regnamespace ORDER BY 1"""
+    FROM pg_proc AS p WHERE pronamespace = 'dagbump'::regnamespace ORDER BY 1, 2"""
+_CTRL_C = (
+    "On Ctrl-C, [`dagbump run`](../service.md#exit-codes) and `dagbump history --follow` end with 0, and a "
+    "[repair](../repair.md#cancel-and-resume) that has begun to move task instances with 1."
+)
+_LINE = 50  # characters of parameters that fit beside the name of a function
 _COLUMNS = """
     SELECT relname, obj_description(c.oid, 'pg_class'), attname, format_type(atttypid, atttypmod),
         col_description(c.oid, attnum)
@@ -97,12 +101,21 @@ def sql() -> str:
 
 
 def _functions(rows: Sequence[Any]) -> Iterator[str]:
-    public = [row for row in rows if not row[2].startswith("Internal:")]
-    for signature, answer, comment in public:
-        yield f"## {signature.partition('(')[0]}\n"
-        call = f"dagbump.{signature} RETURNS {answer}" if answer else f"CALL dagbump.{signature}"
-        yield f"```text\n{textwrap.fill(call, 76, subsequent_indent='    ')}\n```\n"
+    public = [row for row in rows if not row[3].startswith("Internal:")]
+    for name, arguments, answer, comment in public:
+        yield f"## {name}\n"
+        call = f"{'' if answer else 'CALL '}dagbump.{name}{_in_brackets(arguments)}"
+        if answer:
+            columns = answer.removeprefix("TABLE(")
+            call += " RETURNS " + (answer if columns == answer else f"TABLE {_in_brackets(columns[:-1])}")
+        yield f"```text\n{call}\n```\n"
         yield f"```text\n{comment}\n```\n"
+
+
+def _in_brackets(parameters: str) -> str:
+    """Write parameters or columns in one line if they fit, else one per line. No type here has a comma of its own."""
+    line = f"({parameters})"
+    return line if len(line) <= _LINE else "(\n    " + parameters.replace(", ", ",\n    ") + "\n)"
 
 
 def _tables(rows: Sequence[Any]) -> Iterator[str]:
@@ -141,12 +154,11 @@ def answers() -> str:
 
 def options() -> str:
     """Return the options of the plugin."""
-    rows = [
-        f"| `{name}` | `AIRFLOW__DAGBUMP__{name.upper()}` | {option['default']} | {option['description']} |"
-        for name, option in OPTIONS.items()
-    ]
-    head = ["# Options", "", "In section `[dagbump]` of `airflow.cfg`, or as environment variables.", ""]
-    return "\n".join([*head, "| option | variable | default | meaning |", "|---|---|---|---|", *rows])
+    pages = ["# Options", "In section `[dagbump]` of `airflow.cfg`, or as environment variables."]
+    for name, option in OPTIONS.items():
+        variable = f"AIRFLOW__DAGBUMP__{name.upper()}"
+        pages += [f"## {name}", option["description"], f"Variable: `{variable}`. Default: `{option['default']}`."]
+    return "\n\n".join(pages)
 
 
 def metrics() -> str:
@@ -160,6 +172,7 @@ def error_codes() -> str:
     """Return the exit codes, the errors and the SQLSTATEs, each with its causes."""
     lines = ["# Exit codes and errors", "", "| exit code | meaning |", "|---|---|"]
     lines += [f"| {code.value} | {code.name.lower().replace('_', ' ')} |" for code in errors.ExitCode]
+    lines += ["| 130 | Ctrl-C |", "", _CTRL_C]
     lines += ["", "## Errors", "", "| error | cause | exit code |", "|---|---|---|"]
     for error in errors.DagbumpError.__subclasses__():
         cause = (error.__doc__ or "").partition("\n")[0].replace("``", "`")
