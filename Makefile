@@ -10,6 +10,8 @@
 #   RELEASES=3.3.2 POSTGRES="postgres:15 embedded:13" for some of it. CI runs it every night, a pair per job.
 # make prove: the proofs in docs/reliability.md in their long form, which takes hours; those that run a real Airflow, on each
 #   release. ARGS="-k kills" for some of them. make test-slow and test-airflow run their short form.
+# make mutants: breaks one clause of the SQL after the other, and fails where no test fails; takes hours. ARGS="bump parts/stale":
+#   of these files. What is known of each mutant stays in .cache/mutants.json.
 # make bench: what it costs, beside stock Airflow; wants an idle machine. bench-scheduler: what is left of a scheduler's loop
 #   with the plugin. bench-page: how long the page in Airflow's UI takes. bench-repair: what a repair costs. Each writes its
 #   figures into docs/*.json, and from there the tables in README.md and docs/*.md. ARGS=--quick: in small, into
@@ -33,7 +35,7 @@ RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 # Where each PostgreSQL comes from: values of DAGBUMP_POSTGRES_IMAGE, 13 to 18.
 POSTGRES ?= embedded:13 embedded:14 postgres:15 embedded:16 postgres:17 embedded
 
-.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix prove bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint docs package clean
+.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix prove mutants bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -78,6 +80,9 @@ prove: $(VENV)/.dev
 	    DAGBUMP_AIRFLOW=$$release $(PROVE) -m "proof and airflow" $(ARGS) || test $$? = $(NO_TESTS) || exit; \
 	done
 	$(BENCH) --report-only
+
+mutants: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m support.sql_mutants $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BENCH) loops $(ARGS)
