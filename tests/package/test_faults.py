@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
@@ -51,11 +51,44 @@ def patient() -> Iterator[Patient]:
         yield Patient(postgres, "faults")
 
 
+KILLED = ("server", "backend", "client")
+FIRST_MESSAGE = 5  # the session is there
+
+
+def kill(patient: Patient, killed: str, process: subprocess.Popen[bytes], observer: Connection) -> bool:
+    """Send SIGKILL to the server, to the victim's backend or to the victim. Return whether it was still there."""
+    backend = backend_of_victim(observer)
+    if backend is None:
+        return False
+    if killed == "server":
+        os.kill(patient.postgres.postmaster_pid(), signal.SIGKILL)
+        patient.start_again()
+    elif killed == "client":
+        process.kill()
+    else:
+        try:
+            os.kill(backend, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        until(lambda: is_cut_off(observer), lambda: "the server ends all sessions, to recover")
+    return True
+
+
+def record_kills(counted: Mapping[str, int]) -> None:
+    """Keep how many there were; one that left something half-done would have ended the test."""
+    proof.record("Kills", 'make prove ARGS="-k kill"', counted)
+
+
+@pytest.fixture
+def network(patient: Patient) -> Iterator[Network]:
+    with Network(patient.url) as network:
+        yield network
+
+
 class TestKills:
     """SIGKILL at a random moment between the first sign of a session and the time that the work takes unhurt."""
 
     WORK = ("bump", "repair", "dagbump repair", "dagbump upgrade", "build of the index")
-    KILLED = ("server", "backend", "client")
 
     def words(self, patient: Patient, work: str) -> tuple[str, ...]:
         return {
@@ -86,25 +119,13 @@ class TestKills:
             assert process.wait(60) == 0
         return seconds
 
-    def kill(self, patient: Patient, work: str, killed: str, delay: float) -> bool:
+    def killed_after(self, patient: Patient, work: str, killed: str, delay: float) -> bool:
         """Do the work, and kill it after so many seconds. Return whether it was still running then."""
         with self.working(patient, work) as (process, observer):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(delay)
-            backend = backend_of_victim(observer)
-            if backend is None:
+            if not kill(patient, killed, process, observer):
                 return False
-            if killed == "server":
-                os.kill(patient.postgres.postmaster_pid(), signal.SIGKILL)
-                patient.start_again()
-            elif killed == "client":
-                process.kill()
-            else:
-                try:
-                    os.kill(backend, signal.SIGKILL)
-                except ProcessLookupError:
-                    return False
-                until(lambda: is_cut_off(observer), lambda: "the server ends all sessions, to recover")
             process.wait(60)
         with patient.connected() as observer:
             until(lambda: backend_of_victim(observer) is None, lambda: "its session is gone")
@@ -122,7 +143,7 @@ class TestKills:
         """If the work ends before the kill, the test starts it again and kills it sooner."""
         chance = random.Random(KILLS)  # noqa: S311  (no secret)
         durations = {work: self.duration(patient, work) for work in self.WORK}
-        cases = [(work, killed) for work in self.WORK for killed in self.KILLED]
+        cases = [(work, killed) for work in self.WORK for killed in KILLED]
         hit: Counter[str] = Counter()
         for number in range(KILLS):
             if number % len(cases) == 0:
@@ -130,17 +151,55 @@ class TestKills:
             work, killed = cases[number % len(cases)]
             delay = chance.uniform(0, durations[work])
             try:
-                while not self.kill(patient, work, killed, delay):
+                while not self.killed_after(patient, work, killed, delay):
                     delay /= 2
                 self.resumes(patient, work)
             except (AssertionError, psycopg.Error) as error:
                 raise AssertionError(f"{killed} killed in {work} after {delay:.3f} s, kill {number}") from error
             hit.update((f"of the {killed}", f"in {work}"))
-        proof.record(
-            "Kills at random",
-            'make prove ARGS="-k random_kills"',
-            {"kills": KILLS, **dict(sorted(hit.items())), "left half-done": 0, "not finished by the next call": 0},
-        )
+        record_kills({"at random": KILLS, **{f"at random, {what}": count for what, count in sorted(hit.items())}})
+
+
+class TestKillsAtEachMessage:
+    """SIGKILL while a message between a command and the server is on its way: one message after the other."""
+
+    STEP = 1 if proof.LONG else 100
+
+    def kill_at(self, patient: Patient, network: Network, words: tuple[str, ...], message: int, killed: str) -> bool:
+        """Begin a command, and kill at that message. Return whether there were so many messages."""
+        network.hold(message)
+        url = over(network, patient.url)
+        with patient.connected() as observer, patient.victim(*DAGBUMP, *words, url=url) as process:
+            until(lambda: network.held.is_set() or process.poll() is not None, lambda: "it is held, or has ended")
+            if network.held.is_set():
+                kill(patient, killed, process, observer)
+            network.deliver()
+            process.wait(60)
+        return network.held.is_set()
+
+    @pytest.mark.proof
+    @pytest.mark.parametrize(
+        ("work", "words"),
+        [
+            ("dagbump repair", REPAIR_COMMAND),
+            ("dagbump upgrade", UPGRADE),
+            ("dagbump upgrade --with-index", UPGRADE_INDEX),
+        ],
+    )
+    def test_kill_at_each_message(self, patient: Patient, network: Network, work: str, words: tuple[str, ...]) -> None:
+        kills = 0
+        for message in range(FIRST_MESSAGE, 1000, self.STEP):
+            if words != REPAIR_COMMAND:
+                patient.uninstall()
+            patient.make_stale()
+            if not self.kill_at(patient, network, words, message, KILLED[kills % len(KILLED)]):
+                break
+            patient.is_whole()
+            assert patient.dagbump(*words).returncode == 0
+            patient.is_finished()
+            kills += 1
+        assert kills > 0
+        record_kills({f"at each message of {work}": kills})
 
 
 class TestTimeouts:
@@ -236,11 +295,6 @@ class TestExhausted:
 
 
 class TestNetwork:
-    @pytest.fixture
-    def network(self, patient: Patient) -> Iterator[Network]:
-        with Network(patient.url) as network:
-            yield network
-
     def test_cut_after_each_message(self, patient: Patient, network: Network) -> None:
         """A bump and its COMMIT, in the client's own process; whether it was committed, only the database knows."""
         patient.make_stale()

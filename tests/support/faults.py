@@ -94,6 +94,13 @@ class Patient:
         with closing(found[0]) as connection:
             yield connection
 
+    def uninstall(self) -> None:
+        """Remove dagbump with its history, and the moves that the history recorded."""
+        done = self.dagbump("downgrade", "--yes")
+        assert done.returncode == 0, done.stderr
+        with self.connected() as connection:
+            connection.execute("DELETE FROM book.moves")
+
     def make_stale(self) -> None:
         """Let a version land, for which each run is verified: all unfinished TIs are stale."""
         with self.connected() as connection:
@@ -106,6 +113,8 @@ class Patient:
         fault.
         """
         with self.connected() as connection:
+            if connection.execute("SELECT to_regnamespace('dagbump')").fetchone() == (None,):
+                return  # nothing is installed, so nothing is half-done
             assert ledger.moves_unlike_history(connection) == 0
             assert ledger.backwards(connection) == 0
             wrong = [row for row in dagbump.check(connection) if not row.ok and row.item not in _NOT_HALF_DONE]
@@ -150,9 +159,9 @@ class Patient:
         return command(*DAGBUMP, *words, DAGBUMP_URL=libpq(self.url), **environment)
 
     @contextmanager
-    def victim(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    def victim(self, *words: str, url: URL | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """Start a program against the database, whose sessions can be found."""
-        environment = clean_environment(PGAPPNAME=VICTIM, DAGBUMP_URL=libpq(self.url))
+        environment = clean_environment(PGAPPNAME=VICTIM, DAGBUMP_URL=libpq(url or self.url))
         with subprocess.Popen(
             words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
         ) as process:
@@ -169,6 +178,7 @@ class Network:
         port: on loopback.
         chunks: the number of chunks that have passed, in both directions.
         cut_after: cut each connection after this number of chunks.
+        held: set as soon as a chunk is held back by `hold`.
         delay: seconds by which each chunk is delayed.
     """
 
@@ -180,6 +190,8 @@ class Network:
         self.chunks = 0
         self.cut_after: int | None = None
         self.delay = 0.0
+        self.held = threading.Event()
+        self._hold_at: int | None = None
         self._open = threading.Event()
         self._open.set()
         self._ended = threading.Event()
@@ -209,6 +221,15 @@ class Network:
         yield
         self._open.set()
 
+    def hold(self, chunk: int) -> None:
+        """Deliver nothing from that chunk on, until `deliver`; it is counted from now."""
+        self.held.clear()
+        self._hold_at = self.chunks + chunk
+
+    def deliver(self) -> None:
+        self._hold_at = None
+        self._open.set()
+
     def _accept(self) -> None:
         with suppress(OSError):  # closed
             while True:
@@ -225,6 +246,10 @@ class Network:
                 self.chunks += 1
                 if self.cut_after is not None and self.chunks > self.cut_after:
                     break
+                if self._hold_at is not None and self.chunks >= self._hold_at:
+                    self._hold_at = None
+                    self._open.clear()
+                    self.held.set()
                 self._open.wait()
                 self._ended.wait(self.delay)
                 target.sendall(chunk)
