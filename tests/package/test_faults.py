@@ -165,17 +165,20 @@ class TestKillsAtEachMessage:
 
     STEP = 1 if proof.LONG else 100
 
-    def kill_at(self, patient: Patient, network: Network, words: tuple[str, ...], message: int, killed: str) -> bool:
-        """Begin a command, and kill at that message. Return whether there were so many messages."""
+    def kill_at(
+        self, patient: Patient, network: Network, words: tuple[str, ...], message: int, killed: str
+    ) -> int | None:
+        """Begin a command, and kill at that message. Return how many were killed, or None if it has fewer messages."""
+        kills = 0
         network.hold(message)
         url = over(network, patient.url)
         with patient.connected() as observer, patient.victim(*DAGBUMP, *words, url=url) as process:
             until(lambda: network.held.is_set() or process.poll() is not None, lambda: "it is held, or has ended")
             if network.held.is_set():
-                kill(patient, killed, process, observer)
+                kills += kill(patient, killed, process, observer)
             network.deliver()
             process.wait(60)
-        return network.held.is_set()
+        return kills if network.held.is_set() else None
 
     @pytest.mark.proof
     @pytest.mark.parametrize(
@@ -192,12 +195,13 @@ class TestKillsAtEachMessage:
             if words != REPAIR_COMMAND:
                 patient.uninstall()
             patient.make_stale()
-            if not self.kill_at(patient, network, words, message, KILLED[kills % len(KILLED)]):
+            hit = self.kill_at(patient, network, words, message, KILLED[kills % len(KILLED)])
+            if hit is None:
                 break
             patient.is_whole()
             assert patient.dagbump(*words).returncode == 0
             patient.is_finished()
-            kills += 1
+            kills += hit
         assert kills > 0
         record_kills({f"at each message of {work}": kills})
 
