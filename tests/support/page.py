@@ -45,10 +45,11 @@ def _empty(connection: psycopg.Connection) -> None:
             with connection.transaction():
                 connection.execute("TRUNCATE task_instance, dag_run, serialized_dag, dag_version, dag CASCADE")
                 connection.execute("DROP SCHEMA IF EXISTS dagbump CASCADE")
-            return
         except psycopg.errors.DeadlockDetected:
             if last:
                 raise
+        else:
+            return
 
 
 @contextmanager
