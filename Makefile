@@ -13,7 +13,8 @@
 # make mutants: breaks one clause of the SQL after the other, and fails where no test fails; takes hours. ARGS="bump parts/stale":
 #   of these files. What is known of each mutant stays in .cache/mutants.json.
 # make bench: what it costs, beside stock Airflow; wants an idle machine. bench-scheduler: what is left of a scheduler's loop
-#   with the plugin. bench-page: how long the page in Airflow's UI takes. bench-repair: what a repair costs. Each writes its
+#   with the plugin. bench-page: how long the page in Airflow's UI takes. bench-repair: what a repair costs. bench-scale: a
+#   large database and several schedulers; ARGS="--data DIR" keeps the database, which needs 45 GB and an hour. Each writes its
 #   figures into docs/*.json, and from there the tables in README.md and docs/*.md. ARGS=--quick: in small, into
 #   .cache/benchmark. ARGS=--report-only: writes the tables and plots of all of them, without measuring.
 # make bench-quick: make bench in small; fails where what it counts is not as promised.
@@ -35,7 +36,7 @@ RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 # Where each PostgreSQL comes from: values of DAGBUMP_POSTGRES_IMAGE, 13 to 18.
 POSTGRES ?= embedded:13 embedded:14 postgres:15 embedded:16 postgres:17 embedded
 
-.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix prove mutants bench bench-quick bench-scheduler bench-page bench-repair pins airflow-tables release-sql lint docs package clean
+.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix prove mutants bench bench-quick bench-scheduler bench-page bench-repair bench-scale pins airflow-tables release-sql lint docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -90,7 +91,7 @@ bench: $(VENV)/.bench
 bench-quick: $(VENV)/.bench
 	$(BENCH) loops --quick $(ARGS)
 
-bench-scheduler bench-page bench-repair: bench-%: $(VENV)/.bench
+bench-scheduler bench-page bench-repair bench-scale: bench-%: $(VENV)/.bench
 	$(BENCH) $* $(ARGS)
 
 # With dagbump beside it, an Airflow keeps the versions that it has without.

@@ -6,29 +6,33 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from support.processes import CHECKOUT
 
-from benchmarks import bench, documents, figures, loops, page, repair, scheduler
+from benchmarks import bench, documents, figures, loops, on_disk, page, repair, scale, scheduler
 from benchmarks.plan import QUICK, Plan
 from benchmarks.thresholds import thresholds
 
-_PROGRAMS: dict[str, Any] = {"loops": loops, "scheduler": scheduler, "page": page, "repair": repair}
+_PROGRAMS: dict[str, Any] = {"loops": loops, "scheduler": scheduler, "page": page, "repair": repair, "scale": scale}
 
 _console = Console(stderr=True, highlight=False)
 
 
 def main(
     program: Annotated[
-        Literal["loops", "scheduler", "page", "repair"], typer.Argument(help="What to measure.")
+        Literal["loops", "scheduler", "page", "repair", "scale"], typer.Argument(help="What to measure.")
     ] = "loops",
     quick: Annotated[bool, typer.Option("--quick", help="Small fleets, few rounds, into .cache/benchmark.")] = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Do not measure; write documents and plots from the JSON files.")
     ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="scale: keep the large database in this directory, and use what is there.")
+    ] = None,
 ) -> None:
     """Measure, keep the results in a JSON file, and write all results into the documents.
 
@@ -45,7 +49,8 @@ def main(
         def say(message: str) -> None:
             _console.print(f"{time.monotonic() - start:6.0f} s  {message}", soft_wrap=True)
 
-        with bench.start(plan, module.RELEASES, module.SETTINGS, say) as where:
+        own = on_disk.running(data, module.SETTINGS) if program == "scale" else None
+        with bench.start(plan, module.RELEASES, module.SETTINGS, say, own) as where:
             figures.save(program, module.measure(where), root / "docs")
     measured = figures.load(root / "docs")
     documents.write(measured, root)

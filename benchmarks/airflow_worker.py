@@ -95,6 +95,13 @@ class BenchmarkCommands(Commands):
             seen["ms"] -= 0 if reading else self._ms["dag"]
         return seen | {"runs": len(runs), "statements": len(sent)}
 
+    def loop_for(self, seconds: float) -> dict[str, int]:
+        """Do whole loops for so long."""
+        end, runs = time.perf_counter() + seconds, []
+        while time.perf_counter() < end:
+            runs.append(int(self.loop(whole=True)["runs"]))
+        return {"loops": len(runs), "runs": sum(runs)}
+
     @property
     def _plugin(self) -> Any:
         return getattr(SchedulerJobRunner, "dagbump", None)

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -65,7 +65,7 @@ class Bench:
     @contextmanager
     def stage(self, size: FleetSize, **airflow_settings: str) -> Iterator[Stage]:
         """Prepare for one fleet."""
-        settings = airflow_settings | {"AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": str(size.runs)}
+        settings = {"AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": str(size.runs)} | airflow_settings
         with ExitStack() as stack:
             home = Path(stack.enter_context(TemporaryDirectory(prefix="dagbump-bench-")))
             yield Stage(size, self, home, _AIRFLOW | settings, stack)
@@ -114,23 +114,31 @@ class Bench:
 
 @contextmanager
 def start(
-    plan: Plan, releases: Sequence[str], settings: Mapping[str, str], say: Callable[[str], None]
+    plan: Plan,
+    releases: Sequence[str],
+    settings: Mapping[str, str],
+    say: Callable[[str], None],
+    own: AbstractContextManager[Server] | None = None,
 ) -> Iterator[Bench]:
-    """Start PostgreSQL, or use the one in DAGBUMP_TEST_URL, and let each Airflow release create its tables."""
+    """Start a program's own PostgreSQL, else a new one, or use the one in DAGBUMP_TEST_URL.
+
+    Each Airflow release creates its tables there.
+    """
     with ExitStack() as stack:
-        server = stack.enter_context(servers.start(settings))
+        server = stack.enter_context(own or servers.start(settings))
         observer = stack.enter_context(server.maintenance())
-        if settings and "pg_stat_statements" not in scalar(observer, "SHOW shared_preload_libraries"):
+        counted = "shared_preload_libraries" in settings
+        if counted and "pg_stat_statements" not in scalar(observer, "SHOW shared_preload_libraries"):
             raise SystemExit(
                 f"benchmark: {server.source} does not count statements: start a container engine, or name in "
                 "DAGBUMP_TEST_URL a server with pg_stat_statements in shared_preload_libraries"
             )
-        if settings:
+        if counted:
             observer.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         home = Path(stack.enter_context(TemporaryDirectory(prefix="dagbump-bench-")))
         for release in releases:
             say(f"Airflow {release} makes its tables")
-            name = _name("template", release)
+            name = database_name("template", release)
             stack.callback(server.drop_database, name)
             environments.migrate(release, server.create_database(name), home)
         yield Bench(plan, say, server, observer)
@@ -173,19 +181,24 @@ class Stage:
         worker("turn_on")
         return worker
 
+    def worker(self, what: str, release: str, number: int) -> Worker:
+        """Start one more process on one of the databases."""
+        url = self.bench.server.database(database_name(what, release))
+        return self._start(release, url, f"{url.database}_{number}")
+
     def connect(self, what: str, release: str) -> Connection:
         """Open a connection to one of the databases."""
-        return self.stack.enter_context(closing(connect(self.bench.server.database(_name(what, release)))))
+        return self.stack.enter_context(closing(connect(self.bench.server.database(database_name(what, release)))))
 
     def _create(self, what: str, release: str, template: str) -> URL:
-        name = _name(what, release)
+        name = database_name(what, release)
         self.stack.callback(self.bench.server.drop_database, name)
-        return self.bench.server.create_database(name, _name(template, release))
+        return self.bench.server.create_database(name, database_name(template, release))
 
-    def _start(self, release: str, url: URL) -> Worker:
+    def _start(self, release: str, url: URL, home: str | None = None) -> Worker:
         script = Path(__file__).with_name("airflow_worker.py")
         return self.stack.enter_context(
-            start_worker(release, url, self.home / str(url.database), self.settings, script)
+            start_worker(release, url, self.home / (home or str(url.database)), self.settings, script)
         )
 
 
@@ -194,7 +207,8 @@ def connect(url: URL) -> psycopg.Connection[Any]:
     return psycopg.connect(libpq(url), autocommit=True)
 
 
-def _name(what: str, release: str) -> str:
+def database_name(what: str, release: str) -> str:
+    """Return the name of a fleet's database."""
     return f"bench_{what}_{release.replace('.', '_')}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from support.processes import CHECKOUT
 
 from benchmarks import plots
-from benchmarks.figures import LOOK, Cost, Costs, Figure, LifeCycles, Proof, Results, Rows, name_of, names
+from benchmarks.figures import LOOK, Cost, Costs, Figure, LifeCycles, Proof, Results, Rows, Tables, name_of, names
 from benchmarks.plan import LOOKS, LOOP_RUNS, NOTHING, VERSION_WORK, FleetSize
 from benchmarks.thresholds import thresholds
 
@@ -52,10 +52,16 @@ def fill(document: str, results: Mapping[str, Any]) -> str:
         else:
             about = results[program].machine
             command, date = "make " + f"bench-{program}".removesuffix("-loops"), about["date"]
-            commit, table = about.get("commit", "not recorded"), _BLOCKS[what](results[program])
+            commit, table = about.get("commit", "not recorded"), _block(what, results[program])
         return f"{start}\n`{command}`, {date}, commit {commit}:\n\n{table}\n{end}"
 
     return _BLOCK.sub(block, document)
+
+
+def _block(what: str, results: Any) -> str:
+    if isinstance(results, Tables) and what in results.tables:
+        return _rows(results.tables[what])
+    return _BLOCKS[what](results)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
@@ -67,7 +73,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
 
 
-def _machine(results: Rows) -> str:
+def _machine(results: Rows | Tables) -> str:
     about = results.machine
     took = about.get("seconds")
     settings = ", ".join(f"`{name} = {value}`" for name, value in about["settings"].items())
@@ -207,9 +213,10 @@ def _whole_loops_in_short(results: Results) -> str:
     return _table(("loop", "runs x TIs", *releases), cells, left=2)
 
 
-def _rows(results: Rows) -> str:
-    cells = [[value if isinstance(value, str) else _ms(value) for value in row.values()] for row in results.rows]
-    return _table(list(results.rows[0]), cells)
+def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = [[value if isinstance(value, str) else _ms(value) for value in row.values()] for row in rows]
+    left = sum(isinstance(value, str) for value in rows[0].values())
+    return _table(list(rows[0]), cells, left=left)
 
 
 def _proof(proof: Proof) -> str:
@@ -243,7 +250,7 @@ def _kilobytes(value: float) -> str:
 _BLOCKS: dict[str, Callable[[Any], str]] = {
     "machine": _machine,
     "thresholds": _thresholds,
-    "times": _rows,
+    "times": lambda results: _rows(results.rows),
     "steady": lambda results: _times(results.costs["steady"]),
     "version change": lambda results: _times(results.costs["version change"]),
     "counts, steady": lambda results: _counts(results.costs["steady"]),

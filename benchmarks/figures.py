@@ -112,6 +112,17 @@ class Rows:
     rows: list[dict[str, Any]]
 
 
+Row = dict[str, Any]  # of a table, by column title
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Several tables, by name."""
+
+    machine: dict[str, Any]
+    tables: dict[str, list[Row]]
+
+
 @dataclass(frozen=True)
 class Results(Rows):
     """What the two programs measure that compare contenders. The rows are whole loops."""
@@ -148,6 +159,7 @@ _FILES: dict[str, tuple[str, Any]] = {
     "scheduler": ("scheduler-loops.json", Results),
     "page": ("page.json", Rows),
     "repair": ("repair.json", Rows),
+    "scale": ("scale.json", Tables),
     "proof": ("proof.json", dict[str, Proof]),  # by title
 }
 
@@ -158,7 +170,7 @@ def load(directory: Path) -> dict[str, Any]:
     return {name: kind.validate_json(file.read_bytes()) for name, (file, kind) in files.items() if file.exists()}
 
 
-def save(program: str, results: Rows | dict[str, Proof], directory: Path) -> None:
+def save(program: str, results: Rows | Tables | dict[str, Proof], directory: Path) -> None:
     """Write one line per contender and fleet; JSON's own layout would be one line per figure."""
     name, kind = _FILES[program]
     text = TypeAdapter(kind).dump_json(results, indent=1).decode()

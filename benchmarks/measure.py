@@ -50,17 +50,22 @@ def measure_steady(contenders: Sequence[Contender], bench: Bench) -> dict[str, C
     for contender in contenders:
         vacuum(contender.connection)
         contender.warm_up()
+    steady_turns(samples, bench)
+    for mine in turns(samples, bench.plan.observed, bench.say, "steady, observed"):
+        mine.observe_loop(bench)
+    for mine in samples:
+        mine.memory = mine.contender.inspect()
+    return {mine.contender.name: mine.cost() for mine in samples}
+
+
+def steady_turns(samples: Sequence[Samples], bench: Bench) -> None:
+    """Measure steady loops, several in each turn."""
     for mine in turns(samples, bench.plan.steady, bench.say, "steady"):
         end = perf_counter() + bench.plan.turn_seconds
         timings = [mine.contender.loop()]
         while perf_counter() < end:
             timings.append(mine.contender.loop())
         mine.rounds.append(timings)
-    for mine in turns(samples, bench.plan.observed, bench.say, "steady, observed"):
-        mine.observe_loop(bench)
-    for mine in samples:
-        mine.memory = mine.contender.inspect()
-    return {mine.contender.name: mine.cost() for mine in samples}
 
 
 def measure_version_change(contenders: Sequence[Contender], bench: Bench) -> dict[str, Cost]:

@@ -61,6 +61,15 @@ class Plan:
     version_work: FleetSize = FleetSize(LOOP_RUNS, 500)
     page: tuple[FleetSize, ...] = (FleetSize(LOOP_RUNS, 50), FleetSize(10_000, 20))
     repair: FleetSize = FleetSize(200, 500)
+    large: FleetSize = FleetSize(5_000, 20)  # what runs in the large database; each DAG has 20 running runs
+    finished_tis: int = 50_000_000  # in the same table
+    versions: int = 16_000  # of its first DAG
+    versions_seconds: int = 600  # one more per second
+    schedulers: FleetSize = FleetSize(1_000, 20)
+    processes: tuple[int, ...] = (1, 2, 4)  # of schedulers at once
+    processes_seconds: int = 10
+    large_change: Rounds = Rounds(seconds=5, least=3, most=15)  # of version changes there
+    drop_caches: bool = True  # of the whole machine, before a call with cold caches
     steady: Rounds = Rounds(seconds=4, least=3, most=100)  # of loops in which nothing changed
     turn_seconds: float = 0.04  # a contender repeats a steady loop for so long in each round
     observed: Rounds = Rounds(
@@ -80,6 +89,15 @@ QUICK = Plan(
     version_work=_SMALL,
     page=(_SMALL,),
     repair=_SMALL,
+    large=FleetSize(100, 20),
+    finished_tis=5_000,
+    versions=50,
+    versions_seconds=2,
+    schedulers=FleetSize(40, 20),
+    processes=(2,),
+    processes_seconds=1,
+    large_change=Rounds(seconds=0, least=1, most=1),
+    drop_caches=False,
     steady=Rounds(seconds=0.5, least=2, most=10),
     observed=Rounds(seconds=0, least=2, most=2),
     version_change=Rounds(seconds=0.5, least=1, most=3),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from support.fleet import Fleet
 from support.processes import CHECKOUT
 
 from benchmarks import documents, figures
+from benchmarks.plan import LOOP_RUNS, QUICK
 
 pytestmark = pytest.mark.once
 
@@ -38,7 +42,7 @@ def test_every_block_says_where_its_figures_come_from() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("program", ["loops", "scheduler", "page", "repair"])
+@pytest.mark.parametrize("program", sorted(figures.load(DOCS).keys() - {"proof"}))
 def test_what_is_kept_in_a_file_is_all_that_was_measured(program: str, tmp_path: Path) -> None:
     kept = figures.load(DOCS)[program]
     figures.save(program, kept, tmp_path)
@@ -83,3 +87,19 @@ def test_copies_of_a_run_and_of_a_version_are_bumped_as_the_originals(
     new = fleet.copy_latest_version("d")
     result = dagbump.bump(connection, caller_verifies=True)
     assert [(row.dag_version_id, row.version_number, row.bumped) for row in result.runs] == [(new, 2, 2)] * 5
+
+
+@pytest.mark.airflow
+@pytest.mark.slow
+def test_the_scale_is_measured_in_small() -> None:
+    words = (sys.executable, "-m", "benchmarks", "scale", "--quick")
+    subprocess.run(words, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": "tests"}, check=True)
+    tables = figures.load(CHECKOUT / ".cache" / "benchmark" / "docs")["scale"].tables
+    moved = [row["TIs moved"] for row in tables["warm"]]
+    assert moved == [12, 12 * LOOP_RUNS, 12 * QUICK.large.runs] * 2
+    assert len(tables["cold"]) == len(moved)
+    (version_per_second,) = tables["version per second"]
+    assert version_per_second["versions"] == QUICK.versions_seconds
+    examined = {(row["loop"], row["who"]): row["runs examined/s"] for row in tables["schedulers"]}
+    assert len(examined) == 4
+    assert min(examined.values()) > 0
