@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ def _whole_loops_in_short(results: Results) -> str:
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [[value if isinstance(value, str) else _ms(value) for value in row.values()] for row in rows]
-    left = sum(isinstance(value, str) for value in rows[0].values())
+    left = len(list(takewhile(lambda value: isinstance(value, str), rows[0].values())))
     return _table(list(rows[0]), cells, left=left)
 
 
