@@ -10,11 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
-from dagbump import database
-from dagbump.installation import installer
-from support import airflow_tables, failover, replication
-from support.failover import Trial
+from support.failover import Trial, installed_cluster
 from support.replication import Cluster
 
 pytestmark = [pytest.mark.once, pytest.mark.slow]
@@ -24,10 +20,7 @@ OF_EACH = int(os.environ.get("DAGBUMP_FAILOVERS") or 2)
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with replication.cluster() as servers:
-        servers.primary.execute(f"CREATE DATABASE {failover.DATABASE}")
-        airflow_tables.make(sa.engine.make_url(servers.primary.database(failover.DATABASE)), tmp_path)
-        installer.upgrade(database.create_engine(servers.url(failover.DATABASE)))
+    with installed_cluster(tmp_path) as servers:
         yield servers
 
 

@@ -12,16 +12,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dagbump
 import psycopg
 import sqlalchemy as sa
+from dagbump import database
 from dagbump.errors import DagbumpError
+from dagbump.installation import installer
 from psycopg.types.json import Json
 from sqlalchemy.orm import Session
 
-from support import ledger, verify_integrity
+from support import airflow_tables, ledger, replication, verify_integrity
 from support.fleet import Fleet, serialized_dag
 from support.processes import DAGBUMP, RunningProcess, running
 from support.replication import Cluster
@@ -62,6 +65,16 @@ _NEXT_STATE = """
         ORDER BY random() LIMIT 1 FOR UPDATE SKIP LOCKED
     )
 """
+
+
+@contextmanager
+def installed_cluster(home: Path) -> Iterator[Cluster]:
+    """Start a primary and a standby with Airflow's tables and dagbump in them."""
+    with replication.cluster() as cluster:
+        cluster.primary.execute(f"CREATE DATABASE {DATABASE}")
+        airflow_tables.make(sa.engine.make_url(cluster.primary.database(DATABASE)), home)
+        installer.upgrade(database.create_engine(cluster.url(DATABASE)))
+        yield cluster
 
 
 @dataclass

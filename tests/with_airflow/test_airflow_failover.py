@@ -11,10 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
-from dagbump import database
-from dagbump.installation import installer
-from support import airflow_tables, failover, replication
+from support.failover import installed_cluster
 from support.releases.failover import Trial, deployed_on
 from support.replication import Cluster
 
@@ -26,10 +23,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.skipif(not OF_EACH, reason="DAGBU
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with replication.cluster() as servers:
-        servers.primary.execute(f"CREATE DATABASE {failover.DATABASE}")
-        airflow_tables.make(sa.engine.make_url(servers.primary.database(failover.DATABASE)), tmp_path)
-        installer.upgrade(database.create_engine(servers.url(failover.DATABASE)))
+    with installed_cluster(tmp_path) as servers:
         yield servers
 
 
