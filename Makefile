@@ -8,6 +8,8 @@
 # make test-migrations: Airflow's own migrations, from release to release and back, with dagbump inside.
 # make test-matrix: what is about SQL, on the tables of every Airflow and on every PostgreSQL; takes hours.
 #   RELEASES=3.3.2 POSTGRES="postgres:15 embedded:13" for some of it. CI runs it every night, a pair per job.
+# make pairs: some of that in a minute per pair, and on each Python with the wheel; what passed stands in docs/compatibility.md.
+#   What has passed at this commit is not run again. PYTHONS="3.12 /opt/python3.14" for some of it.
 # make prove: the proofs in docs/reliability.md in their long form, which takes hours; those that run a real Airflow, on each
 #   release. ARGS="-k kills" for some of them. make test-slow and test-airflow run their short form.
 # make mutants: breaks one clause of the SQL after the other, and fails where no test fails; takes hours. ARGS="bump parts/stale":
@@ -35,8 +37,10 @@ PINS := pins/development.txt
 RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 # Where each PostgreSQL comes from: values of DAGBUMP_POSTGRES_IMAGE, 13 to 18.
 POSTGRES ?= embedded:13 embedded:14 postgres:15 embedded:16 postgres:17 embedded
+# Versions, or paths, of the interpreters.
+PYTHONS ?= 3.10 3.11 3.12 3.13 3.14
 
-.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix prove mutants bench bench-quick bench-scheduler bench-page bench-repair bench-scale pins airflow-tables release-sql lint docs package clean
+.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix pairs prove mutants bench bench-quick bench-scheduler bench-page bench-repair bench-scale pins airflow-tables release-sql lint docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -57,12 +61,18 @@ test-ui: $(VENV)/.dev
 test-migrations: $(VENV)/.dev
 	$(BIN)/pytest -m migrations $(ARGS)
 
+MATRIX = PYTHONPATH=tests $(BIN)/python -m support.matrix
+
 test-matrix: $(VENV)/.dev
-	failed=; for release in $(RELEASES); do for postgres in $(POSTGRES); do \
-	    echo "=== the tables of Airflow $$release on $$postgres"; \
-	    DAGBUMP_REQUIRE_CONTAINERS=1 DAGBUMP_AIRFLOW=$$release DAGBUMP_POSTGRES_IMAGE=$$postgres $(BIN)/pytest -n auto --dist worksteal \
-	        -m "not once and not airflow and not migrations and not ui" $(ARGS) || failed="$$failed $$release/$$postgres"; \
-	done; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+	$(MATRIX) --airflow $(RELEASES) --postgres $(POSTGRES) -- \
+	    -n auto --dist worksteal -m "pair or not (once or airflow or migrations or ui)" $(ARGS)
+
+RECORD_MATRIX = DAGBUMP_RECORD=1 DAGBUMP_EXAMPLES=20 $(MATRIX)
+
+pairs: $(VENV)/.dev
+	$(RECORD_MATRIX) --airflow $(RELEASES) --postgres $(POSTGRES) -- -m pair $(ARGS)
+	$(RECORD_MATRIX) --python $(PYTHONS) -- -m "pair and not airflow" $(ARGS)
+	$(BENCH) --report-only
 
 test-newest:
 	rm -rf .venv-newest

@@ -70,6 +70,7 @@ def open_sync(kind: str, url: URL) -> Iterator[Any]:
 SYNC = ["psycopg", *(f"{driver} {level}" for driver in SYNC_DRIVERS for level in ("Connection", "Session", "scoped"))]
 
 
+@pytest.mark.pair
 @pytest.mark.parametrize("kind", SYNC)
 def test_bump_and_preview_on_every_connection(fleet: Fleet, database: URL, kind: str) -> None:
     run, new, stale = stale_run(fleet)
@@ -98,6 +99,7 @@ def test_arguments_on_every_connection(fleet: Fleet, database: URL, kind: str) -
         assert dagbump.bump(connection, {run}, ("d",), 1, True).runs == expected(run, new)
 
 
+@pytest.mark.pair
 @pytest.mark.parametrize("driver", ASYNC_DRIVERS)
 @pytest.mark.parametrize("level", ["AsyncConnection", "AsyncSession"])
 def test_abump_on_sqlalchemys_async_connections(fleet: Fleet, database: URL, driver: str, level: str) -> None:
@@ -125,6 +127,7 @@ def async_url(url: URL, driver: str) -> URL:
     return url.set(drivername=f"postgresql+{driver}")
 
 
+@pytest.mark.pair
 def test_abump_on_psycopgs_async_connection(fleet: Fleet, database: URL) -> None:
     run, new, stale = stale_run(fleet)
 

@@ -46,7 +46,7 @@ def do(url: URL, statements: str) -> None:
         connection.execute(statements.encode())
 
 
-@pytest.fixture(params=["dagbump", "alembic"])
+@pytest.fixture(params=[pytest.param("dagbump", marks=pytest.mark.pair), "alembic"])
 def upgrade_and_downgrade(request: pytest.FixtureRequest) -> tuple[list[str], list[str]]:
     if request.param == "dagbump":
         return [*DAGBUMP, "upgrade"], [*DAGBUMP, "downgrade"]
@@ -79,6 +79,7 @@ def test_both_ways_install_the_same(airflow_database: URL, postgres: Server, air
         assert dump_schema(airflow_database) == dump_schema(other)
 
 
+@pytest.mark.pair
 def test_the_printed_scripts_apply_with_psql_and_do_the_same(airflow_database: URL, database: URL) -> None:
     before = dump_schema(airflow_database)
 

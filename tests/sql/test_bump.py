@@ -33,6 +33,7 @@ def verdicts(rows: tuple[dagbump.RunPreview, ...]) -> dict[int, str]:
     return {row.dag_run_id: row.verdict for row in rows}
 
 
+@pytest.mark.pair
 def test_moves_every_unfinished_ti_and_no_finished_one(fleet: Fleet, connection: Connection) -> None:
     old, new = fleet.dag("d", versions=2)
     run = fleet.run("d")
@@ -68,6 +69,7 @@ def test_a_ti_without_a_version_is_stale(fleet: Fleet, connection: Connection) -
     assert fleet.versions_of([orphan]) == [only]
 
 
+@pytest.mark.pair
 def test_a_second_call_answers_nothing_and_writes_nothing(fleet: Fleet, connection: Connection) -> None:
     old, new = fleet.dag("d", versions=2)
     run = fleet.run("d")
@@ -155,6 +157,7 @@ def test_mapped_tis_are_moved_one_by_one(fleet: Fleet, connection: Connection) -
     assert fleet.versions_of(mapped) == [old, new, new, old, new]
 
 
+@pytest.mark.pair
 class TestUnverifiedRun:
     """A run with the latest version on none of its TIs: bumping it hides from Airflow that it has to verify it."""
 
@@ -222,6 +225,7 @@ NOT_EXAMINED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.pair
 @pytest.mark.parametrize("verdict", NOT_EXAMINED)
 @pytest.mark.parametrize("caller_verifies", [False, True])
 def test_runs_that_airflow_does_not_examine_are_left_alone(

@@ -60,6 +60,7 @@ def run(url: URL, *, code: int) -> dict[str, dagbump.CheckItem]:
     return {item.item: item for item in report.items}
 
 
+@pytest.mark.pair
 def test_all_is_ok_after_an_upgrade(connection: psycopg.Connection[Any]) -> None:
     """On the tables of the Airflow release that the tests run with."""
     items = dagbump.check(connection)

@@ -27,6 +27,7 @@ def recorded(fleet: Fleet) -> list[dict[str, Any]]:
         return cursor.execute("SELECT * FROM dagbump.history ORDER BY bumped_at").fetchall()
 
 
+@pytest.mark.pair
 class TestWhatIsRecorded:
     @pytest.mark.usefixtures("either_way")
     def test_a_row_per_run_with_all_that_there_is_to_know(self, fleet: Fleet, connect: Connect) -> None:
@@ -274,6 +275,7 @@ def test_what_somebody_has_built_into_it_is_refused_by_name(
     assert recorded(fleet) == []
 
 
+@pytest.mark.pair
 class TestPrune:
     @pytest.fixture
     def _past(self, fleet: Fleet) -> None:

@@ -340,6 +340,7 @@ class TestTaskInstance:
         assert [row["held"] for row in look(connection, "NULL, '{pinned}'")] == ["dag_version"]
 
 
+@pytest.mark.pair
 class TestVersion:
     @pytest.fixture(autouse=True)
     def run(self, fleet: Fleet) -> int:
@@ -556,6 +557,7 @@ def test_details_of_other_roles_are_for_those_that_may_know(
         assert row["xact_start"] is not None
 
 
+@pytest.mark.pair
 @pytest.mark.parametrize("kind", ["psycopg", "Connection", "Session"])
 def test_in_python(fleet: Fleet, database: URL, connect: Connect, kind: str) -> None:
     run, other_run = stale_run(fleet), stale_run(fleet, "other")

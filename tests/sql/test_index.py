@@ -47,7 +47,7 @@ def until_building(fleet: Fleet) -> None:
     until(lambda: index_state(fleet) == (False,), lambda: "the index is being built")
 
 
-@pytest.mark.parametrize("words", [WITH_INDEX, (*ALEMBIC, "upgrade", "heads")])
+@pytest.mark.parametrize("words", [pytest.param(WITH_INDEX, marks=pytest.mark.pair), (*ALEMBIC, "upgrade", "heads")])
 def test_is_built_and_removed_again(airflow_database: URL, words: tuple[str, ...]) -> None:
     before = dump_schema(airflow_database)
     for _ in range(2):  # the second time there is nothing to do

@@ -28,6 +28,7 @@ def stale_run(fleet: Fleet, *, tis: int, verified: bool = True) -> tuple[int, UU
     return run, old, new, [fleet.ti(run, old, "scheduled") for _ in range(tis)]
 
 
+@pytest.mark.pair
 @pytest.mark.parametrize("strength", ["UPDATE", "NO KEY UPDATE", "SHARE"])
 @pytest.mark.parametrize("caller_verifies", [False, True])
 def test_a_ti_that_is_held_is_left_counted_and_picked_up_later(
@@ -108,6 +109,7 @@ class TestLatestVersionHeld:
         assert dagbump.bump(connection).bumped == 3
 
 
+@pytest.mark.pair
 def test_two_bumps_at_once_move_each_ti_once(fleet: Fleet, connection: Connection, connect: Connect) -> None:
     _, _, new, tis = stale_run(fleet, tis=5)
     first = connect()

@@ -314,6 +314,7 @@ class TestWhoGrants:
         assert "SET ROLE" in (refused.value.diag.message_hint or "")
 
 
+@pytest.mark.pair
 class TestAnOperator:
     @pytest.fixture
     def operator(self, fleet: Fleet, connect: Connect, role: str) -> Connection:

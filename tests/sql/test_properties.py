@@ -391,6 +391,7 @@ def live(request: pytest.FixtureRequest, postgres: Server, dagbump_template: str
         yield live
 
 
+@pytest.mark.pair
 @properties
 @given(case=fleets_and_calls())
 def test_bump_answers_and_writes_what_the_contract_says(live: LiveDatabase, case: tuple[list[Run], Call]) -> None:

@@ -101,6 +101,7 @@ def caller(connect: Connect) -> Connection:
     return connection
 
 
+@pytest.mark.pair
 class TestBatches:
     @pytest.mark.usefixtures("either_way")
     def test_at_most_so_many_within_a_run_and_over_several(self, fleet: Fleet, caller: Connection) -> None:
@@ -145,6 +146,7 @@ class TestBatches:
         assert (versions.count(new), versions.count(newest)) == (2, 0)
 
 
+@pytest.mark.pair
 class TestWhatIsMoved:
     """A repair moves what the safe form moves, and TIs without a version in pinned runs. It moves nothing else."""
 

@@ -33,6 +33,7 @@ def test_no_version_no_row(fleet: Fleet, connection: Connection) -> None:
     assert look(connection) == {}
 
 
+@pytest.mark.pair
 def test_versions_and_the_latest(fleet: Fleet, connection: Connection) -> None:
     fleet.dag("d")
     for number, created in ((1, LONG_AGO), (2, NOW - timedelta(hours=23)), (3, NOW - timedelta(hours=25))):
@@ -209,6 +210,7 @@ def test_a_version_that_airflow_db_clean_could_not_delete_it_can_after_a_bump(
     assert left_by_db_clean() == [2]
 
 
+@pytest.mark.pair
 def test_in_python(fleet: Fleet, connection: Connection) -> None:
     for dag in ("a", "b"):
         fleet.dag(dag, versions=2)

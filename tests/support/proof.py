@@ -46,6 +46,17 @@ def keep(title: str, proof: Proof, directory: Path) -> None:
         figures.save("proof", {**proofs, title: proof}, directory)
 
 
+def counted(title: str) -> Figures:
+    """Return what has been counted for a title at this commit."""
+    kept = figures.load(CHECKOUT / "docs").get("proof", {}).get(title)
+    return kept.figures if kept and kept.commit == _commit() else {}
+
+
+def is_changed() -> bool:
+    """Return whether the checkout has changes that are in no commit; results in docs/ are none."""
+    return bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":!docs"))
+
+
 def _merged(before: Figures, figures: Figures) -> Figures:
     """Add figures to others; a row with columns keeps those that only it has."""
     merged = before | figures
@@ -57,5 +68,9 @@ def _merged(before: Figures, figures: Figures) -> Figures:
 
 
 def _commit() -> str:
-    words = ("git", "rev-parse", "--short=9", "HEAD")
-    return subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
+    return _git("rev-parse", "--short=9", "HEAD")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
