@@ -67,11 +67,11 @@ test-matrix: $(VENV)/.dev
 	$(MATRIX) --airflow $(RELEASES) --postgres $(POSTGRES) -- \
 	    -n auto --dist worksteal -m "pair or not (once or airflow or migrations or ui)" $(ARGS)
 
-RECORD_MATRIX = DAGBUMP_RECORD=1 DAGBUMP_EXAMPLES=20 $(MATRIX)
+RECORD_MATRIX = DAGBUMP_RECORD=1 DAGBUMP_EXAMPLES=10 $(MATRIX)
 
 pairs: $(VENV)/.dev
 	$(RECORD_MATRIX) --airflow $(RELEASES) --postgres $(POSTGRES) -- -m pair $(ARGS)
-	$(RECORD_MATRIX) --python $(PYTHONS) -- -m "pair and not airflow" $(ARGS)
+	$(RECORD_MATRIX) --python $(PYTHONS) -- -m pair tests/sql tests/package $(ARGS)
 	$(BENCH) --report-only
 
 test-newest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,19 @@ expect.set_options(timeout=PATIENCE_MS)
 Served = tuple[Web, URL]
 
 
+_ROUTES = """
+import json
+from dagbump.airflow_plugin.page.application import create_routes
+routes = create_routes().routes
+print("ROUTES", json.dumps([[route.path, sorted(getattr(route, "methods", None) or ["mount"])] for route in routes]))
+"""
+
 Enter = Callable[..., Visitor]
+
+
+def routes_of(web: Web) -> list[tuple[str, list[str]]]:
+    """Return the path and the methods of each route of the page."""
+    return [(path, methods) for path, methods in json.loads(web.run(_ROUTES).partition("ROUTES ")[2])]
 
 
 def _empty(connection: psycopg.Connection) -> None:

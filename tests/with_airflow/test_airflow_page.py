@@ -31,6 +31,7 @@ from support.page import (
     fill,
     open_page,
     picture,
+    routes_of,
     row_of,
     versions,
 )
@@ -314,18 +315,9 @@ def post(somebody: Visitor, web: Web, runs: list[int], token: str | None, **more
     return status
 
 
-ROUTES = """
-import json
-from dagbump.airflow_plugin.page.application import create_routes
-routes = create_routes().routes
-print("ROUTES", json.dumps([[route.path, sorted(getattr(route, "methods", None) or ["mount"])] for route in routes]))
-"""
-
-
 @pytest.mark.usefixtures("fleet")
 def test_no_route_answers_nobody(web: Web, browser: Browser) -> None:
-    printed = web.run(ROUTES)
-    routes = json.loads(printed.partition("ROUTES ")[2])
+    routes = routes_of(web)
     assert len(routes) >= 5
     with visitor(browser) as nobody:
         for path, methods in routes:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from dagbump import client
-from dagbump.airflow_plugin import reporting
+from dagbump.airflow_plugin import configuration, reporting
 from dagbump.airflow_plugin.compatibility import (
     DagRun,
     DagVersion,
@@ -44,23 +44,10 @@ def turn_on(scheduler: ModuleType) -> None:
     if hasattr(scheduler.SchedulerJobRunner, "dagbump"):
         return
     require_known_airflow(scheduler)
-    settings = {name: _seconds(name) for name in ("warn_held_after", "missing_tasks_interval")}
+    settings = {name: configuration.seconds(name) for name in ("warn_held_after", "missing_tasks_interval")}
     _require_installed()
     _replace(scheduler, Scheduling(scheduler, **settings))
     reporting.is_on()
-
-
-def _seconds(name: str) -> float:
-    from airflow.configuration import conf
-    from airflow.exceptions import AirflowConfigException
-
-    try:
-        seconds = conf.getfloat("dagbump", name, fallback=60.0)
-    except AirflowConfigException as error:
-        raise UnfitError(f"{error} It may be a number of seconds") from error
-    if not seconds >= 0:  # also refuses "nan"
-        raise UnfitError(f"[dagbump] {name} is {seconds:g}; it may be a number of seconds, or 0 for never")
-    return float(seconds)
 
 
 def _require_installed() -> None:

@@ -8,8 +8,8 @@ from typing import ClassVar
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 
-from dagbump.airflow_plugin import reporting
-from dagbump.airflow_plugin.compatibility import SCHEDULER_MODULE, UnfitError
+from dagbump.airflow_plugin import configuration, reporting
+from dagbump.airflow_plugin.compatibility import SCHEDULER_MODULE
 from dagbump.airflow_plugin.page import URL_PREFIX, Page, SlashAdded, page_in_menu
 
 
@@ -33,16 +33,10 @@ class Listener:
 
 
 def _is_wanted(component: object) -> bool:
-    from airflow.configuration import conf
-    from airflow.exceptions import AirflowConfigException
     from airflow.jobs.job import Job
 
-    if not isinstance(component, Job):  # a task that LocalExecutor forked from the scheduler
-        return False
-    try:
-        return bool(conf.getboolean("dagbump", "enabled", fallback=False))
-    except AirflowConfigException as error:
-        raise UnfitError(f"{error} It may be True or False") from error
+    # A task that LocalExecutor forked from the scheduler is no Job.
+    return isinstance(component, Job) and configuration.is_enabled()
 
 
 class DagbumpPlugin(AirflowPlugin):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +33,10 @@ from airflow.utils.sqlalchemy import prohibit_commit
 from airflow.utils.state import DagRunState
 from dagbump import client
 from dagbump.airflow_plugin import DagbumpPlugin
+from dagbump.airflow_plugin.page import plugin_state
 from dagbump.airflow_plugin.reporting import Reporter
 from dagbump.airflow_plugin.scheduling import Scheduling
+from dagbump.airflow_settings import OPTIONS
 from dagbump.results import BumpResult, RunScope
 from sqlalchemy.exc import OperationalError
 
@@ -84,6 +87,31 @@ def missing_tasks_interval(value: str) -> AbstractContextManager[Any]:
     return patch.dict(os.environ, {"AIRFLOW__DAGBUMP__MISSING_TASKS_INTERVAL": value})
 
 
+@contextmanager
+def as_variables(options: Mapping[str, str]) -> Iterator[bool]:
+    """Set the environment variables of these options, and unset those of others."""
+    with patch.dict(os.environ):
+        for name in OPTIONS:
+            os.environ.pop(f"AIRFLOW__DAGBUMP__{name.upper()}", None)
+        os.environ.update({f"AIRFLOW__DAGBUMP__{name.upper()}": value for name, value in options.items()})
+        yield True
+
+
+@contextmanager
+def in_airflow_cfg(options: Mapping[str, str]) -> Iterator[bool]:
+    """Have a section [dagbump] read, as Airflow reads it in its file; yield whether it could."""
+    lines = [f"{name} = {value}" for name, value in options.items()]
+    with as_variables({}):
+        try:
+            conf.read_string("\n".join(["[dagbump]", *lines, ""]))
+        except configparser.Error:
+            yield False
+        else:
+            yield True
+        finally:
+            conf.remove_section("dagbump")
+
+
 MISFITS: dict[str, AbstractContextManager[Any]] = {
     "release": patch.object(airflow, "__version__", "3.5.0"),
     "method gone": patch.object(SchedulerJobRunner, "_verify_integrity_if_dag_changed", None),
@@ -129,6 +157,14 @@ class PluginCommands(Commands):
         """Turn the plugin on in an Airflow that it does not fit, and answer its log lines."""
         with MISFITS[misfit]:
             return self.start_scheduler()
+
+    def start_scheduler_configured(self, options: Mapping[str, str], *, in_file: bool) -> dict[str, Any] | None:
+        """Turn the plugin on with these options and nothing else of section [dagbump], in airflow.cfg or as variables.
+
+        Answer its log lines, what the page in the UI would say, and None if Airflow cannot read such a file.
+        """
+        with in_airflow_cfg(options) if in_file else as_variables(options) as was_read:
+            return {"logged": self.start_scheduler(), "shown": plugin_state.is_enabled()} if was_read else None
 
     def patch(self, name: str, how: str) -> None:
         """Let somebody else patch one of the functions that the plugin replaces."""

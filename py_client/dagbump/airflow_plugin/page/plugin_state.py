@@ -9,7 +9,8 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from dagbump import client
-from dagbump.airflow_plugin import callers
+from dagbump.airflow_plugin import callers, configuration
+from dagbump.airflow_plugin.compatibility import UnfitError
 from dagbump.results import HistoryEntry
 
 _NEWEST = 100
@@ -36,14 +37,12 @@ def plugin_state(connection: sa.engine.Connection, dag_ids: Collection[str]) -> 
     """Return whether the scheduler's part is on, and what it last did to these DAGs."""
     entries = client.history(connection, dag_ids=dag_ids, limit=_NEWEST)
     last = next((entry for entry in reversed(entries) if entry.caller == callers.SCHEDULER), None)
-    return PluginState(_is_enabled(), last, client.server_time(connection))
+    return PluginState(is_enabled(), last, client.server_time(connection))
 
 
-def _is_enabled() -> bool | None:
-    from airflow.configuration import conf
-    from airflow.exceptions import AirflowConfigException
-
+def is_enabled() -> bool | None:
+    """Return the setting in this process's configuration; None if it is neither True nor False."""
     try:
-        return bool(conf.getboolean("dagbump", "enabled", fallback=False))
-    except AirflowConfigException:
+        return configuration.is_enabled()
+    except UnfitError:
         return None
