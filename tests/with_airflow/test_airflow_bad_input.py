@@ -309,6 +309,16 @@ def test_any_bad_requests(served: Served, emptied: Fleet, tried: Counter[str]) -
     assert "Traceback" not in logged, logged[-4_000:]
 
 
+@pytest.mark.usefixtures("emptied")
+@pytest.mark.parametrize("who", [NOBODY, "forged"])
+def test_of_a_bad_large_request_only_the_beginning_is_read(served: Served, who: str) -> None:
+    client = Client(served[0], {"forged": FORGED}, {"forged": "forged"})
+    for size, answered in ((60_000, {401, 403}), (2_000_000, {413})):
+        body = b'{"dag_run_ids": [1]}'.ljust(size)
+        sent = Sent("POST", "/dagbump/bump", who, who, {"Content-Type": b"application/json"}, body)
+        assert client.send(sent)[0] in answered
+
+
 def written(fleet: Fleet) -> Any:
     """Return what differs after a bump, or after an entry in Airflow's audit log."""
     audited = fleet.execute("SELECT count(*) FROM {schema}.log WHERE event = 'dagbump_bump'").fetchone()

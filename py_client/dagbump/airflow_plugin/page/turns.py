@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
 import anyio
@@ -16,11 +17,15 @@ import anyio.from_thread
 from fastapi import HTTPException, Request, Response, status
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
 
 # Per process of the API server, which has 15 database connections and 40 threads by default.
 AT_A_TIME = 2
 _WAIT_SECONDS = 1.0
 RETRY_AFTER_SECONDS = 5
+
+# Of the body of a request, no more is read. The button sends at most 250 ids, and some totals.
+_BODY_BYTES = 64 * 1024
 
 _turns = anyio.CapacityLimiter(AT_A_TIME)
 
@@ -33,6 +38,7 @@ class TakingTurns(APIRoute):
         answer = super().get_route_handler()
 
         async def answer_in_turn(request: Request) -> Response:
+            request = Request(request.scope, _limited(request.receive))
             try:
                 await request.body()  # before the turn begins, so that a slow client does not use up a turn
             except ClientDisconnect:
@@ -47,6 +53,21 @@ class TakingTurns(APIRoute):
             return Response()
 
         return answer_in_turn
+
+
+def _limited(receive: Receive) -> Receive:
+    """Return the same, but with an error for a body that is too large, before it fills the memory."""
+    left = _BODY_BYTES
+
+    async def receive_limited() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "This request is too large.")
+        return message
+
+    return receive_limited
 
 
 @asynccontextmanager
