@@ -7,8 +7,11 @@ import re
 import dagbump
 import pytest
 from dagbump.installation import shapes
+from support import matrix
 from support.processes import CHECKOUT
 from support.releases.environments import SUPPORTED
+
+from benchmarks import figures
 
 pytestmark = pytest.mark.once
 
@@ -61,3 +64,30 @@ def test_the_workflow_runs_airflow_of_each_release() -> None:
 @pytest.mark.parametrize("name", ["docs/install.md", "docs/containers.md"])
 def test_a_wheel_in_a_document_has_the_version_of_the_package(name: str) -> None:
     assert set(re.findall(r"dagbump-([\d.]+)-py3", read(name))) == {dagbump.__version__}
+
+
+@pytest.mark.parametrize("name", ["POSTGRES", "PYTHONS"])
+def test_the_workflow_runs_what_make_pairs_runs(name: str) -> None:
+    (wanted,) = re.findall(rf"^{name} \?= (.*)$", read("Makefile"), re.MULTILINE)
+    kind = {"POSTGRES": "postgres", "PYTHONS": "python"}[name]
+    (listed,) = re.findall(rf"^ +{kind}: \[(.*)\]$", read(".github/workflows/tests.yml"), re.MULTILINE)
+
+    assert re.findall(r'[^", ]+', listed) == wanted.split()
+
+
+def test_what_is_promised_has_passed() -> None:
+    """docs/compatibility.md promises PostgreSQL, Airflow and Python by their versions; the rest of it is shown."""
+    text, kept = read("docs/compatibility.md"), figures.load(CHECKOUT / "docs")["proof"]
+    oldest, newest = map(int, re.findall(r"^\| PostgreSQL \| (\d+) to (\d+) ", text, re.MULTILINE)[0])
+    servers = [f"PostgreSQL {major}" for major in range(oldest, newest + 1)]
+    (minors,) = re.findall(r"^\| Python \| 3\.(\d+) to 3\.(\d+) ", text, re.MULTILINE)
+    pythons = [f"Python 3.{minor}" for minor in range(int(minors[0]), int(minors[1]) + 1)]
+
+    assert passed(kept[matrix.PAIRS]) == {(server, release) for server in servers for release in SUPPORTED}
+    assert passed(kept[matrix.PYTHONS]) == {(python, matrix.PASSED) for python in pythons}
+
+
+def passed(proof: figures.Proof) -> set[tuple[str, str]]:
+    """Return the cells, by row and column, in which at least one test has passed."""
+    cells = ((row, *cell) for row, of in proof.figures.items() if isinstance(of, dict) for cell in of.items())
+    return {(row, column) for row, column, figure in cells if isinstance(figure, int) and figure > 0}
