@@ -26,7 +26,6 @@ FOR_THE_OWNER = {
     "prune_history",
     "revoke_operator",
     "tables_fit",
-    "take_version",
     "tasks_of_version",
     "transactions_behind",
 }

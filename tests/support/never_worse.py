@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 from dagbump import __version__
+from psycopg import sql
 
 from support.loop_comparison import Key, Row, by_key, snapshot
 from support.releases import environments
@@ -126,7 +127,7 @@ class Harness:
 
     def loop(self, fault: str | None = None, **options: Any) -> dict[str, Any]:
         """Let the scheduler do a loop, in which something may go wrong."""
-        known = {name: options.pop(name) for name in ("file", "before_statement") if name in options}
+        known = {name: options.pop(name) for name in ("file", "before_statement", "sessions_end") if name in options}
         answer: dict[str, Any] = self.worker("do_loop", fault=fault, arguments=options, **known)
         self.life.loops.append(answer)
         return answer
@@ -159,6 +160,18 @@ class Harness:
             yield other
             other.rollback()
         other.close()
+
+    def reconnect(self) -> None:
+        """Let the scheduler make new connections, on which new settings and rights are in force."""
+        self.worker("disconnect")
+
+    def set_for_all(self, setting: str, value: str | None) -> None:
+        """Change a default of the database; None: reset it."""
+        how = sql.SQL("RESET {}" if value is None else "SET {} = {}")
+        names = [sql.Identifier(setting), *([] if value is None else [sql.Literal(value)])]
+        database = sql.Identifier(self._scheduler.database)
+        self.connection.execute(sql.SQL("ALTER DATABASE {} ").format(database) + how.format(*names))
+        self.reconnect()
 
     def close(self) -> None:
         self._connections.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def scheduler(
         "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
         "AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": "20",
         "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "0",
+        "PGAPPNAME": "the scheduler",
         "PGOPTIONS": "-c lock_timeout=300ms",  # a wait fails, because nobody would release the lock
     }
     home = tmp_path_factory.mktemp("airflow")
@@ -537,6 +539,178 @@ class TestVanishedTask:
         (line,) = [line for line in life.lines if dag.dag_id in line]
         assert "C" in line.replace(",", " ").replace(".", " ").split()
         assert life.metrics["dagbump.vanished_tasks"] == 1
+
+
+class TestAttacks:
+    """Somebody does to the database what makes dagbump fail, and undoes it."""
+
+    BUMP = "dagbump.bump(bigint[], text[], integer, boolean, boolean, text)"
+    GRANT = "SELECT dagbump.grant_operator('{role}')"
+
+    @pytest.fixture
+    def role(self, harness: Harness) -> Iterator[str]:
+        """A role that does not own Airflow's tables."""
+        role = "dagbump_test_scheduler"
+        harness.execute(f"DROP ROLE IF EXISTS {role}")
+        harness.execute(f"CREATE ROLE {role}")
+        yield role
+        harness.reconnect()
+        harness.execute(f"DROP OWNED BY {role}")
+        harness.execute(f"DROP ROLE {role}")
+
+    @staticmethod
+    def schedule_as(harness: Harness, role: str) -> None:
+        for what in ("ALL TABLES", "ALL SEQUENCES"):
+            harness.execute(f"GRANT ALL ON {what} IN SCHEMA public TO {role}")
+        harness.execute("SELECT dagbump.grant_operator(%s)", role)
+        harness.set_for_all("role", role)
+
+    def test_an_operator_can_do_all_that_the_plugin_does(self, harness: Harness, role: str) -> None:
+        lacking, landing = harness.dag(V1, STATES), harness.dag(V1, STATES, write=V2)
+        lacks(harness, lacking, "C")
+
+        def life() -> None:
+            self.schedule_as(harness, role)
+            with harness.other("SELECT FROM task_instance WHERE task_id = 'B' FOR UPDATE"):
+                harness.loop()
+                harness.pass_time()
+                harness.loop()
+            harness.loops(5)
+
+        stock, dagbump = harness.both(life)
+
+        assert worse(stock, dagbump) == ""
+        assert [line for line in dagbump.lines if line.startswith("WARNING") and "are locked by pid" not in line] == []
+        assert dagbump.by_run[lacking.run]["C"][0] == "success"
+        assert dagbump.by_run[landing.run]["D"] == ("success", 2)
+
+    @pytest.mark.parametrize(
+        ("attack", "undo"),
+        [
+            ("SELECT dagbump.revoke_operator('{role}')", GRANT),
+            ("REVOKE USAGE ON SCHEMA dagbump FROM {role}", GRANT),
+            ("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA dagbump FROM {role}", GRANT),
+            ("REVOKE EXECUTE ON FUNCTION dagbump.verify_scope(bigint[]) FROM {role}", GRANT),
+            ("REVOKE EXECUTE ON FUNCTION dagbump.take_version(uuid, text, text, uuid[], boolean) FROM {role}", GRANT),
+            ("ALTER SCHEMA dagbump RENAME TO away", "ALTER SCHEMA away RENAME TO dagbump"),
+            ("ALTER FUNCTION {bump} RENAME TO away", "ALTER FUNCTION {away} RENAME TO bump"),
+            ("ALTER TABLE dagbump.history RENAME TO away", "ALTER TABLE dagbump.away RENAME TO history"),
+        ],
+    )
+    def test_that_is_undone(self, harness: Harness, role: str, attack: str, undo: str) -> None:
+        names = {"role": role, "bump": self.BUMP, "away": self.BUMP.replace("bump(", "away(")}
+        during, after = harness.dag(V1, STATES, write=V2), harness.dag(V1, STATES)
+        lacks(harness, after, "C")
+
+        def life() -> None:
+            self.schedule_as(harness, role)
+            harness.execute(attack.format(**names))
+            for _ in range(3):
+                harness.loop()
+            harness.pass_time()
+            harness.loop()
+            harness.execute(undo.format(**names))
+            after.write(V2)
+            harness.pass_time()
+            harness.loops(6)
+
+        stock, dagbump = harness.both(life)
+
+        assert worse(stock, dagbump) == ""
+        assert dagbump.errors == [None] * 10
+        warnings = [line for line in dagbump.lines if line.startswith("WARNING")]
+        assert len(warnings) == 1, warnings
+        assert dagbump.lines.count("INFO: dagbump works again") <= 1
+        assert dagbump.by_run[during.run]["D"][0] == "success"
+        assert dagbump.by_run[after.run] == {"A": ("success", 1)} | dict.fromkeys("BCD", ("success", 2))
+
+    def test_in_every_other_loop_is_no_flood(self, harness: Harness) -> None:
+        harness.dag(V1, STATES)
+
+        def life() -> None:
+            for _ in range(2):
+                for _ in range(5):
+                    harness.execute("ALTER SCHEMA dagbump RENAME TO away")
+                    harness.loop()
+                    harness.execute("ALTER SCHEMA away RENAME TO dagbump")
+                    harness.loop()
+                harness.pass_time()
+
+        _, dagbump = harness.both(life)
+
+        assert [line.partition(": ")[0] for line in dagbump.lines] == ["WARNING", "INFO"] * 2
+        assert dagbump.metrics["dagbump.fallback"] == 10
+
+    def test_a_call_that_fails_slowly_does_not_slow_each_loop_down(self, harness: Harness) -> None:
+        dag = harness.dag(V1, STATES, write=V2)
+
+        def life() -> None:
+            harness.execute("CREATE SEQUENCE calls")  # which no rollback sets back
+            harness.execute(f"ALTER FUNCTION {self.BUMP} RENAME TO away")
+            harness.execute(
+                "CREATE FUNCTION dagbump.bump(dag_run_ids bigint[], caller_verifies boolean, report_all boolean,"
+                " caller text) RETURNS SETOF dagbump.history LANGUAGE plpgsql AS"
+                " $$ BEGIN PERFORM nextval('public.calls'), pg_sleep(60); END $$"
+            )
+            harness.set_for_all("statement_timeout", "1s")
+            for _ in range(5):
+                harness.loop()
+            harness.pass_time()
+            harness.loops(5)
+
+        stock, dagbump = harness.both(life)
+
+        assert worse(stock, dagbump) == ""
+        assert harness.execute("SELECT last_value FROM calls").fetchone() == (2,)
+        assert len(dagbump.lines) == 1
+        assert dagbump.by_run[dag.run]["D"][0] == "success"
+
+    def test_a_newer_revision_adds_what_this_package_does_not_know(self, harness: Harness) -> None:
+        dag = harness.dag(V1, STATES, write=V2)
+
+        def life() -> None:
+            ((bump,),) = harness.execute("SELECT pg_get_functiondef(%s::regprocedure)", self.BUMP).fetchall()
+            harness.execute(f"DROP FUNCTION {self.BUMP}")
+            bump = bump.replace("RETURNS TABLE(", "RETURNS TABLE(more_columns text, ")
+            harness.execute(bump.replace("(dag_run_ids", "(more_arguments text DEFAULT 'any', dag_run_ids", 1))
+            harness.loops(5)
+
+        stock, dagbump = harness.both(life)
+
+        assert worse(stock, dagbump) == ""
+        assert dagbump.lines == []
+        assert dagbump.by_run[dag.run] == ABC | {"D": ("success", 2)}
+
+
+class TestSessionsEnd:
+    """Somebody ends the scheduler's sessions: pg_terminate_backend, a pooler, idle_in_transaction_session_timeout."""
+
+    def test_before_any_statement_of_a_loop(self, harness: Harness) -> None:
+        """Where a loop of stock Airflow goes on, so does one with dagbump; and no task is lost."""
+        lost: list[int] = []
+        raised: list[set[str]] = []
+
+        def life() -> None:
+            raised.append(set())
+            for statement in count(1):
+                dag = harness.dag(V1, STATES, write=V2)
+                loop = harness.loop(before_statement=statement, sessions_end=True)
+                if loop["error"]:
+                    raised[-1].add(loop["interrupted"])
+                harness.loop()
+                if "D" not in dag.tis():
+                    lost.append(statement)
+                dag.finish()
+                if not loop["interrupted"]:  # it has fewer statements
+                    break
+            print(f"{statement} statements, a loop is left before {len(raised[-1])} of them")
+            assert statement > 20
+
+        harness.both(life)
+
+        stock, dagbump = raised
+        assert lost == []
+        assert dagbump - stock == set()
 
 
 class TestExceptions:

@@ -113,6 +113,10 @@ class TestTurnedOn:
 
         assert not stock("is_stock")
 
+    def test_at_the_second_try_where_the_database_fails_for_a_moment(self, stock: Worker) -> None:
+        """Else the plugin would stay off until somebody restarts the scheduler."""
+        assert stock("start_scheduler_with", misfit="the first try fails") == [IS_ON]
+
     @pytest.mark.parametrize("how", ["disabled", "not a scheduler"])
     def test_not_where_nobody_asked_for_it(self, stock: Worker, how: str) -> None:
         assert stock("start_scheduler_with", misfit=how) == []

@@ -18,6 +18,11 @@ from dagbump.results import RunBump, RunScope
 
 _DAGS_PER_LOOK = 10
 _RETRY_SECONDS = 60.0  # the pause between tries if missing_tasks_interval is 0
+_WARN_SECONDS = 60.0  # a function that fails again and again is not logged more often
+# A call that fails late, for example because of a statement_timeout, slows down its loop. If it took more than so many
+# seconds, the next call is made after ten times as long.
+_LATE_SECONDS = 0.5
+_REST = 10
 # How long the memory keeps a run that is no longer examined; longer if the run is still unverified.
 _FORGET_SECONDS = 3600.0
 _FORGET_UNVERIFIED_SECONDS = 24 * 3600.0
@@ -123,6 +128,40 @@ class RunMemory:
         news = what not in self.told
         self.told.add(what)
         return news
+
+
+@dataclass
+class Health:
+    """Whether the calls of one function of dagbump succeed; times are of the monotonic clock.
+
+    Attributes:
+        rests_until: until this time the function is not called, because its last call failed late.
+        warned_at: when a failure was last logged.
+        is_told: a failure has been logged, and no call has succeeded since.
+    """
+
+    rests_until: float = -inf
+    warned_at: float = -inf
+    is_told: bool = False
+
+    def may_be_called(self) -> bool:
+        """Return whether the function is called; if not, the loop goes on as if the call had failed."""
+        return time.monotonic() >= self.rests_until
+
+    def fails(self, began: float) -> bool:
+        """Record that a call failed, which began at this time; return whether to log it."""
+        now = time.monotonic()
+        if now - began > _LATE_SECONDS:
+            self.rests_until = now + _REST * (now - began)
+        if self.is_told or now - self.warned_at < _WARN_SECONDS:
+            return False
+        self.is_told, self.warned_at = True, now
+        return True
+
+    def works(self) -> bool:
+        """Record that a call succeeded; return whether to log that the function works again."""
+        was_told, self.is_told = self.is_told, False
+        return was_told
 
 
 @dataclass

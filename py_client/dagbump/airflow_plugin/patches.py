@@ -67,14 +67,16 @@ def _require_installed() -> None:
     """Check the installation, and the right to call the functions, with calls for an empty list of runs."""
     from airflow import settings
     from airflow.models.base import Base
+    from airflow.utils.retries import run_with_db_retries
 
     engine = settings.engine
     if engine is None or engine.dialect.name != "postgresql":
         raise UnfitError("it works only on PostgreSQL")
-    with engine.connect() as connection:
-        state.require_usable(connection, Base.metadata.schema)
-        client.bump(connection, dag_run_ids=[], caller_verifies=True, report_all=True)
-        client.verify_scope(connection, [])
+    for attempt in run_with_db_retries():  # as Airflow does, because dagbump stays off after an error
+        with attempt, engine.connect() as connection:
+            state.require_usable(connection, Base.metadata.schema)
+            client.bump(connection, dag_run_ids=[], caller_verifies=True, report_all=True)
+            client.verify_scope(connection, [])
 
 
 def _replace(scheduler: ModuleType, scheduling: Scheduling) -> None:

@@ -80,13 +80,39 @@ def cannot_name_holders(error: Exception) -> None:
     log.info("dagbump cannot find out who has locked task instances: %s", _sentences(error))
 
 
+def bump_failed(error: Exception) -> None:
+    """Warn that loops are left to Airflow's own code."""
+    log.warning(
+        "dagbump has failed: %s Airflow's own code does this loop, and each until dagbump works again.",
+        _sentences(error),
+    )
+
+
+def bump_works_again() -> None:
+    """Log the end of what `bump_failed` has warned of."""
+    log.info("dagbump works again")
+
+
+def scope_failed(error: Exception) -> None:
+    """Warn that verify_scope failed."""
+    log.warning(
+        "dagbump.verify_scope has failed: %s verify_integrity runs for each run that has no task instance on "
+        "the latest version, as in Airflow, and dagbump does not look for missing tasks.",
+        _sentences(error),
+    )
+
+
+def cannot_lock_version(error: Exception) -> None:
+    """Warn that missing tasks cannot be added."""
+    log.warning("dagbump.take_version has failed: %s dagbump does not add missing tasks.", _sentences(error))
+
+
 class Reporter:
     """Logs and counts what happens in a scheduler's loops."""
 
     def __init__(self, stats: Any) -> None:
         """Store Airflow's Stats."""
         self._stats = stats
-        self._failing: set[str] = set()  # the functions whose last call failed
 
     def timer(self) -> AbstractContextManager[Any]:
         """Return a timer for a bump."""
@@ -94,10 +120,7 @@ class Reporter:
         return timer
 
     def bumped(self, result: BumpResult, oldest_look: float | None) -> None:
-        """Count what a bump did; if the last bump failed, log that dagbump works again."""
-        if "bump" in self._failing:
-            log.info("dagbump works again")
-            self._failing.remove("bump")
+        """Count what a bump did."""
         if result.bumped:
             self._count(Metric.TASK_INSTANCES_BUMPED, result.bumped)
         if result.locked:
@@ -125,32 +148,9 @@ class Reporter:
         """Count a call that Airflow would have made and that would have done nothing."""
         self._count(Metric.VERIFY_SKIPPED)
 
-    def scoped(self) -> None:
-        """Record that verify_scope succeeded."""
-        self._failing.discard("verify_scope")
-
-    def scope_failed(self, error: Exception) -> None:
-        """Record that verify_scope failed, and warn if the one before succeeded."""
-        if self._fails_newly("verify_scope"):
-            log.warning(
-                "dagbump.verify_scope has failed: %s verify_integrity runs for each run that has no task instance on "
-                "the latest version, as in Airflow, and dagbump does not look for missing tasks.",
-                _sentences(error),
-            )
-
-    def failed(self, error: Exception) -> None:
-        """Count a loop that is left to Airflow's own code, and warn if the loop before was not."""
+    def left_to_airflow(self) -> None:
+        """Count a loop that is left to Airflow's own code, because dagbump failed."""
         self._count(Metric.FALLBACK)
-        if self._fails_newly("bump"):
-            log.warning(
-                "dagbump has failed: %s Airflow's own code does this loop, and each until dagbump works again.",
-                _sentences(error),
-            )
-
-    def _fails_newly(self, function: str) -> bool:
-        newly = function not in self._failing
-        self._failing.add(function)
-        return newly
 
     def _count(self, metric: Metric, count: int = 1) -> None:
         """Count in Airflow's Stats; an error there is ignored, because it must not disturb the loop."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from types import ModuleType
 from typing import Any, TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -26,7 +28,7 @@ from dagbump.airflow_plugin.compatibility import (
     task_instances_are_mutated,
     verify_is_airflows_own,
 )
-from dagbump.airflow_plugin.loop import Loop, Memory
+from dagbump.airflow_plugin.loop import Health, Loop, Memory
 from dagbump.airflow_plugin.verification import (
     RolledBackError,
     VerifyError,
@@ -62,6 +64,7 @@ class Scheduling:
         self._reporter = reporting.Reporter(stats_of(scheduler))
         self._knows_regions = knows_regions(scheduler)
         self._knows_verify = verify_is_airflows_own(scheduler)
+        self._bumps, self._scopes, self._version_locks, self._holders = Health(), Health(), Health(), Health()
         self.loop: Loop | None = None
         self.memory = Memory(missing_tasks_interval, warn_held_after)
 
@@ -203,6 +206,11 @@ class Scheduling:
         fit = {run.id: run for run in runs if self.memory.may_be_bumped(run.id) and not _is_left_alone(run)}
         if not fit:
             return
+        if not self._bumps.may_be_called():
+            loop.lost = True
+            self._reporter.left_to_airflow()
+            return
+        began = time.monotonic()
         try:
             loop.outer = loop.session.get_nested_transaction()
             # Not session.begin_nested(), because prohibit_commit would take the end of that savepoint for a commit.
@@ -226,7 +234,9 @@ class Scheduling:
             loop.lost = True
             if _is_over(loop.session, error):
                 raise
-            self._reporter.failed(error)
+            self._reporter.left_to_airflow()
+            if self._bumps.fails(began):
+                reporting.bump_failed(error)
             return
         if unfit:
             # Airflow would not call verify_integrity for the unfit runs, so repeat the bump without them.
@@ -234,6 +244,8 @@ class Scheduling:
             loop.forget()
             self._bump(runner, runs, loop)
             return
+        if self._bumps.works():
+            reporting.bump_works_again()
         self._reporter.bumped(result, self.memory.oldest_look(loop.answers) if self.memory.interval else None)
         self._warn_of_holders(self.memory.locked_for_long(result.runs), loop)
 
@@ -277,10 +289,9 @@ class Scheduling:
         asked = due | to_look_at | loop.waiting
         if not asked:
             return
-        scopes = _attempt(loop, lambda: client.verify_scope(loop.session, asked), self._reporter.scope_failed)
+        scopes = _attempt(loop, self._scopes, lambda: client.verify_scope(loop.session, asked), reporting.scope_failed)
         if scopes is None:
             return
-        self._reporter.scoped()
         self.memory.looked_at(to_look_at)
         loop.scopes = {scope.dag_run_id: scope for scope in scopes if scope.missing_tasks is not None}
         if self._can_be_spared():
@@ -293,8 +304,14 @@ class Scheduling:
         """Return the runs that lack a task and whose version can be locked as the foreign key of a new TI locks it."""
         lacking = {run for run in runs if run in loop.scopes and loop.scopes[run].missing_tasks}
         versions = {loop.version_of(run) for run in lacking}
-        connection = loop.session.connection()
-        free = {version for version in versions if connection.scalar(_TAKE_VERSION, {"version": str(version)})}
+        if not versions:
+            return set()
+
+        def lock() -> set[UUID]:
+            connection = loop.session.connection()
+            return {version for version in versions if connection.scalar(_TAKE_VERSION, {"version": str(version)})}
+
+        free = _attempt(loop, self._version_locks, lock, reporting.cannot_lock_version) or set()
         return {run for run in lacking if loop.version_of(run) in free}
 
     def _can_be_spared(self) -> bool:
@@ -311,7 +328,7 @@ class Scheduling:
             now = client.server_time(loop.session.connection())  # a connection: a session would be flushed
             return {holder.dag_run_id: describe_holder(holder, now) for holder in reversed(holders)}
 
-        oldest = _attempt(loop, oldest_holders, reporting.cannot_name_holders) or {}
+        oldest = _attempt(loop, self._holders, oldest_holders, reporting.cannot_name_holders) or {}
         for row in late:
             if row.dag_run_id in oldest:
                 reporting.held_for_long(row, self.memory.warn_held_after, oldest[row.dag_run_id])
@@ -326,16 +343,24 @@ class Scheduling:
                 self._reporter.vanished(loop.answers[run], vanished)
 
 
-def _attempt(loop: Loop, work: Callable[[], _Result], failed: Callable[[Exception], None]) -> _Result | None:
-    """Do some work in a savepoint; if it fails, roll back only the savepoint, report the error and return None."""
+def _attempt(
+    loop: Loop, health: Health, call: Callable[[], _Result], failed: Callable[[Exception], None]
+) -> _Result | None:
+    """Call dagbump in a savepoint; if that fails, roll back only the savepoint, log the error and return None."""
+    if not health.may_be_called():
+        return None
+    began = time.monotonic()
     try:
         with loop.session.connection().begin_nested():
-            return work()
+            result = call()
     except Exception as error:
         if _is_over(loop.session, error):
             raise
-        failed(error)
+        if health.fails(began):
+            failed(error)
         return None
+    health.works()
+    return result
 
 
 def _is_over(session: Session, error: Exception) -> bool:

@@ -87,6 +87,8 @@ class NeverWorseCommands(PluginCommands, LoopCommands):
         arguments: Mapping[str, Any] | None = None,
         file: Mapping[str, Any] | None = None,
         before_statement: int = 0,
+        *,
+        sessions_end: bool = False,
     ) -> dict[str, Any]:
         """Do one loop; answer what became of it.
 
@@ -94,13 +96,15 @@ class NeverWorseCommands(PluginCommands, LoopCommands):
             fault: what goes wrong, one of `FAULTS`.
             arguments: what it wants to know.
             file: a DAG file that the DAG processor writes in mid-loop.
-            before_statement: before which statement of the scheduler's it does so, counted from 1.
+            sessions_end: in mid-loop, the server ends the scheduler's sessions.
+            before_statement: before which statement of the scheduler's one of the two happens, counted from 1.
         """
         executors = self._executors()
         error = None
         verified: list[int] = []
         sent: list[str] = []
-        writer = Writer(partial(self.write_dag, **file) if file else lambda: None, before_statement, sent)
+        meanwhile = partial(self.write_dag, **file) if file else end_sessions if sessions_end else lambda: None
+        writer = Writer(meanwhile, before_statement, sent)
         with (
             patch.object(tenacity.nap, "time", SimpleNamespace(sleep=lambda _: None)),  # tries again at once
             FAULTS[fault](**arguments or {}) as extra,
@@ -124,6 +128,7 @@ class NeverWorseCommands(PluginCommands, LoopCommands):
             "looked_at": looked_at,
             "queued": [in_short(task.ti) for executor in executors for task in executor.queued_tasks.values()],
             "statements": len(sent),
+            "interrupted": sent[before_statement - 1] if 0 < before_statement <= len(sent) else "",
             "not_written": writer.error,
             "extra": extra,
         }
@@ -144,8 +149,22 @@ clock = Clock()
 time.monotonic = clock
 
 
+def end_sessions() -> None:
+    """Let the server end all sessions of this process, except the one that asks for it."""
+    assert settings.engine is not None
+    with settings.engine.connect() as other:
+        other.execute(sa.text(_END_SESSIONS))
+
+
+# The test's own sessions have another name.
+_END_SESSIONS = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid()
+"""
+
+
 class Writer:
-    """The DAG processor, which writes a file between two statements of the scheduler's."""
+    """The DAG processor, which writes a file between two statements of the scheduler's, or somebody else."""
 
     def __init__(self, write: Callable[[], None], before: int, sent: list[str]) -> None:
         self._write = write

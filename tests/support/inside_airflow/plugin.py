@@ -105,6 +105,9 @@ MISFITS: dict[str, AbstractContextManager[Any]] = {
     "missing_tasks_interval: 0": missing_tasks_interval("0"),
     "module gone": patch.dict(sys.modules, {"airflow.jobs.job": None}),
     "configuration fails": patch.object(conf, "getboolean", side_effect=ValueError("no such file")),
+    "the first try fails": patch.object(
+        client, "bump", side_effect=[OperationalError("a statement", {}, Exception("cancelled")), BumpResult(())]
+    ),
     "panic": patch.object(client, "bump", side_effect=Panic("a library has given up")),
     "sessions fail": patch.object(sa.event, "listen", side_effect=RuntimeError("no more listeners")),
     "not a scheduler": patch.dict(sys.modules, {"airflow.jobs.scheduler_job_runner": None}),
