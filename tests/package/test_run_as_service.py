@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -139,6 +140,25 @@ class TestMetrics:
             loop.process.send_signal(signal.SIGTERM)
             assert loop.finish(timeout=1) == 0
 
+    def test_clients_that_say_nothing_or_go_away_print_nothing(self, database: URL) -> None:
+        """A probe of a load balancer connects, and says nothing. It does so every few seconds."""
+        words = ("--metrics-port", "0", "--metrics-address", "127.0.0.1")
+        with copy(libpq(database), *words) as loop:
+            served = Served(loop)
+            with ExitStack() as clients:
+                silent = clients.enter_context(socket.create_connection(served.address))
+                for request in (b"", b"GET", b"GET /metrics HTTP/1.1\r\n", b"\x16\x03\x01\x02\x00 TLS", b"\r\n" * 1000):
+                    gone = clients.enter_context(socket.create_connection(served.address))
+                    gone.sendall(request)
+                    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    gone.close()  # with a reset
+                silent.settimeout(20)
+                assert silent.recv(1) == b"", "the server closes it"
+            assert served.status("/healthz") == 200
+            loop.process.send_signal(signal.SIGTERM)
+            assert loop.finish(timeout=5) == 0
+        assert [line for line in loop.lines if not line.startswith("dagbump run: ")] == []
+
     def test_many_clients_at_once(self, database: URL) -> None:
         with measured(database) as served, ThreadPoolExecutor(50) as clients:
             found = list(clients.map(lambda _: served.value("dagbump_errors_created") is None, range(500)))
@@ -148,6 +168,13 @@ class TestMetrics:
         with copy(libpq(database), "--metrics-port", "0", "--metrics-address", "::1") as loop:
             loop.until_printed("metrics at http://[::1]:")
             assert Served(loop).status("/healthz") == 200
+
+    def test_all_addresses_of_both_families(self, database: URL) -> None:
+        with copy(libpq(database), "--metrics-port", "0", "--metrics-address", "::") as loop:
+            served = Served(loop)
+            for host in ("[::1]", "127.0.0.1"):
+                served.url = f"http://{host}:{served.address[1]}"
+                assert served.status("/healthz") == 200
 
     def test_a_start_that_asks_no_dns(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A DNS that does not answer would keep the command from starting."""

@@ -209,6 +209,9 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._clients.remove(request)
         super().shutdown_request(request)
 
+    def handle_error(self, *_: object) -> None:
+        """Print nothing, because a client that goes away, or says nothing, would fill the log with tracebacks."""
+
 
 class _Handler(WSGIRequestHandler):
     timeout = _ANSWER_SECONDS
