@@ -347,6 +347,32 @@ class TestNetwork:
             assert loop.finish(timeout=5) == 0
         patient.is_finished()
 
+    def test_a_loop_ends_when_told_at_each_message(self, patient: Patient, network: Network) -> None:
+        """While it connects, looks at the database, takes the lock, bumps, makes a preview, and waits."""
+        words = (*DAGBUMP, "run", "--interval", "30", "--metrics-port", "0", "--metrics-address", "127.0.0.1")
+        url = libpq(over(network, patient.url))
+        sessions = b"SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dagbump'"
+        messages = 0
+        with patient.connected() as observer:
+            for message in range(1, 1000, 1 if proof.LONG else 17):
+                patient.make_stale()
+                network.hold(message)
+                with running(*words, DAGBUMP_URL=url) as loop:
+                    until(lambda: network.held.is_set() or loop.count("bumped"), lambda: "it is held, or has bumped")
+                    began = time.monotonic()
+                    loop.process.terminate()
+                    assert loop.finish(timeout=5) == 0
+                    assert time.monotonic() - began < 1.0, message
+                    assert loop.count("Traceback") == 0
+                network.cut()
+                network.deliver()
+                until(lambda: observer.execute(sessions).fetchone() == (0,), lambda: "its sessions have ended")
+                patient.is_whole()
+                if not network.held.is_set():
+                    break
+                messages = message
+        assert messages > 30
+
     def test_a_loop_behind_a_silent_network_ends_when_told(self, patient: Patient, network: Network) -> None:
         words = (*DAGBUMP, "run", "--interval", "0.1")
         with running(*words, DAGBUMP_URL=libpq(over(network, patient.url))) as loop:

@@ -16,7 +16,7 @@ from dagbump.installation import installer, shapes, sql_files, state
 from sqlalchemy.engine import URL
 from support import sql_release
 from support.fleet import Fleet, stale_run
-from support.processes import CHECKOUT, DAGBUMP, command
+from support.processes import CHECKOUT, DAGBUMP, command, running
 from support.releases import environments
 from support.server import dump_schema, libpq, run_client
 
@@ -303,6 +303,16 @@ class TestEitherSideFirst:
         next_(database, "upgrade")
         for words in (["preview"], ["bump"]):
             NOW(database, *words)
+
+    def test_a_loop_of_this_package_goes_on_through_an_upgrade_and_back(
+        self, next_: Package, fleet: Fleet, database: URL
+    ) -> None:
+        with running(*DAGBUMP, "run", "--interval", "0.1", DAGBUMP_URL=libpq(database)) as loop:
+            for times, words in enumerate([(), ("upgrade",), ("downgrade", NOW_REVISION)], start=1):
+                if words:
+                    next_(database, *words)
+                stale_run(fleet, f"dag_{times}")
+                loop.until_printed("bumped 1", times=times)
 
     def test_this_package_does_not_downgrade_a_later_revision(self, next_: Package, database: URL) -> None:
         next_(database, "upgrade")
