@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -427,6 +429,25 @@ class TestAttack:
             until(loop_is_out, lambda: "others have taken all connections")
             crowd.close()
             self.bumps_again(loop, Fleet(observer))
+
+    def until_it_has_tried(self, loop: RunningProcess, attack: Callable[[], None]) -> None:
+        """Wait until the loop has tried to connect after its sessions were ended."""
+        troubles, recoveries = loop.count("trying again"), loop.count("connected again")
+        attack()
+        until(
+            lambda: loop.count("trying again") > troubles + 1 or loop.count("connected again") > recoveries,
+            lambda: f"it has tried to connect; so far:\n{''.join(loop.lines)}",
+        )
+
+    def test_no_file_can_be_opened(self, fleet: Fleet, loop: RunningProcess) -> None:
+        """With one more file at each round: for no connection, for one but not for the SQL that it asks with, …"""
+        for number, limit in enumerate(range(3, 11), start=2):
+            _, most = resource.prlimit(loop.process.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(loop.process.pid, resource.RLIMIT_NOFILE, (limit, most))
+            self.until_it_has_tried(loop, partial(end_sessions, fleet))
+            resource.prlimit(loop.process.pid, resource.RLIMIT_NOFILE, (most, most))
+            stale_run(fleet, f"after {limit}")
+            loop.until_printed("bumped 1", times=number)
 
     def test_all_sessions_are_ended_again_and_again(self, fleet: Fleet, loop: RunningProcess) -> None:
         for times in range(1, 6):

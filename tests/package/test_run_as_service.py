@@ -215,6 +215,14 @@ class TestMetrics:
             "dagbump: --metrics-port needs prometheus-client: pip install 'dagbump[metrics]'\n",
         )
 
+    def test_no_file_is_written(self, database: URL) -> None:
+        """The variable is for programs of several processes, and may be set for those on the same machine."""
+        words = ("--metrics-port", "0", "--metrics-address", "127.0.0.1")
+        with running(
+            *DAGBUMP, *QUICKLY, *words, DAGBUMP_URL=libpq(database), PROMETHEUS_MULTIPROC_DIR="/nowhere"
+        ) as loop:
+            Served(loop).until(1, "dagbump_active")
+
     def test_a_port_that_is_taken(self, database: URL) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]

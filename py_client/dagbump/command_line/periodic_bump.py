@@ -291,7 +291,10 @@ class PeriodicBump:
             self._active_copy.give_up()
 
     def _may_pass(self, error: BaseException) -> bool:
-        if isinstance(error, InsufficientPrivilege | NotInstalled | UnsupportedAirflow | VersionMismatch):
+        if isinstance(error, BrokenPipeError):  # nobody reads what the reporter prints
+            return False
+        # An OSError comes from this machine. For example, no more files can be opened.
+        if isinstance(error, OSError | InsufficientPrivilege | NotInstalled | UnsupportedAirflow | VersionMismatch):
             return self._has_worked
         if database.refuses_credentials(error) or (isinstance(error, InvalidUrl) and self._has_worked):
             now = time.monotonic()

@@ -18,7 +18,7 @@ import typer
 from dagbump.command_line.connecting import engine_for, usable_connection
 from dagbump.command_line.exit_codes import exit_codes
 from dagbump.command_line.options import OfAirflow, TrustOwner, Url, integer, interval, timeout
-from dagbump.command_line.output import as_json, flush, note, notes_as_json, now, printing, sentence, visible
+from dagbump.command_line.output import as_json, flush, note, notes_as_json, now, sentence, visible
 from dagbump.command_line.periodic_bump import Pace, PeriodicBump, Reporter
 from dagbump.command_line.postponed import Postponed
 from dagbump.command_line.signals import stopping_with
@@ -126,7 +126,7 @@ def run(
     def connect(opened: Callable[[Any], None]) -> sa.engine.Connection:
         return database.connect(engine_for(url, trust_owner=trust_owner, opened=opened), airflow_schema)
 
-    with exit_codes(), printing(committed=True):
+    with exit_codes():
         report = _Report(as_json=as_json)
         served = None if metrics_port is None else _serve(report, interval, metrics_address, metrics_port)
 
@@ -159,6 +159,8 @@ def _say_farewell() -> None:
 
 def _serve(report: Reporter, interval: float, address: str, port: int) -> metrics.Metrics:
     """Serve metrics about what the reporter is told."""
+    # prometheus-client would write files into this directory, for programs of several processes.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     try:
         measured = metrics.Metrics(report, interval)
     except ModuleNotFoundError:
