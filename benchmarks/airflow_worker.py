@@ -21,6 +21,7 @@ from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.sqlalchemy import prohibit_commit
+from dagbump.airflow_plugin.loop import Loop
 from dagbump.airflow_plugin.verification import savepoint
 from sqlalchemy.orm import Session
 from support.inside_airflow.components import Commands, main
@@ -50,7 +51,7 @@ class BenchmarkCommands(Commands):
         self._time(bag, "get_dag_for_run" if hasattr(bag, "get_dag_for_run") else "get_dag", "version")
         if self._plugin:
             self._time(type(self._plugin), "_bump", "version")
-            self._time(type(self._plugin), "_dag_of", "version")
+            self._time(Loop, "dag_of", "version")
 
     def loop(
         self, *, whole: bool = False, reading: bool = True, traced: bool = False, counted: bool = False
@@ -111,7 +112,7 @@ class BenchmarkCommands(Commands):
         scheduler = self.airflow.scheduler
         looping: AbstractContextManager[Any] = nullcontext()
         if self._plugin:
-            looping = self._plugin.looping(scheduler, runs, orm, partial(savepoint, orm, guard))
+            looping = self._plugin.looping(Loop(scheduler, orm, partial(savepoint, orm, guard)), runs)
         with looping:
             for run in runs:
                 scheduler._verify_integrity_if_dag_changed(dag_run=run, session=orm)

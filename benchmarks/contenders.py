@@ -132,6 +132,8 @@ class WithATaskMore(Airflow):
         super().loop()
 
     def change_version(self) -> UUID:
+        # What an earlier version has added is finished, so that the same TIs are stale here as for the bare UPDATE.
+        fleet.finish_task(self._tasks, self.connection)
         self._tasks = (self._tasks or scalar(self.connection, "SELECT count(DISTINCT task_id) FROM task_instance")) + 1
         fleet.write_dag(self._tasks, self.worker)
         return fleet.latest_version(self.connection)

@@ -78,6 +78,11 @@ def write_dag(tasks: int, worker: Worker, more_tasks: str = "") -> None:
     worker("write_dag", file=f"{DAG_ID}.py", source=_DAG_FILE.format(dag_id=DAG_ID, tasks=tasks) + more_tasks)
 
 
+def finish_task(number: int, connection: Connection) -> None:
+    """Let the task with this number, counted from 1, succeed in each run."""
+    connection.execute("UPDATE task_instance SET state = 'success' WHERE task_id = %s", (f"task_{number - 1:05}",))
+
+
 def make(size: FleetSize, worker: Worker, connection: Connection, more_tasks: str = "") -> None:
     """Create the fleet in the worker's database. The connection is to the same database."""
     write_dag(size.tis, worker, more_tasks)

@@ -28,21 +28,21 @@ AS $tasks_of_version$
 #variable_conflict use_column
 DECLARE
     data jsonb;
-    dag jsonb;
+    tasks jsonb;
     dag_start_date text;
     dag_end_date text;
-    tasks bigint;
+    number_of_tasks bigint;
     has_dynamic_group boolean;
 BEGIN
-    -- A variable, so that json is parsed and turned into jsonb only once.
+    -- Variables, so that json is parsed and turned into jsonb only once, and the tasks are copied only once.
     SELECT serialized.data::jsonb INTO data
     FROM @airflow_schema@.serialized_dag AS serialized
     WHERE serialized.dag_version_id = tasks_of_version.dag_version_id;
-    dag := data #> '{dag}'::text[];
-    dag_start_date := dag #>> '{start_date}'::text[];
-    dag_end_date := dag #>> '{end_date}'::text[];
+    tasks := data #> '{dag,tasks}'::text[];
+    dag_start_date := data #>> '{dag,start_date}'::text[];
+    dag_end_date := data #>> '{dag,end_date}'::text[];
 
-    IF (data #>> '{__version}'::text[]) IN ('2', '3') AND pg_catalog.jsonb_typeof(dag #> '{tasks}'::text[]) = 'array' THEN
+    IF (data #>> '{__version}'::text[]) IN ('2', '3') AND pg_catalog.jsonb_typeof(tasks) = 'array' THEN
         SELECT
             pg_catalog.array_agg(task.json #>> '{__var,task_id}'::text[])
                 FILTER (WHERE (task.json #>> '{__type}'::text[]) = 'operator'),
@@ -54,19 +54,19 @@ BEGIN
             )),
             coalesce(pg_catalog.bool_or((task.json #>> '{__var,_is_mapped}'::text[]) = 'true'), FALSE),
             pg_catalog.count(*)
-        INTO task_ids, start_dates, end_dates, has_mapped, tasks
-        FROM pg_catalog.jsonb_array_elements(dag #> '{tasks}'::text[]) AS task (json);
+        INTO task_ids, start_dates, end_dates, has_mapped, number_of_tasks
+        FROM pg_catalog.jsonb_array_elements(tasks) AS task (json);
 
         has_dynamic_group := pg_catalog.jsonb_path_exists(
-            dag, '$.task_group.** ? (@.is_mapped == true || exists(@.loop.gate_task_id))'::jsonpath
+            data, '$.dag.task_group.** ? (@.is_mapped == true || exists(@.loop.gate_task_id))'::jsonpath
         );
         has_mapped := has_mapped OR has_dynamic_group;
 
         -- If any task has an unknown shape, or the DAG has a loop, task_ids is NULL. Which tasks of a loop have TIs
         -- depends on its progress.
         task_ids := coalesce(task_ids, '{}');
-        IF pg_catalog.cardinality(task_ids) <> tasks OR pg_catalog.array_position(task_ids, NULL) IS NOT NULL
-            OR (has_dynamic_group AND pg_catalog.jsonb_path_exists(dag, '$.task_group.**.loop.gate_task_id'::jsonpath)) THEN
+        IF pg_catalog.cardinality(task_ids) <> number_of_tasks OR pg_catalog.array_position(task_ids, NULL) IS NOT NULL
+            OR (has_dynamic_group AND pg_catalog.jsonb_path_exists(data, '$.dag.task_group.**.loop.gate_task_id'::jsonpath)) THEN
             task_ids := NULL;
         END IF;
     END IF;

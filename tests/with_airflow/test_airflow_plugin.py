@@ -35,7 +35,6 @@ REPLACED = {
     "_schedule_all_dag_runs": "SchedulerJobRunner",
     "_verify_integrity_if_dag_changed": "SchedulerJobRunner",
     "get_running_dag_runs_to_examine": "DagRun",
-    "get_latest_version": "DagVersion",
 }
 
 NOTHING_WRONG: dict[str, Any] = {
@@ -250,8 +249,7 @@ class TestSomebodyElsesPatch:
         loop = landed.worker("loop")
 
         assert (loop["error"], loop["bumps"]) == (None, [[landed.run]])
-        # In a loop of known runs, neither Airflow nor dagbump calls it.
-        assert set(landed.worker("calls_of_patches")) == {name} - {"get_latest_version"}
+        assert set(landed.worker("calls_of_patches")) == {name}
         assert landed.tis() == DONE
         assert landed.worker("start_scheduler") == []  # it is on
 

@@ -11,7 +11,6 @@ from uuid import UUID
 
 # Airflow's classes, as names for annotations. They are Any, because Airflow is not installed when types are checked.
 DagRun: TypeAlias = Any
-DagVersion: TypeAlias = Any
 SchedulerJobRunner: TypeAlias = Any
 
 SCHEDULER_MODULE = "airflow.jobs.scheduler_job_runner"
@@ -25,7 +24,6 @@ _FUNCTIONS: dict[str, tuple[list[str], list[str] | set[str]]] = {
     "SchedulerJobRunner._schedule_all_dag_runs": ([_RETRIES, SCHEDULER_MODULE], ["self, guard, dag_runs, session"]),
     "SchedulerJobRunner._verify_integrity_if_dag_changed": ([SCHEDULER_MODULE], ["self, dag_run, session"]),
     "DagRun.get_running_dag_runs_to_examine": ([_RETRIES, _DAG_RUN], ["session", "session, eagerly_load_dag_tags"]),
-    "DagVersion.get_latest_version": ([_SESSION, "airflow.models.dag_version"], {"dag_id", "session"}),
     "DagRun.check_version_id_exists_in_dr": ([], {"dag_version_id", "session"}),
     "DagRun.fetch_task_instances": ([], {"dag_id", "run_id", "task_ids", "session"}),
     "DagRun.verify_integrity": ([], {"dag_version_id", "session"}),

@@ -1,4 +1,4 @@
-"""Replaces four functions of Airflow; a replacement asks the current loop, and else calls Airflow's own function.
+"""Replaces three functions of Airflow; a replacement asks the current loop, and else calls Airflow's own function.
 
 Only `_schedule_all` knows the form of the scheduler's loop in Airflow 3.0 to 3.4: a list of runs, a guard, and one
 commit at the end. A release with another loop needs another such function in a module of its own, and its parameters in
@@ -18,15 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from dagbump import client
-from dagbump.airflow_plugin import configuration, reporting
-from dagbump.airflow_plugin.compatibility import (
-    DagRun,
-    DagVersion,
-    SchedulerJobRunner,
-    UnfitError,
-    examining_without_tis,
-    require_known_airflow,
-)
+from dagbump.airflow_plugin import compatibility, configuration, reporting
+from dagbump.airflow_plugin.compatibility import DagRun, SchedulerJobRunner, UnfitError
+from dagbump.airflow_plugin.loop import Loop
 from dagbump.airflow_plugin.scheduling import Scheduling
 from dagbump.airflow_plugin.verification import savepoint
 from dagbump.installation import state
@@ -43,7 +37,7 @@ def turn_on(scheduler: ModuleType) -> None:
     """
     if hasattr(scheduler.SchedulerJobRunner, "dagbump"):
         return
-    require_known_airflow(scheduler)
+    compatibility.require_known_airflow(scheduler)
     settings = {name: configuration.seconds(name) for name in ("warn_held_after", "missing_tasks_interval")}
     _require_installed()
     _replace(scheduler, Scheduling(scheduler, **settings))
@@ -67,13 +61,12 @@ def _require_installed() -> None:
 
 
 def _replace(scheduler: ModuleType, scheduling: Scheduling) -> None:
-    """Replace all four functions of Airflow, or none of them after an error."""
-    runner, dag_run, dag_version = scheduler.SchedulerJobRunner, scheduler.DagRun, scheduler.DagVersion
+    """Replace all three functions of Airflow, or none of them after an error."""
+    runner, dag_run = scheduler.SchedulerJobRunner, scheduler.DagRun
     replacements = [
         (runner, "_schedule_all_dag_runs", _schedule_all(runner, scheduling)),
         (runner, "_verify_integrity_if_dag_changed", _verify_if_due(runner, scheduling)),
         (dag_run, "get_running_dag_runs_to_examine", _examine(dag_run)),
-        (dag_version, "get_latest_version", _latest_of_loop(dag_version, scheduling)),
     ]
     # One listener for all sessions. A listener per loop would leave a weakref whose callback swallows a SIGTERM.
     sa.event.listen(Session, "after_soft_rollback", scheduling.on_rollback)
@@ -93,7 +86,8 @@ def _schedule_all(runner_class: Any, scheduling: Scheduling) -> Any:
     def _schedule_all_dag_runs(
         runner: SchedulerJobRunner, guard: Any, dag_runs: Iterable[DagRun], session: Session
     ) -> Any:
-        with scheduling.looping(runner, list(dag_runs), session, partial(savepoint, session, guard)) as runs:
+        loop = Loop(runner, session, partial(savepoint, session, guard))
+        with scheduling.looping(loop, list(dag_runs)) as runs:
             return stock(runner, guard, runs, session)
 
     return _schedule_all_dag_runs
@@ -107,7 +101,7 @@ def _verify_if_due(runner_class: Any, scheduling: Scheduling) -> Any:
         loop = scheduling.loop
         if loop is None or not loop.knows(dag_run):
             return stock(runner, dag_run=dag_run, session=session)
-        return scheduling.verify(runner, loop, dag_run)
+        return scheduling.verify(loop, dag_run)
 
     return _verify_integrity_if_dag_changed
 
@@ -116,19 +110,7 @@ def _examine(dag_run_class: Any) -> Any:
     from airflow.utils.retries import retry_db_transaction
 
     stock = dag_run_class.get_running_dag_runs_to_examine.__wrapped__
-    lazy = examining_without_tis(stock)
+    lazy = compatibility.examining_without_tis(stock)
     if lazy is None:
         return vars(dag_run_class)["get_running_dag_runs_to_examine"]
     return classmethod(retry_db_transaction(wraps(stock)(lazy)))
-
-
-def _latest_of_loop(dag_version_class: Any, scheduling: Scheduling) -> Any:
-    stock = dag_version_class.get_latest_version.__func__
-
-    @wraps(stock)
-    def get_latest_version(cls: Any, /, dag_id: str, **options: Any) -> DagVersion:
-        # A scheduler's loop passes only the session. With other options, Airflow's own function has to answer.
-        version = scheduling.latest_version(dag_id, **options) if options.keys() == {"session"} else None
-        return stock(cls, dag_id, **options) if version is None else version
-
-    return classmethod(get_latest_version)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dagbump import __version__
 from dagbump.airflow_metrics import Metric
 
 if TYPE_CHECKING:
-    from dagbump.results import BumpResult, RunBump
+    from dagbump.results import RunBump
 
 log = logging.getLogger(__package__)
 
@@ -31,34 +31,29 @@ def stays_off(why: BaseException) -> None:
 def waits(answer: RunBump) -> None:
     """Log, once per version, that a run is left to later loops."""
     log.warning(
-        "The latest version (%s) of DAG %s is locked by another transaction, so run %s waits; other runs go on. "
-        "To see who has locked it: SELECT * FROM dagbump.holders()",
-        answer.version_number,
-        answer.dag_id,
-        answer.run_id,
+        "The latest version (%(version_number)s) of DAG %(dag_id)s is locked by another transaction, so run %(run_id)s "
+        "waits; other runs go on. To see who has locked it: SELECT * FROM dagbump.holders()",
+        vars(answer),
     )
 
 
 def mended(answer: RunBump, tasks: Iterable[str]) -> None:
     """Log that a run lacked tasks and has them now."""
     log.info(
-        "Run %s of DAG %s lacked tasks, although Airflow took it for verified; verify_integrity has seen to them: %s",
-        answer.run_id,
-        answer.dag_id,
-        ", ".join(tasks),
+        "Run %(run_id)s of DAG %(dag_id)s lacked tasks, although Airflow took it for verified; verify_integrity has "
+        "seen to them: %(tasks)s",
+        vars(answer) | {"tasks": ", ".join(tasks)},
     )
 
 
 def verify_failed(answer: RunBump, error: BaseException) -> None:
     """Warn, once per version, that verify_integrity raised; the traceback may be of the deployment's own code."""
     log.warning(
-        "verify_integrity has failed for run %s of DAG %s, version %s: %s The next loop tries again. If that fails "
-        "too, the run goes on without what is new in that version, and the next try is made after [dagbump] "
-        "missing_tasks_interval. A run that has no task instance on that version waits instead.",
-        answer.run_id,
-        answer.dag_id,
-        answer.version_number,
-        _sentences(error),
+        "verify_integrity has failed for run %(run_id)s of DAG %(dag_id)s, version %(version_number)s: %(error)s The "
+        "next loop tries again. If that fails too, the run goes on without what is new in that version, and the next "
+        "try is made after [dagbump] missing_tasks_interval. A run that has no task instance on that version waits "
+        "instead.",
+        vars(answer) | {"error": _sentences(error)},
         exc_info=error,
     )
 
@@ -66,12 +61,9 @@ def verify_failed(answer: RunBump, error: BaseException) -> None:
 def held_for_long(answer: RunBump, seconds: float, holder: str) -> None:
     """Warn that task instances of a run have been locked by another transaction for long."""
     log.warning(
-        "Task instances of DAG %s, run %s, have kept an old version for more than %g s, because they are locked by %s. "
-        "All lock holders: SELECT * FROM dagbump.holders()",
-        answer.dag_id,
-        answer.run_id,
-        seconds,
-        holder,
+        "Task instances of DAG %(dag_id)s, run %(run_id)s, have kept an old version for more than %(seconds)g s, "
+        "because they are locked by %(holder)s. All lock holders: SELECT * FROM dagbump.holders()",
+        vars(answer) | {"seconds": seconds, "holder": holder},
     )
 
 
@@ -114,48 +106,31 @@ class Reporter:
         """Store Airflow's Stats."""
         self._stats = stats
 
-    def timer(self) -> AbstractContextManager[Any]:
+    def timer(self) -> Any:
         """Return a timer for a bump."""
-        timer: AbstractContextManager[Any] = self._stats.timer(Metric.BUMP.stat)
-        return timer
+        return self._stats.timer(Metric.BUMP.stat)
 
-    def bumped(self, result: BumpResult, oldest_look: float | None) -> None:
+    def bumped(self, answers: Collection[RunBump], oldest_look: float) -> None:
         """Count what a bump did."""
-        if result.bumped:
-            self._count(Metric.TASK_INSTANCES_BUMPED, result.bumped)
-        if result.locked:
-            self._count(Metric.TASK_INSTANCES_LOCKED, result.locked)
-        if oldest_look is not None:
-            with suppress(Exception):
-                self._stats.gauge(Metric.OLDEST_LOOK.stat, oldest_look)
+        self.count(Metric.TASK_INSTANCES_BUMPED, sum(row.bumped for row in answers))
+        self.count(Metric.TASK_INSTANCES_LOCKED, sum(row.locked for row in answers))
+        with suppress(Exception):
+            self._stats.gauge(Metric.OLDEST_LOOK.stat, oldest_look)
 
     def vanished(self, answer: RunBump, tasks: Collection[str]) -> None:
         """Warn that Airflow removes unfinished tasks of a run, because the latest version no longer has them."""
-        self._count(Metric.VANISHED_TASKS, len(tasks))
+        self.count(Metric.VANISHED_TASKS, len(tasks))
         log.warning(
-            "Run %s of DAG %s had not finished tasks that version %s no longer has, and Airflow removes them: %s",
-            answer.run_id,
-            answer.dag_id,
-            answer.version_number,
-            ", ".join(tasks),
+            "Run %(run_id)s of DAG %(dag_id)s had not finished tasks that version %(version_number)s no longer has, "
+            "and Airflow removes them: %(tasks)s",
+            vars(answer) | {"tasks": ", ".join(tasks)},
         )
 
-    def verified(self) -> None:
-        """Count a call of verify_integrity."""
-        self._count(Metric.VERIFY)
-
-    def verify_skipped(self) -> None:
-        """Count a call that Airflow would have made and that would have done nothing."""
-        self._count(Metric.VERIFY_SKIPPED)
-
-    def left_to_airflow(self) -> None:
-        """Count a loop that is left to Airflow's own code, because dagbump failed."""
-        self._count(Metric.FALLBACK)
-
-    def _count(self, metric: Metric, count: int = 1) -> None:
+    def count(self, metric: Metric, count: int = 1) -> None:
         """Count in Airflow's Stats; an error there is ignored, because it must not disturb the loop."""
         with suppress(Exception):
-            self._stats.incr(metric.stat, count)
+            if count:
+                self._stats.incr(metric.stat, count)
 
 
 def _sentences(error: BaseException) -> str:

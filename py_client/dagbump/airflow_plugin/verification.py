@@ -79,11 +79,8 @@ def _few_task_instances(run: DagRun, scope: RunScope, session: Session) -> Itera
     if scope.has_mapped:
         changeable.update(task_id for task_id, task in tasks.items() if task.get_needs_expansion())
     have_tis = tasks.keys() - changeable - set(scope.missing_tasks or ())
-    tis: list[Any] = []
-    if changeable:
-        tis = run.fetch_task_instances(
-            dag_id=run.dag_id, run_id=run.run_id, task_ids=sorted(changeable), session=session
-        )
+    key = {"dag_id": run.dag_id, "run_id": run.run_id}
+    tis = run.fetch_task_instances(**key, task_ids=sorted(changeable), session=session) if changeable else []
     check = run._check_for_removed_or_restored_tasks
     # Replace the methods of this object only.
     run.get_task_instances = lambda *_, **__: tis

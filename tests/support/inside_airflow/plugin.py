@@ -25,13 +25,13 @@ from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.listeners import hookimpl
 from airflow.listeners.listener import get_listener_manager
 from airflow.models import dagrun
-from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance, clear_task_instances
 from airflow.utils.retries import retry_db_transaction
 from airflow.utils.sqlalchemy import prohibit_commit
 from airflow.utils.state import DagRunState
 from dagbump import client
+from dagbump.airflow_metrics import Metric
 from dagbump.airflow_plugin import DagbumpPlugin
 from dagbump.airflow_plugin.page import plugin_state
 from dagbump.airflow_plugin.reporting import Reporter
@@ -49,7 +49,6 @@ REPLACED = (
     (SchedulerJobRunner, "_schedule_all_dag_runs"),
     (SchedulerJobRunner, "_verify_integrity_if_dag_changed"),
     (DagRun, "get_running_dag_runs_to_examine"),
-    (DagVersion, "get_latest_version"),
 )
 STOCK = {(owner, name): vars(owner)[name] for owner, name in REPLACED}
 
@@ -310,14 +309,15 @@ def counted_bumps(bumps: list[list[int]]) -> Iterator[None]:
 def watched_verify(skipped: list[int], loaded_tis: list[object]) -> Iterator[None]:
     """Collect the runs whose verify_integrity was due and would do nothing, and the TIs that the others had loaded."""
 
-    def skip(self: Any) -> None:
-        skipped.append(runs[-1])
-        stock_skip(self)
+    def count(self: Any, metric: Metric, number: int = 1) -> None:
+        if metric is Metric.VERIFY_SKIPPED:
+            skipped.append(runs[-1])
+        stock_count(self, metric, number)
 
-    def verify(self: Any, runner: Any, loop: Any, run: Any, *, mending: bool) -> None:
+    def verify(self: Any, loop: Any, run: Any, *, mending: bool) -> None:
         runs.append(run.id)
         with patch.object(DagRun, "fetch_task_instances", staticmethod(fetch)):
-            stock_verify(self, runner, loop, run, mending=mending)
+            stock_verify(self, loop, run, mending=mending)
 
     def fetch(**arguments: Any) -> Any:
         tis = stock_fetch(**arguments)
@@ -325,8 +325,8 @@ def watched_verify(skipped: list[int], loaded_tis: list[object]) -> Iterator[Non
         return tis
 
     runs: list[int] = []
-    stock_verify, stock_fetch, stock_skip = Scheduling._verify, DagRun.fetch_task_instances, Reporter.verify_skipped
-    with patch.object(Scheduling, "_verify", verify), patch.object(Reporter, "verify_skipped", skip):
+    stock_verify, stock_fetch, stock_count = Scheduling._verify, DagRun.fetch_task_instances, Reporter.count
+    with patch.object(Scheduling, "_verify", verify), patch.object(Reporter, "count", count):
         yield
 
 
