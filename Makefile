@@ -12,6 +12,8 @@
 #   release. ARGS="-k kills" for some of them. make test-slow and test-airflow run their short form.
 # make mutants: breaks one clause of the SQL after the other, and fails where no test fails; takes hours. ARGS="bump parts/stale":
 #   of these files. What is known of each mutant stays in .cache/mutants.json.
+# make coverage: counts what make test runs of the functions and of the Python code, and names what it does not run.
+#   ARGS="-m 'not airflow'": of these tests.
 # make bench: what it costs, beside stock Airflow; wants an idle machine. bench-scheduler: what is left of a scheduler's loop
 #   with the plugin. bench-page: how long the page in Airflow's UI takes. bench-repair: what a repair costs. bench-scale: a
 #   large database and several schedulers; ARGS="--data DIR" keeps the database, which needs 45 GB and an hour. Each writes its
@@ -36,7 +38,7 @@ RELEASES ?= 3.0.6 3.1.8 3.2.2 3.3.2 3.4.0b2
 # Where each PostgreSQL comes from: values of DAGBUMP_POSTGRES_IMAGE, 13 to 18.
 POSTGRES ?= embedded:13 embedded:14 postgres:15 embedded:16 postgres:17 embedded
 
-.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix prove mutants bench bench-quick bench-scheduler bench-page bench-repair bench-scale pins airflow-tables release-sql lint docs package clean
+.PHONY: demo test test-slow test-newest test-airflow test-ui test-migrations test-matrix prove mutants coverage bench bench-quick bench-scheduler bench-page bench-repair bench-scale pins airflow-tables release-sql lint docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dagbump demo
@@ -84,6 +86,15 @@ prove: $(VENV)/.dev
 
 mutants: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m support.sql_mutants $(ARGS)
+
+COVERAGE = PYTHONPATH=tests $(BIN)/coverage
+
+coverage: $(VENV)/.dev
+	rm -rf .cache/coverage
+	$(COVERAGE) run -m pytest -p support.plpgsql_coverage -n auto --dist worksteal $(ARGS)
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) json --quiet -o .cache/coverage/python.json
+	PYTHONPATH=tests $(BIN)/python -m support.coverage_report
 
 bench: $(VENV)/.bench
 	$(BENCH) loops $(ARGS)

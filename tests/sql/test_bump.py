@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from support.fleet import Fleet
 from support.releases import environments
+from support.server import Connect
 
 pytestmark = [pytest.mark.server, pytest.mark.tables, pytest.mark.usefixtures("either_way")]
 
@@ -530,14 +531,26 @@ class TestPreview:
         assert verdicts(dagbump.preview(connection)) == {run: "bump"}
 
 
-def test_rows_of_the_same_address_in_an_inheriting_table_are_left_alone(
-    fleet: Fleet, connection: psycopg.Connection[Any]
+def test_rows_of_an_inheriting_table_are_no_tis_of_a_run(
+    fleet: Fleet, connection: Connection, connect: Connect
 ) -> None:
-    """The child table is made after the upgrade, which would refuse it. A finished TI in it does not move."""
-    old, new = fleet.dag("d", versions=2)
-    run = fleet.run("d")
-    fleet.ti(run, new, "success")
-    tis = fleet.tis(run, old, ["queued"] * 5)
+    """The child table is made after the upgrade, which would refuse it. Its rows are stale TIs of other tasks, at the
+    addresses of the run's TIs.
+    """
+    fleet.dag("d")
+    old, between, new = (fleet.version("d", number, tasks=["a", "b", "c"]) for number in (1, 2, 3))
+    run, steady, pinned = fleet.run("d"), fleet.run("d"), fleet.run("d", bundle_version="1", created_dag_version_id=new)
+    done = [fleet.ti(each, new, "success", task_id="a") for each in (run, steady, pinned)]
+    stale = [fleet.ti(run, old, "queued", task_id="b"), fleet.ti(run, between, "queued", task_id="c")]
+
+    calls = ["preview()", "repairable()", "running()", "versions()", "holders()", "verify_scope(NULL)"]
+    calls += [f"versions_of_runs('{{{run},{steady}}}')", f"tasks_of_run({run})", f"tasks_of_run({steady})"]
+
+    def answers() -> list[list[tuple[Any, ...]]]:
+        return [connection.execute(f"SELECT * FROM dagbump.{call}".encode()).fetchall() for call in calls]
+
+    before = answers()
+    connection.commit()
     fleet.execute("CREATE TABLE archive () INHERITS (task_instance)")
     fleet.connection.execute(
         """
@@ -545,19 +558,26 @@ def test_rows_of_the_same_address_in_an_inheriting_table_are_left_alone(
         SELECT (
             jsonb_populate_record(
                 NULL::archive,
-                to_jsonb(ti) || jsonb_build_object('id', gen_random_uuid(), 'state', 'success', 'dag_id', 'another')
+                to_jsonb(ti) || jsonb_build_object(
+                    'id', gen_random_uuid(), 'state', 'queued', 'dag_version_id', version.id,
+                    'task_id', 'archived_' || coalesce(version.id::text, '')
+                )
             )
         ).*
         FROM ONLY task_instance AS ti
+        CROSS JOIN (SELECT id FROM dag_version WHERE version_number < 3 UNION ALL SELECT NULL) AS version (id)
         """
     )
-    versions = "SELECT ctid, dag_version_id FROM archive ORDER BY ctid"
-    before = fleet.execute(versions).fetchall()
+    others = "SELECT ctid, dag_version_id FROM archive ORDER BY ctid"
+    archived = fleet.execute(others).fetchall()
+    connect().execute("SELECT FROM archive FOR UPDATE")
 
-    assert dagbump.bump(connection).bumped == 5
+    assert answers() == before
+    assert counts(dagbump.bump(connection)) == [(run, 2, 0, False)]
+    assert counts(dagbump.bump(connection, report_all=True)) == [(each, 0, 0, False) for each in (run, steady)]
     connection.commit()
-    assert fleet.versions_of(tis) == [new] * 5
-    assert fleet.execute(versions).fetchall() == before
+    assert fleet.versions_of([*stale, *done]) == [new] * 5
+    assert fleet.execute(others).fetchall() == archived
 
 
 def test_report_all_answers_each_examined_run_with_its_version(fleet: Fleet, connection: Connection) -> None:
