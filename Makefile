@@ -94,7 +94,7 @@ coverage: $(VENV)/.dev
 	$(COVERAGE) run -m pytest -p support.plpgsql_coverage -n auto --dist worksteal $(ARGS)
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) json --quiet -o .cache/coverage/python.json
-	PYTHONPATH=tests $(BIN)/python -m support.coverage_report
+	PYTHONPATH=tests $(BIN)/python -m support.coverage_report $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BENCH) loops $(ARGS)

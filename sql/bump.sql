@@ -138,11 +138,7 @@ BEGIN
         END IF;
 
         -- 6. Count the stale TIs. A TI on a higher version_number is not stale, whoever put it there.
-        stale := 0;
-        older := NULL;
-        IF run.any_stale THEN
-            @include:count_stale@
-        END IF;
+        @include:count_stale@
 
         -- 7. Lock the TIs that are free, move them, and record it.
         @include:move_stale@

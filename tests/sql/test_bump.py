@@ -7,7 +7,7 @@ from typing import Any
 import dagbump
 import psycopg
 import pytest
-from support.fleet import Fleet
+from support.fleet import Fleet, stale_run
 from support.releases import environments
 from support.server import Connect
 
@@ -142,6 +142,19 @@ def test_ids_that_look_alike_are_told_apart(fleet: Fleet, connection: Connection
 
     assert sorted((run.run_id, run.bumped) for run in result.runs) == [("BC", 1), ("bc", 1)]
     assert fleet.versions_of(stale) == [versions[dag_id][1 if dag_id == "a" else 0] for dag_id, _ in ids]
+
+
+def test_other_runs_of_the_dag_on_the_same_version_are_left_alone(fleet: Fleet, connection: Connection) -> None:
+    old, new = fleet.dag("d", versions=2)
+    due, unverified = fleet.run("d"), fleet.run("d")
+    left = [unverified, fleet.run("d", bundle_version="1"), fleet.run("d", state="success")]
+    fleet.ti(due, new, "success")
+    moved = fleet.tis(due, old, ["queued", None])
+    others = [fleet.ti(run, old, "queued") for run in left]
+
+    assert counts(dagbump.bump(connection)) == [(due, 2, 0, False), (unverified, 0, 0, True)]
+    connection.commit()
+    assert fleet.versions_of([*moved, *others]) == [new] * 2 + [old] * 3
 
 
 def test_mapped_tis_are_moved_one_by_one(fleet: Fleet, connection: Connection) -> None:
@@ -350,6 +363,15 @@ class TestArguments:
         dagbump.bump(connection, [c])
         assert self.bumped(connection, max_runs=2) == [b]
         assert self.bumped(connection) == [a]
+
+    @pytest.mark.parametrize("function", ["bump", "preview"])
+    def test_without_max_runs_no_run_is_looked_up_in_its_backfill(
+        self, fleet: Fleet, connection: Connection, function: str
+    ) -> None:
+        fleet.backfill({stale_run(fleet): 1})
+        connection.execute(f"SELECT * FROM dagbump.{function}()".encode())
+        scans = "SELECT seq_scan + idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'backfill_dag_run'"
+        assert connection.execute(scans).fetchone() == (0,)
 
     @pytest.mark.parametrize("function", ["bump", "preview"])
     @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -52,4 +54,5 @@ def _row(number: int, never: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    proof.record(TITLE, "make coverage", {"statements of PL/pgSQL": of_plpgsql(), **of_python()})
+    arguments = f' ARGS="{shlex.join(sys.argv[1:])}"' if sys.argv[1:] else ""
+    proof.record(TITLE, f"make coverage{arguments}", {"statements of PL/pgSQL": of_plpgsql(), **of_python()})

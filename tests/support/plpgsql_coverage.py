@@ -1,5 +1,7 @@
 """A plugin of pytest that counts which statements of the functions the tests run. `make coverage` loads it with -p.
 
+It also lets the Python of an Airflow release count what runs of the package there.
+
 plpgsql_check profiles each function in the server's memory. What it has counted in a database is read before the
 database is dropped. A function whose body is not as installed counts for nothing: a test has replaced it.
 """
@@ -10,11 +12,14 @@ import json
 import os
 from collections import defaultdict
 from contextlib import suppress
+from pathlib import Path
 
+import coverage
 import psycopg
 
 from support import server
 from support.processes import CHECKOUT
+from support.releases import worker
 from support.server import Server, libpq
 
 DIRECTORY = CHECKOUT / ".cache/coverage"
@@ -48,6 +53,12 @@ def _profile_and_drop(self: Server, name: str) -> None:
 
 
 def pytest_configure() -> None:
+    inside_airflow = DIRECTORY / "inside_airflow"
+    with suppress(FileExistsError):  # another worker was first
+        inside_airflow.mkdir(parents=True)
+        (inside_airflow / "coverage").symlink_to(Path(coverage.__file__).parent)
+        (inside_airflow / "sitecustomize.py").write_text("import coverage\n\ncoverage.process_startup()\n", "utf-8")
+    worker.PATH.append(inside_airflow)
     Server.drop_database = _profile_and_drop  # type: ignore[method-assign]  # only while coverage is counted
 
 

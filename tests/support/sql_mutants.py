@@ -9,6 +9,7 @@ survived: with other --tests, with the tables of another DAGBUMP_AIRFLOW, or wit
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import re
@@ -44,6 +45,7 @@ ROWS = (
 )
 SURVIVES, NOT_INSTALLED, ENDLESS = "survives", "does not install", "waits for ever"
 FAILED = "failed"
+_WORD = re.compile(r"[a-z]\w{3,}")
 SECONDS_PER_TEST = 60
 
 
@@ -88,6 +90,7 @@ class Runner:
         self.fates, self.seconds = known["fates"], known["seconds"]
         self.users = functions_of()
         self.items: list[pytest.Item] = []
+        self.words: dict[str, set[str]] = {}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         from dagbump.installation import sql_files
@@ -97,6 +100,7 @@ class Runner:
         assert self.tree / "sql" == sql_files.SOURCES, "the tests do not use the copy"
         airflow_tables.make(self.server.create_database("airflow_of_mutants"), self.tree)
         self.items = session.items
+        self.words = {item.nodeid: set(_WORD.findall(_source_of(item))) for item in self.items}
         self.measure()
         for number, mutant in enumerate(self.mutants, 1):
             began = time.monotonic()
@@ -158,18 +162,23 @@ class Runner:
         return (tests and self.run(tests)[1]) or SURVIVES
 
     def in_order(self, mutant: Mutant) -> list[pytest.Item]:
-        """Return the tests that may fail. Those come first that have killed many others and take little time."""
+        """Return the tests that may fail. Those come first that have killed many others, or have rare words of the
+        clause in them, and take little time.
+        """
         killers = Counter(self.fates.values())
         of_file = Counter(test for name, test in self.fates.items() if name.startswith(f"{mutant.path} |"))
         named = re.compile(rf"\b(?:{'|'.join(self.users.get(mutant.path) or ['dagbump'])})\b")
         tests = Counter(item.path for item in self.items)
         near = {path: len(named.findall(path.read_text("utf-8"))) / tests[path] for path in tests}
+        words = {item: self.words[item.nodeid] & set(_WORD.findall(mutant.what)) for item in self.items}
+        used = Counter(word for shared in words.values() for word in shared)
 
         def rank(item: pytest.Item) -> float:
             test = item.nodeid
             if shares_a_fixture(item) and not of_file[test]:
                 return 0  # in their own order, at the end
-            return -(10 * of_file[test] + killers[test] + near[item.path]) / (self.seconds[test] + 0.05)
+            rare = sum(20 / used[word] for word in words[item])
+            return -(10 * of_file[test] + killers[test] + near[item.path] + rare) / (self.seconds[test] + 0.05)
 
         items = sorted((item for item in self.items if near[item.path]), key=rank)
         after = accumulate(self.seconds[item.nodeid] for item in items)
@@ -189,6 +198,11 @@ class Runner:
         if status and not os.WIFSIGNALED(status):
             raise RuntimeError(f"the tests could not be run: {self.tree / 'log'}")
         return {test: float(seconds) for test, _, seconds in ended if seconds != FAILED}, ENDLESS if status else failed
+
+
+def _source_of(item: pytest.Item) -> str:
+    assert isinstance(item, pytest.Function)
+    return item.nodeid + inspect.getsource(item.function)
 
 
 def shares_a_fixture(item: pytest.Item) -> bool:
@@ -282,7 +296,7 @@ def main() -> int:
     done = {name for name, fate in known["fates"].items() if fate != SURVIVES} | equivalent()
     wanted = [f"{name}.sql" for name in arguments.files] or list(dict.fromkeys(mutant.path for mutant in everything))
     left = [mutant for mutant in everything if mutant.path in wanted and mutant.name not in done]
-    left.sort(key=lambda mutant: wanted.index(mutant.path))
+    left.sort(key=lambda mutant: (mutant.name in known["fates"], wanted.index(mutant.path)))
 
     shutil.rmtree(tree, ignore_errors=True)
     for name in ("py_client", "sql", "migrations"):

@@ -17,7 +17,8 @@ from support.releases import environments
 
 _TESTS = Path(__file__).parents[2]
 SCRIPT = _TESTS / "support" / "inside_airflow" / "components.py"
-_PATH = (Path(dagbump.__file__).parents[1], _TESTS)
+PATH = [Path(dagbump.__file__).parents[1], _TESTS]
+_STOP_SECONDS = 5
 
 
 class WorkerError(Exception):
@@ -58,7 +59,7 @@ def start_worker(
     home.mkdir(exist_ok=True)
     variables = environments.environment_for(url, home) | {
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "PYTHONPATH": os.pathsep.join(map(str, _PATH)),
+        "PYTHONPATH": os.pathsep.join(map(str, PATH)),
         **environment,
     }
     log = home / "worker.log"
@@ -83,6 +84,9 @@ def start_worker(
                 raise WorkerError("no pipe to Airflow")
             yield Worker(release, process.stdin, answers, log)
         finally:
+            process.terminate()  # it may count coverage, which it keeps when it is told to end
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_SECONDS)
             process.kill()
             if process.stdin is not None:
                 with suppress(BrokenPipeError):  # of a question that was not read; it would hide why
