@@ -2,12 +2,10 @@
 -- history_is_whole, caller, free, left_behind, bumped, locked.
 -- Moves the stale TIs of the run to its version, and records the move. The TIs have been counted already.
 
--- Lock the dag_version row, because the foreign-key check would wait for it, here or in verify_integrity. Do so
--- only if something can be moved. If it cannot be locked, the whole run is left to a later call.
-IF stale > 0 OR needs_verify THEN
-    @include:take_version@
-    needs_verify := needs_verify AND run.dag_version_id = ANY (versions_taken);
-END IF;
+-- Lock the dag_version row, because the foreign-key check would wait for it, here or in verify_integrity.
+-- If nothing can be moved, it is not locked. If it cannot be locked, the whole run is left to a later call.
+@include:take_version@
+needs_verify := needs_verify AND run.dag_version_id = ANY (versions_taken);
 
 IF stale > 0 AND run.dag_version_id = ANY (versions_taken) THEN
     @include:require_history@

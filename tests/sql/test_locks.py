@@ -328,3 +328,14 @@ class TestNothingToMove:
         fleet.ti(fleet.run("d"), version, "queued")
         assert dagbump.bump(connection, caller_verifies=True).runs == ()
         assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+
+    def test_where_a_run_is_only_to_be_verified_and_the_history_is_locked(
+        self, fleet: Fleet, connection: Connection, connect: Connect
+    ) -> None:
+        old, _ = fleet.dag("d", versions=2)
+        run = fleet.run("d")
+        fleet.ti(run, old, "success")
+        connect().execute("LOCK TABLE dagbump.history")
+
+        (row,) = dagbump.bump(connection, caller_verifies=True).runs
+        assert (row.dag_run_id, row.bumped, row.locked, row.needs_verify) == (run, 0, 0, True)
