@@ -90,6 +90,30 @@ class TestWhatIsRecorded:
         connection.commit()
         assert recorded(fleet) == []
 
+    def test_the_versions_come_in_order(self, fleet: Fleet, connection: Connection) -> None:
+        *older, latest = fleet.dag("d", versions=8)
+        run = fleet.run("d")
+        fleet.ti(run, latest, "success")
+        for version in (older[3], older[6], older[1], older[5], older[0], older[4], older[2]):
+            fleet.ti(run, version, "queued")
+
+        assert dagbump.bump(connection).bumped == 7
+        connection.commit()
+        (row,) = recorded(fleet)
+        assert [version["version_number"] for version in row["from_versions"]] == [1, 2, 3, 4, 5, 6, 7]
+
+    def test_a_run_of_which_nothing_moves_has_no_row(
+        self, fleet: Fleet, connection: Connection, connect: Connect
+    ) -> None:
+        """The version is locked already, for the run before."""
+        moved = stale_run(fleet)
+        fleet.copy_run(moved, 1)
+        connect().execute("SELECT FROM task_instance WHERE run_id LIKE '%copy%' AND state = 'scheduled' FOR UPDATE")
+
+        assert [(row.bumped, row.locked) for row in dagbump.bump(connection).runs] == [(1, 0), (0, 1)]
+        connection.commit()
+        assert [row["dag_run_id"] for row in recorded(fleet)] == [moved]
+
     def test_what_is_held_or_does_not_move_is_not_counted(
         self, fleet: Fleet, connection: Connection, connect: Connect
     ) -> None:
