@@ -592,9 +592,11 @@ def test_rows_of_an_inheriting_table_are_no_tis_of_a_run(
     )
     others = "SELECT ctid, dag_version_id FROM archive ORDER BY ctid"
     archived = fleet.execute(others).fetchall()
-    connect().execute("SELECT FROM archive FOR UPDATE")
+    holder = connect()
+    holder.execute("SELECT FROM archive FOR UPDATE")
 
     assert answers() == before
+    holder.rollback()
     assert counts(dagbump.bump(connection)) == [(run, 2, 0, False)]
     assert counts(dagbump.bump(connection, report_all=True)) == [(each, 0, 0, False) for each in (run, steady)]
     connection.commit()
