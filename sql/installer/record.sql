@@ -1,6 +1,8 @@
 -- Records in dagbump.installation what is installed now, for the command line, the plugin and the next upgrade.
 COMMENT ON TABLE dagbump.alembic_version IS 'Alembic''s own: the revisions that this database holds.';
 
+REVOKE ALL ON TABLE dagbump.alembic_version FROM PUBLIC;
+
 DELETE FROM dagbump.installation;
 INSERT INTO dagbump.installation (
     airflow_schema, airflow_shape, revision, works_with_packages_from, release, installed_at, installed_by, functions, one_row

@@ -10,7 +10,7 @@ NOT EXISTS (
     AND NOT attribute.attisdropped
 ) AND EXISTS (
     SELECT FROM @airflow_schema@.dag_version AS latest
-    JOIN @airflow_schema@.dag_version AS other ON other.dag_id::text = run.dag_id AND other.id <> latest.id
+    JOIN @airflow_schema@.dag_version AS other ON other.dag_id::text = run.dag_id
     WHERE latest.id = run.dag_version_id AND other.created_at >= latest.created_at
     AND other.version_number < latest.version_number -- a higher one has landed during the call; the next call deals with it
 )

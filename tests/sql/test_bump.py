@@ -596,9 +596,11 @@ def test_rows_of_an_inheriting_table_are_no_tis_of_a_run(
     )
     others = "SELECT ctid, dag_version_id FROM archive ORDER BY ctid"
     archived = fleet.execute(others).fetchall()
-    connect().execute("SELECT FROM archive FOR UPDATE")
+    holder = connect()
+    holder.execute("SELECT FROM archive FOR UPDATE")
 
     assert answers() == before
+    holder.rollback()
     assert counts(dagbump.bump(connection)) == [(run, 2, 0, False)]
     assert counts(dagbump.bump(connection, report_all=True)) == [(each, 0, 0, False) for each in (run, steady)]
     connection.commit()
@@ -645,3 +647,23 @@ def test_report_all_locks_and_writes_nothing_where_nothing_is_to_do(fleet: Fleet
 def test_a_null_report_all_is_refused(connection: Connection) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="report_all"):
         connection.execute("SELECT * FROM dagbump.bump(report_all => NULL)")
+
+
+@pytest.mark.parametrize("report_all", [False, True])
+def test_each_ti_is_read_once_and_with_the_index_two_of_a_run_with_nothing_to_do(
+    fleet: Fleet, connection: Connection, report_all: bool
+) -> None:
+    old, new = fleet.dag("d", versions=2)
+    fine, unverified = fleet.run("d"), fleet.run("d")
+    fleet.tis(fine, new, ["queued", "scheduled", "running", None, "success"])
+    fleet.tis(unverified, old, ["queued", "scheduled", None])
+    fleet.execute("ANALYZE")
+    connection.execute("SET enable_bitmapscan = off")  # it would count rows twice
+
+    result = dagbump.bump(connection, report_all=report_all)
+
+    assert [row.dag_run_id for row in result.needs_verify] == [unverified]
+    read = "SELECT seq_scan, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'task_instance'"
+    indexed = connection.execute("SELECT to_regclass('dagbump_ti_unfinished') IS NOT NULL").fetchone() == (True,)
+    # With the index, one TI of the unverified run tells that the run has to be read.
+    assert connection.execute(read).fetchone() == (0, 2 + 1 + 3 if indexed else 5 + 3)

@@ -11,7 +11,7 @@ import dagbump
 import psycopg
 import pytest
 from support import ledger
-from support.fleet import Fleet
+from support.fleet import Fleet, stale_run
 from support.server import Connect
 from support.waits import until_waiting_for_lock
 from typing_extensions import LiteralString
@@ -118,12 +118,29 @@ def test_a_run_that_is_not_to_be_examined_by_now_is_left_alone(
         tis.append(fleet.ti(run, old, "queued"))
         if name == "first":
             fleet.execute("UPDATE dag_run SET run_after = run_after - interval '1 hour' WHERE id = %s", run)
+    fleet.ti(fleet.run("second"), new, "queued")  # another run of the DAG is as it was
 
     with bumping(connect, gated) as results:
         fleet.execute(change, run)
 
     assert len(results[0].runs) == 1
     assert fleet.versions_of(tis[1:]) == [old]
+
+
+@pytest.mark.parametrize("report_all", [False, True])
+def test_a_run_whose_tis_another_bump_has_moved_meanwhile(
+    fleet: Fleet, connect: Connect, gated: Connection, report_all: bool
+) -> None:
+    first, second = stale_run(fleet, "first"), stale_run(fleet, "second")
+    fleet.execute("UPDATE dag_run SET run_after = run_after - interval '1 hour' WHERE id = %s", first)
+
+    with bumping(connect, gated, report_all=report_all) as results:
+        other = connect()
+        assert dagbump.bump(other, [second]).bumped == 1
+        other.commit()
+
+    answered = [(row.dag_run_id, row.bumped, row.locked, row.needs_verify) for row in results[0].runs]
+    assert answered == [(first, 1, 0, False), *([(second, 0, 0, False)] if report_all else [])]
 
 
 def test_versions_that_land_all_the_time_move_nothing_backwards(fleet: Fleet, connect: Connect) -> None:

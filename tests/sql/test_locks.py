@@ -242,6 +242,8 @@ class TestLatestVersionUpdatedAndThenHeld:
         other = connect()
         other.execute("UPDATE dag_version SET last_updated = now() WHERE id = %s", (new,))
         other.execute(hold.encode(), (new,))
+        connection.execute("SET lock_timeout = 0")  # no other limit than bump's own
+        connection.execute("SET statement_timeout = '10s'")
 
         (row,) = dagbump.bump(connection, caller_verifies=True).runs
         connection.commit()
@@ -262,19 +264,24 @@ class TestLatestVersionUpdatedAndThenHeld:
         free = "SELECT id FROM task_instance WHERE id = ANY (%s) FOR UPDATE SKIP LOCKED"
         assert len(connect().execute(free, (tis,)).fetchall()) == 3
 
-    def test_is_asked_for_once_per_call(self, fleet: Fleet, connection: Connection, connect: Connect) -> None:
-        """Each time costs up to a millisecond."""
+    @pytest.mark.parametrize("held", [True, False])
+    def test_is_asked_for_once_per_call(
+        self, fleet: Fleet, connection: Connection, connect: Connect, held: bool
+    ) -> None:
+        """Each time costs a subtransaction, or up to a millisecond."""
         old, new = fleet.dag("d", versions=2)
         for _ in range(5):
             run = fleet.run("d")
             fleet.ti(run, new, "success")
             fleet.ti(run, old, "queued")
-        other = connect()
-        other.execute("UPDATE dag_version SET last_updated = now() WHERE id = %s", (new,))
-        other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (new,))
+        if held:
+            other = connect()
+            other.execute("UPDATE dag_version SET last_updated = now() WHERE id = %s", (new,))
+            other.execute("SELECT FROM dag_version WHERE id = %s FOR UPDATE", (new,))
         connection.execute("SET track_functions = 'pl'")
 
-        assert dagbump.bump(connection).locked == 5
+        result = dagbump.bump(connection)
+        assert (result.bumped, result.locked) == ((0, 5) if held else (5, 0))
         calls = "SELECT pg_stat_get_xact_function_calls('dagbump.take_version'::regproc)"
         assert connection.execute(calls).fetchone() == (1,)
 

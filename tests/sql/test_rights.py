@@ -8,9 +8,12 @@ import dagbump
 import psycopg
 import pytest
 from dagbump import client
+from dagbump.database import create_engine
+from dagbump.installation import installer
 from psycopg import sql
+from sqlalchemy.engine import URL
 from support.fleet import Fleet
-from support.server import Connect
+from support.server import Connect, libpq
 
 pytestmark = pytest.mark.server
 
@@ -65,7 +68,7 @@ def test_everything_has_a_comment(connection: Connection, functions: list[dict[s
     assert connection.execute("SELECT obj_description('dagbump'::regnamespace)").fetchone() != (None,)
 
 
-def test_nothing_is_granted_to_public(connection: Connection) -> None:
+def granted_to_public(connection: Connection) -> list[str]:
     connection.execute("CREATE ROLE nobody_in_particular")
     granted = connection.execute(
         """
@@ -73,12 +76,31 @@ def test_nothing_is_granted_to_public(connection: Connection) -> None:
         WHERE pronamespace = 'dagbump'::regnamespace AND has_function_privilege('nobody_in_particular', oid, 'EXECUTE')
         UNION ALL
         SELECT oid::regclass::text FROM pg_class
-        WHERE relnamespace = 'dagbump'::regnamespace AND has_table_privilege('nobody_in_particular', oid, 'SELECT')
+        WHERE relnamespace = 'dagbump'::regnamespace AND relkind = 'r'
+        AND has_table_privilege('nobody_in_particular', oid, 'SELECT')
         UNION ALL
         SELECT 'schema' WHERE has_schema_privilege('nobody_in_particular', 'dagbump', 'USAGE')
         """
     ).fetchall()
-    assert granted == []
+    connection.rollback()
+    return [name for (name,) in granted]
+
+
+def test_nothing_is_granted_to_public(connection: Connection) -> None:
+    assert granted_to_public(connection) == []
+
+
+def test_an_upgrade_takes_from_public_what_somebody_has_granted(connection: Connection, database: URL) -> None:
+    connection.execute(
+        """
+        GRANT ALL ON SCHEMA dagbump TO PUBLIC;
+        GRANT ALL ON ALL TABLES IN SCHEMA dagbump TO PUBLIC;
+        GRANT ALL ON ALL ROUTINES IN SCHEMA dagbump TO PUBLIC;
+        """
+    )
+    connection.commit()
+    installer.upgrade(create_engine(libpq(database)))
+    assert granted_to_public(connection) == []
 
 
 def test_a_role_with_execute_only_can_bump_and_cannot_write_the_table(fleet: Fleet, connection: Connection) -> None:

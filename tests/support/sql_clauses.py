@@ -59,6 +59,8 @@ def mutants(path: Path) -> Iterator[Mutant]:
     text = path.read_text("utf-8")
     seen: Counter[str] = Counter()
     for start, end, instead in _Clauses(text).changes():
+        if text[start:end] == instead:
+            continue  # TRUE is true already
         clause = " ".join(text[start:end].split())
         what = f"{clause} -> {' '.join(instead.split()) or 'nothing'}"
         if len(clause) < _SHORT:
