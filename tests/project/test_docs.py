@@ -167,6 +167,13 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("document", TEXTS, ids=lambda path: path.stem)
+def test_a_block_inside_a_list_stays_there_on_the_site(document: Path) -> None:
+    """GitHub takes an indent of two or three; the site's Markdown ends the list there, and begins again at step 1."""
+    text = BLOCK.sub("", document.read_text(encoding="utf-8"))
+    assert re.findall(r"(?:^|\n) {1,3}(?:[-*|] |\d+\. |```).*|\n\n {1,3}\S.*", text) == []
+
+
 def anchors(document: Path) -> set[str]:
     """Return the anchors that GitHub gives to the headings of a document."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
