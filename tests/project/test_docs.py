@@ -197,6 +197,8 @@ def test_a_block_inside_a_list_stays_there_on_the_site(document: Path) -> None:
     """GitHub takes an indent of two or three; the site's Markdown ends the list there, and begins again at step 1."""
     text = BLOCK.sub("", document.read_text(encoding="utf-8"))
     assert re.findall(r"(?:^|\n) {1,3}(?:[-*|] |\d+\. |```).*|\n\n {1,3}\S.*", text) == []
+    # A paragraph inside an item swallows a next item that is not set apart by an empty line.
+    assert re.findall(r"\n\n {4}[^\s|-].*(?:\n {4}.*)*\n(?:[-*]|\d+\.) .*", text) == []
 
 
 def anchors(document: Path) -> set[str]:
