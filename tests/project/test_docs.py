@@ -13,11 +13,13 @@ import psycopg
 import pytest
 import yaml
 from dagbump.airflow_settings import OPTIONS
+from dagbump.command_line.app import app
 from sqlalchemy.engine import URL
 from support import example_fleet
 from support.fleet import Fleet
 from support.processes import CHECKOUT, DAGBUMP, command
 from support.server import dump_schema, libpq
+from typer.main import get_command
 
 pytestmark = pytest.mark.once
 
@@ -28,7 +30,7 @@ DOCUMENTS = [
 ]
 TEXTS = [*sorted(CHECKOUT.glob("[CRS]*.md")), *sorted((CHECKOUT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# These go on until somebody ends them; other tests run them.
+# These go on until somebody ends them. Other tests run them; here, only the options of `run` are looked at.
 ENDLESS = {"run", "demo"}
 
 
@@ -51,6 +53,14 @@ def commands(document: Path) -> Iterator[list[str]]:
                 yield [*words, "--yes"] if words == ["repair"] else words  # there is no terminal to ask on
 
 
+def runs(document: Path) -> Iterator[list[str]]:
+    """Yield the options of each `dagbump run` in a shell, a unit of systemd, or YAML."""
+    for language in ("console", "ini", "yaml"):
+        for block in blocks(document, language):
+            for line in re.findall(r"\bdagbump,? run\b([^\n\]]*)", block):
+                yield shlex.split(line.replace(",", " "), comments=True)
+
+
 def test_the_commands_that_are_shown_are_found() -> None:
     shown = [words for document in DOCUMENTS for words in commands(document)]
     assert ["upgrade", "--with-index"] in shown
@@ -65,6 +75,21 @@ def test_every_command_can_be_run(document: Path, fleet: Fleet, database: URL) -
     for words in commands(document):
         done = command(*DAGBUMP, *words, DAGBUMP_URL=libpq(database))
         assert done.returncode == 0, (words, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_options_of_every_run_that_is_shown_exist(document: Path) -> None:
+    """Nothing is run: click parses the command's words."""
+    run: Any = get_command(app)
+    for words in runs(document):
+        run.commands["run"].make_context("run", words)
+
+
+def test_the_runs_that_are_shown_are_found() -> None:
+    shown = [words for document in DOCUMENTS for words in runs(document)]
+    assert ["--interval", "1.0"] in shown  # in a shell
+    assert ["--metrics-port", "9187", "--metrics-address", "127.0.0.1"] in shown  # in a unit of systemd
+    assert ["--metrics-port", "9187", "--log-format", "json"] in shown  # in a manifest of Kubernetes
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
@@ -172,6 +197,8 @@ def test_a_block_inside_a_list_stays_there_on_the_site(document: Path) -> None:
     """GitHub takes an indent of two or three; the site's Markdown ends the list there, and begins again at step 1."""
     text = BLOCK.sub("", document.read_text(encoding="utf-8"))
     assert re.findall(r"(?:^|\n) {1,3}(?:[-*|] |\d+\. |```).*|\n\n {1,3}\S.*", text) == []
+    # A paragraph inside an item swallows a next item that is not set apart by an empty line.
+    assert re.findall(r"\n\n {4}[^\s|-].*(?:\n {4}.*)*\n(?:[-*]|\d+\.) .*", text) == []
 
 
 def anchors(document: Path) -> set[str]:

@@ -6,6 +6,8 @@ The release is `environments.release`: `make test-airflow` runs all of it on eac
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import pytest
 from sqlalchemy.engine import URL
 from support import server
 from support.fleet import Fleet
+from support.processes import CHECKOUT
 from support.releases import environments
 from support.server import Server
 
@@ -155,6 +158,38 @@ def test_a_url_that_airflow_has_to_fetch_is_fetched_by_airflow(
     installed.dagbump("upgrade", url_from=url_from)
     assert json.loads(installed.dagbump("preview", "--json", url_from=url_from)) == []
     installed.dagbump("downgrade", url_from=url_from)
+
+
+@pytest.mark.airflow
+def test_airflow_takes_the_url_that_the_script_for_tokens_prints(
+    installed: Installed, postgres: Server, tmp_path: Path
+) -> None:
+    """docs/managed-services.md shows the script. Another program stands for `aws`."""
+    token = "to%ken/a+b=c&d@x"  # noqa: S105
+    guide = (CHECKOUT / "docs" / "managed-services.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```sh\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    (driver,) = re.findall(r'echo "(.*?)://airflow_operator:\$quoted@HOST/', shown)
+    url = installed.url.set(drivername=driver, username="dagbump_token", password="quoted")  # noqa: S106
+    printed = url.render_as_string(hide_password=False).replace(":quoted@", ":$quoted@")
+    for name, text in {
+        "aws": f"#!/bin/sh\nprintf %s '{token}'\n",
+        "database-url": re.sub(r'(?<=echo ").*(?=")', lambda _: printed, shown),
+    }.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    url_from = {
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD": str(tmp_path / "database-url"),
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+    with postgres.maintenance() as connection:
+        connection.execute(f"CREATE ROLE dagbump_token LOGIN SUPERUSER PASSWORD '{token}'".encode())
+    try:
+        installed.dagbump("upgrade", url_from=url_from)
+        assert json.loads(installed.dagbump("preview", "--json", url_from=url_from)) == []
+        installed.dagbump("downgrade", url_from=url_from)
+    finally:
+        with postgres.maintenance() as connection:
+            connection.execute("DROP ROLE dagbump_token")
 
 
 @pytest.mark.airflow
