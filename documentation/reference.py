@@ -173,7 +173,7 @@ def error_codes() -> str:
     lines = ["# Exit codes and errors", "", "| exit code | meaning |", "|---|---|"]
     lines += [f"| {code.value} | {code.name.lower().replace('_', ' ')} |" for code in errors.ExitCode]
     lines += ["| 130 | Ctrl-C |", "", _CTRL_C]
-    lines += ["", "## Errors", "", "| error | cause | exit code |", "|---|---|---|"]
+    lines += ["", "## Errors", "", "| error | cause | exit code |", "|---|---|:---|"]
     for error in errors.DagbumpError.__subclasses__():
         cause = (error.__doc__ or "").partition("\n")[0].replace("``", "`")
         lines.append(f"| `{error.__name__}` | {cause} | {error.exit_code.value} |")
