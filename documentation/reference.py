@@ -123,8 +123,9 @@ def _tables(rows: Sequence[Any]) -> Iterator[str]:
     for relname, comment, name, kind, meaning in rows:
         if relname != table:
             table = relname
-            yield f"\n## Table {table}\n\n{comment}\n\n| column | type | meaning |\n|---|---|---|"
-        yield f"| `{name}` | {kind} | {(meaning or '').replace('|', chr(92) + '|')} |"
+            yield f"\n## Table {table}\n\n```text\n{comment}\n```\n\n| column | type | meaning |\n|---|---|---|"
+        in_one_line = " ".join((meaning or "").split()).replace("|", r"\|")
+        yield f"| `{name}` | {kind} | {in_one_line} |"
 
 
 def commands() -> str:

@@ -194,6 +194,13 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("document", TEXTS, ids=lambda path: path.stem)
+def test_what_belongs_to_a_list_item_is_indented_by_four(document: Path) -> None:
+    """GitHub accepts less; on the site, less ends the list, and the next items become plain text."""
+    text = BLOCK.sub("", document.read_text(encoding="utf-8"))
+    assert not re.findall(r"\n\n {1,3}\S.*|\n {1,3}(?:[-*]|\d+\.) .*", text)
+
+
 def anchors(document: Path) -> set[str]:
     """Return the anchors that GitHub gives to the headings of a document."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
