@@ -195,10 +195,14 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", TEXTS, ids=lambda path: path.stem)
-def test_what_belongs_to_a_list_item_is_indented_by_four(document: Path) -> None:
-    """GitHub accepts less; on the site, less ends the list, and the next items become plain text."""
+def test_lists_are_lists_on_the_site_too(document: Path) -> None:
+    """What belongs to an item is indented by four there, and a blank line stands between a paragraph and the next item.
+
+    GitHub accepts less. On the site, the next items then become plain text.
+    """
     text = BLOCK.sub("", document.read_text(encoding="utf-8"))
     assert not re.findall(r"\n\n {1,3}\S.*|\n {1,3}(?:[-*]|\d+\.) .*", text)
+    assert not re.findall(r"\n\n {4}\S.*(?:\n {4}.*)*\n(?:[-*]|\d+\.) .*", text)
 
 
 def anchors(document: Path) -> set[str]:
