@@ -123,8 +123,9 @@ def _tables(rows: Sequence[Any]) -> Iterator[str]:
     for relname, comment, name, kind, meaning in rows:
         if relname != table:
             table = relname
-            yield f"\n## Table {table}\n\n{comment}\n\n| column | type | meaning |\n|---|---|---|"
-        yield f"| `{name}` | {kind} | {(meaning or '').replace('|', chr(92) + '|')} |"
+            yield f"\n## Table {table}\n\n```text\n{comment}\n```\n\n| column | type | meaning |\n|---|---|---|"
+        in_one_line = " ".join((meaning or "").split()).replace("|", r"\|")
+        yield f"| `{name}` | {kind} | {in_one_line} |"
 
 
 def commands() -> str:
@@ -173,7 +174,7 @@ def error_codes() -> str:
     lines = ["# Exit codes and errors", "", "| exit code | meaning |", "|---|---|"]
     lines += [f"| {code.value} | {code.name.lower().replace('_', ' ')} |" for code in errors.ExitCode]
     lines += ["| 130 | Ctrl-C |", "", _CTRL_C]
-    lines += ["", "## Errors", "", "| error | cause | exit code |", "|---|---|---|"]
+    lines += ["", "## Errors", "", "| error | cause | exit code |", "|---|---|:---|"]
     for error in errors.DagbumpError.__subclasses__():
         cause = (error.__doc__ or "").partition("\n")[0].replace("``", "`")
         lines.append(f"| `{error.__name__}` | {cause} | {error.exit_code.value} |")

@@ -19,7 +19,7 @@ class Advice:
 
     Attributes:
         next: what happens by itself; empty if nothing does.
-        operate: what somebody can do who has a shell where Airflow and dagbump are installed.
+        operate: what somebody can do who has a shell where Airflow and dagbump are installed, and restarts schedulers.
         edit: what a user of Airflow can do who may edit the DAG and its runs.
         command: a command for ``operate``; ``{dag_id}`` stands for the DAG, quoted for a shell. None if there is none.
     """
@@ -87,8 +87,8 @@ VERDICTS: Mapping[str, Verdict] = {
         Advice("The scheduler's plugin finds such runs, and makes Airflow create their tasks within a minute or so."),
         Advice(
             "Nothing in Airflow creates them before the DAG changes again.",
-            operate="turn the scheduler's plugin on",
-            command="export AIRFLOW__DAGBUMP__ENABLED=True",
+            operate="turn the scheduler's plugin on: set `AIRFLOW__DAGBUMP__ENABLED=True` for every scheduler, and "
+            "restart it",
         ),
         is_moved=True,
         may_be_locked=True,

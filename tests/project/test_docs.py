@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import re
 import shlex
 from collections.abc import Iterator
@@ -106,6 +108,31 @@ def test_every_statement_can_be_run(document: Path, fleet: Fleet) -> None:
                     connection.execute(statement.encode())
     finally:
         fleet.execute("DROP OWNED BY airflow_operator; DROP ROLE airflow_operator")
+
+
+def test_the_examples_in_python_can_be_run(fleet: Fleet, database: URL) -> None:
+    example_fleet.make(fleet)
+    url = database.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    first, asynchronous = list(blocks(CHECKOUT / "docs" / "python.md", "python"))
+    names: dict[str, Any] = {}
+
+    def started(example: str) -> Any:
+        written = example.replace("postgresql+psycopg://airflow:secret@db.example.com/airflow", url)
+        code = compile(written, "python.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        return eval(code, names)  # noqa: S307 - code of our own document; a coroutine, if it awaits
+
+    async def run_to_the_end() -> None:
+        await started(asynchronous)
+        await names["engine"].dispose()
+
+    started(first)
+    names["engine"].dispose()
+    assert names["result"].bumped > 0
+    asyncio.run(run_to_the_end())
+    assert names["result"].bumped == 0
+    assert {run.dag_run_id for run in names["result"].needs_verify} == {
+        run.dag_run_id for run in dagbump.preview(fleet.connection) if run.verdict == "needs_verify"
+    }
 
 
 def test_the_query_of_the_readme_finds_what_preview_finds(fleet: Fleet) -> None:

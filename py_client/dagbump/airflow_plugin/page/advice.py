@@ -62,10 +62,10 @@ def _advice_on_page(name: str, plugin: PluginState) -> Advice:
 
 
 def _told(advice: Advice, *, may_edit: bool) -> str:
-    """Say what to do, or whom to ask. Airflow does not know who has a shell."""
+    """Say what to do, or whom to ask. Airflow does not know who operates it."""
     told = [advice.next]
     if advice.operate:
-        who = "In a shell where Airflow is installed," if may_edit else "Ask somebody who operates Airflow to"
+        who = "If you operate Airflow," if may_edit else "Ask somebody who operates Airflow to"
         told.append(f"{who} {advice.operate}.")
     if advice.edit:
         asked = f"Ask somebody who may edit the Dag and its runs to {advice.edit}."
