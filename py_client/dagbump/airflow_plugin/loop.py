@@ -23,7 +23,9 @@ _WARN_SECONDS = 60.0  # a function that fails again and again is not logged more
 # seconds, the next call is made after ten times as long.
 _LATE_SECONDS = 0.5
 _REST = 10
-_FORGET_SECONDS = 3600.0  # how long the memory keeps a run that is no longer examined
+# How long the memory keeps a run that is no longer examined; longer if the run is still unverified.
+_FORGET_SECONDS = 3600.0
+_FORGET_UNVERIFIED_SECONDS = 24 * 3600.0
 
 
 @dataclass
@@ -187,8 +189,9 @@ class Memory:
             memory = self.runs.pop(run, None) or RunMemory(now)
             memory.seen = now
             self.runs[run] = memory  # at the end, so that the runs seen longest ago come first
-        for run in [*takewhile(lambda run: now - self.runs[run].seen > _FORGET_SECONDS, self.runs)]:
-            del self.runs[run]
+        for run, memory in [*takewhile(lambda item: now - item[1].seen > _FORGET_SECONDS, self.runs.items())]:
+            if not memory.unverified or now - memory.seen > _FORGET_UNVERIFIED_SECONDS:
+                del self.runs[run]
 
     def may_be_bumped(self, run: int) -> bool:
         """Return whether a run may be bumped, because no recent loop found that Airflow would not verify it."""
