@@ -396,7 +396,7 @@ class World:
 
     def _check(self, sessions: Iterable[Session]) -> None:
         history = self.control.execute(
-            "SELECT caller, dag_run_id, dag_version_id::text, bumped FROM dagbump.history"
+            "SELECT application_name, dag_run_id, dag_version_id::text, bumped FROM dagbump.history"
         ).fetchall()
         moves = self.control.execute("SELECT session, count(*) FROM book.moves GROUP BY session").fetchall()
         booked: dict[str, int] = dict(moves)
@@ -405,11 +405,11 @@ class World:
         for session in sessions:
             if not session.program.never_waits:
                 continue
-            own = [row for row in history if row[0] == caller_of(session)]
+            own = [row for row in history if row[0] == str(session.number)]
             recorded = sum(row[3] for row in own)
             if recorded != booked.get(str(session.number), 0):
                 raise ViolationError(f"{session.program.name}: {recorded} in history, and {booked} in the book")
-            if caller_of(session) != "dagbump.repair" and recorded != sum(row["bumped"] for row in session.answers):
+            if "repair" not in session.program.name and recorded != sum(row["bumped"] for row in session.answers):
                 raise ViolationError(f"{session.program.name} answered {session.answers}, and {own} is in history")
             if any(row["locked"] for row in session.answers) and not session.saw_others:
                 raise ViolationError(f"{session.program.name} answered locked, and nobody was there")
@@ -434,11 +434,6 @@ class World:
         left = self.control.execute(_LEFT).fetchall()
         if left:
             raise ViolationError(f"a further loop leaves {left}")
-
-
-def caller_of(session: Session) -> str:
-    """Return the caller in dagbump.history."""
-    return "dagbump.repair" if "repair" in session.program.name else f"session {session.number}"
 
 
 def _next_order(taken: list[tuple[int, list[int]]]) -> list[int] | None:
