@@ -37,7 +37,7 @@ def test_every_block_says_where_its_figures_come_from() -> None:
         for source in re.findall(r"<!-- generated: .+ -->\n\n(.*)\n", document.read_text(encoding="utf-8"))
     ]
     assert len(sources) > 10
-    known = re.compile(r"`make (bench|pairs|prove).*`, \d{4}-\d\d-\d\d, commit .+:")
+    known = re.compile(r"`make (bench|coverage|mutants|pairs|prove).*`, \d{4}-\d\d-\d\d, commit .+:")
     assert [source for source in sources if not known.fullmatch(source)] == []
 
 
