@@ -15,6 +15,7 @@ import pytest
 from support import proof
 from support.fleet import Fleet
 from support.processes import CHECKOUT
+from support.releases import environments
 
 from benchmarks import documents, figures
 from benchmarks.plan import LOOP_RUNS, QUICK
@@ -90,6 +91,7 @@ def test_copies_of_a_run_and_of_a_version_are_bumped_as_the_originals(
 
 @pytest.mark.airflow
 @pytest.mark.slow
+@pytest.mark.skipif(environments.release() != environments.DEFAULT_RELEASE, reason="it measures one release")
 def test_the_scale_is_measured_in_small() -> None:
     words = (sys.executable, "-m", "benchmarks", "scale", "--quick")
     subprocess.run(words, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": "tests"}, check=True)
