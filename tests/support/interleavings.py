@@ -39,7 +39,7 @@ GATES: Mapping[str, Mapping[str, str]] = {
     },
     "repair_batch.sql": {"judge": "        -- At most one row, because one run is chosen."},
     "parts/move_stale.sql": {
-        "take": "IF stale > 0 OR needs_verify THEN",
+        "take": "-- Lock the dag_version row, because the foreign-key check",
         "lock": "    -- Lock the TIs that are free.",
         "move": "    -- Move them and record it.",
         "left": "-- The TIs that are still stale are locked",
