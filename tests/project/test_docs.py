@@ -119,7 +119,7 @@ def test_the_examples_in_python_can_be_run(fleet: Fleet, database: URL) -> None:
     def started(example: str) -> Any:
         written = example.replace("postgresql+psycopg://airflow:secret@db.example.com/airflow", url)
         code = compile(written, "python.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        return eval(code, names)  # noqa: S307 - code of our own document; a coroutine, if it awaits
+        return eval(code, names)  # noqa: S307  (only what stands in our own documents)
 
     async def run_to_the_end() -> None:
         await started(asynchronous)

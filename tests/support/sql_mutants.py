@@ -149,7 +149,7 @@ class Runner:
         engine = database.create_engine(libpq(url))
         try:
             installer.upgrade(engine)
-        except Exception:  # noqa: BLE001  (whatever the server says to it)
+        except Exception:  # noqa: BLE001  (whichever way the server refuses a mutant, it cannot be installed)
             return False
         finally:
             engine.dispose()

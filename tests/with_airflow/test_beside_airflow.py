@@ -165,11 +165,11 @@ def test_airflow_takes_the_url_that_the_script_for_tokens_prints(
     installed: Installed, postgres: Server, tmp_path: Path
 ) -> None:
     """docs/managed-services.md shows the script. Another program stands for `aws`."""
-    token = "to%ken/a+b=c&d@x"  # noqa: S105
+    token = "to%ken/a+b=c&d@x"  # noqa: S105  (made up: the letters that a URL has to quote)
     guide = (CHECKOUT / "docs" / "managed-services.md").read_text("utf-8")
     (shown,) = re.findall(r"^```sh\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
     (driver,) = re.findall(r'echo "(.*?)://airflow_operator:\$quoted@HOST/', shown)
-    url = installed.url.set(drivername=driver, username="dagbump_token", password="quoted")  # noqa: S106
+    url = installed.url.set(drivername=driver, username="dagbump_token", password="quoted")  # noqa: S106  (a role of this test)
     printed = url.render_as_string(hide_password=False).replace(":quoted@", ":$quoted@")
     for name, text in {
         "aws": f"#!/bin/sh\nprintf %s '{token}'\n",
